@@ -1,0 +1,280 @@
+"""The nouns of kick: frozen records that every other module passes on. Standard library only.
+
+    Matrix --plan--> Cells (a Variant on a TaskSpec) --> Jobs (a Variant with all its Cells)
+    Request --Engine--> Response --score--> Sample --summarise--> Score --> Result (run.json)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+KEY_VERSION = 1
+
+
+class KickError(Exception):
+    """An error that a user can mend: shown without a traceback, exit status 2.
+
+    The message says what was wrong, what was got and what would be right.
+    """
+
+
+class CellFailed(Exception):
+    """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""
+
+
+# ---------------------------------------------------------------------------------------- what is measured
+
+
+@dataclass(frozen=True)
+class Step:
+    """One compression step: a registered method with all its options, defaults written out (JSON values)."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A causal language model: where it is, and which bytes it is made of.
+
+    `digest` is the sha256 of the weights, `tokenizer` that of the tokenizer's files.
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: str = "float32"
+    digest: str = ""
+    tokenizer: str = ""
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """Which token sequences a method sees; the same ones for every method of a matrix.
+
+    `propagate`: "compressed" feeds each block what the compressed blocks before it give (the papers' way);
+    "dense" feeds it the dense model's activations, an approximation that one pass serves for all levels.
+    """
+
+    corpus: str
+    sequences: int = 16
+    length: int = 256
+    seed: int = 0
+    propagate: Literal["compressed", "dense"] = "compressed"
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model with a recipe; the empty recipe is the dense model. `name` is a label, unique in a matrix."""
+
+    name: str
+    model: ModelSpec
+    recipe: tuple[Step, ...] = ()
+    calibration: CalibrationSpec | None = None
+    replica: Literal["batch", "dtype"] | None = None
+    checkpoint: bool = False  # compressed by someone else: `model` is their checkpoint
+
+    @property
+    def dense(self) -> bool:
+        return not self.recipe and self.replica is None and not self.checkpoint
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as it is asked: its digest covers the YAML, included files, `!function` source and the data.
+
+    `limit` counts items (windows for perplexity), None for all; `shots` None leaves the task's own number.
+    """
+
+    name: str
+    digest: str = ""
+    shots: int | None = None
+    limit: int | None = None
+    chat_template: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A variant on a task. `reference` is the dense cell's key where the task compares with dense answers."""
+
+    variant: Variant
+    task: TaskSpec
+    reference: str | None = None
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that change with everything that changes the numbers, and with nothing else."""
+        return key(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """All that goes into the key, as JSON values: no label, device, batch size or executor."""
+        variant = asdict(self.variant)
+        del variant["name"]
+        if variant["model"]["digest"]:
+            del variant["model"]["name"], variant["model"]["revision"]
+        return {
+            "version": KEY_VERSION,
+            "variant": variant,
+            "task": asdict(self.task),
+            "reference": self.reference,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A variant with its pending cells: compressed once, measured on all. `cost` in seconds, an estimate."""
+
+    variant: Variant
+    cells: tuple[Cell, ...]
+    cost: float = 0.0
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no blanks: equal values give equal text. Raises ValueError on NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def key(value: Any) -> str:
+    """The first 16 hex digits of the sha256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------- what is asked and answered
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a model, of one of five kinds.
+
+    loglikelihood   log p(continuation | context)                                  lm-eval's own, text in
+    rolling         log p(context), in windows of the model's length, as lm-eval   lm-eval's own, text in
+    generate        text after context, until a stop string or max_tokens          lm-eval's own, text in
+    tokens          log p of tokens[1:] given the ones before, one window          token ids in
+    fidelity        teacher-forced over `tokens`, the dense model's continuation of `context`
+    """
+
+    kind: Literal["loglikelihood", "rolling", "generate", "tokens", "fidelity"]
+    context: str = ""
+    continuation: str = ""
+    tokens: tuple[int, ...] = ()
+    until: tuple[str, ...] = ()
+    max_tokens: int = 0
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    seed: int = 0  # of this item, when sampling
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer to one Request; fields that its kind does not have stay None.
+
+    loglikelihood: logprob (nats), greedy; rolling, tokens: logprob, count (scored tokens);
+    generate: text, tokens (generated ids, stop included), count; fidelity: values, one number each of
+    fdt, sdt, agreement, kl_mean, kl_median, kl_p99, kl_max, dppl, margin, length.
+    `truncated` counts the context tokens that were cut, on the left.
+    """
+
+    logprob: float | None = None
+    greedy: bool | None = None
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    count: int | None = None
+    values: Mapping[str, float] | None = None
+    truncated: int = 0
+
+
+# ---------------------------------------------------------------------------------------- what comes out
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item's answer and scores. `item` is the hash of the document: it pairs items between variants.
+
+    A score that could not be computed is NaN, never 0. `preview` is the end of the prompt, for people.
+    """
+
+    item: str
+    prompt: str  # hash of the prompts
+    preview: str
+    target: str
+    responses: tuple[Response, ...]
+    scores: Mapping[str, float]
+    group: str = ""  # the subject, category or kind that the item belongs to
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over the items of a cell, with its 95 % interval; None where it could not be computed."""
+
+    metric: str
+    value: float | None
+    n: int
+    stderr: float | None
+    low: float | None
+    high: float | None
+    higher_is_better: bool = True
+    missing: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("value", "stderr", "low", "high"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                object.__setattr__(self, name, None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The content of run.json: what was measured, what came out, and how to do it again.
+
+    counts: items, requests, truncated, ...; seconds: load, compress, answer, score; compression: the
+    achieved sparsity, footprint and notes; provenance: versions, git commit, machine, command, time;
+    samples: file, sha256, rows.
+    """
+
+    key: str
+    matrix: str
+    cell: Cell
+    scores: tuple[Score, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory: int = 0  # bytes
+    compression: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, Any] = field(default_factory=dict)
+    key_version: int = KEY_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; `from_json` gives the equal record back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        """The record of a run.json; keys that this version does not know are left out."""
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        known["cell"] = cell_from_json(data["cell"])
+        known["scores"] = tuple(Score(**score) for score in data["scores"])
+        return cls(**known)
+
+
+def variant_from_json(data: Mapping[str, Any]) -> Variant:
+    """The Variant that `dataclasses.asdict` was taken of."""
+    calibration = data.get("calibration")
+    return Variant(
+        name=data["name"],
+        model=ModelSpec(**data["model"]),
+        recipe=tuple(Step(**step) for step in data["recipe"]),
+        calibration=CalibrationSpec(**calibration) if calibration else None,
+        replica=data.get("replica"),
+        checkpoint=data.get("checkpoint", False),
+    )
+
+
+def cell_from_json(data: Mapping[str, Any]) -> Cell:
+    """The Cell that `dataclasses.asdict` was taken of."""
+    return Cell(variant_from_json(data["variant"]), TaskSpec(**data["task"]), data.get("reference"))

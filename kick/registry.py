@@ -1,0 +1,66 @@
+"""Tables of named things: a name is taken once, and an unknown name is answered with its neighbours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """Up to `most` of `names` that look like `name`, nearest first; empty where none does."""
+    return difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
+
+
+def unknown(kind: str, name: str, names: Iterable[str]) -> str:
+    """The message for a name that is in no table: what was got, and what would be right."""
+    names = sorted(names)
+    close = near(name, names)
+    if close:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?"
+    return f"unknown {kind} {name!r}; there is {', '.join(names) or 'none'}"
+
+
+class UnknownName(KeyError):
+    """A name that is not in the table; its message names the neighbours."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Registry(Mapping[str, T]):
+    """A mapping from names to things of one kind, filled while modules are imported.
+
+    >>> methods = Registry("method")
+    >>> methods.add("rtn", object())
+    >>> "rtn" in methods
+    True
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def add(self, name: str, item: T) -> None:
+        """Enter `item` under `name`. Raises ValueError where the name is taken."""
+        if name in self._items:
+            raise ValueError(f"{self.kind} {name!r} is registered twice: {self._items[name]!r} and {item!r}")
+        self._items[name] = item
+
+    def __getitem__(self, name: str) -> T:
+        """The thing of that name. Raises UnknownName with the nearest names."""
+        try:
+            return self._items[name]
+        except KeyError:
+            raise UnknownName(unknown(self.kind, name, self._items)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._items))
+
+    def __len__(self) -> int:
+        return len(self._items)
