@@ -1,0 +1,194 @@
+"""What every score means: how item scores become one number, its unit, and which way is better.
+
+A task's samples hold one number an item in a named column (NaN where it could not be computed). A Metric says
+which column it reads and how the items are brought together. Nothing here loads a model or text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kick.registry import Registry
+
+Kind = Literal["mean", "exp_mean"]
+Unit = Literal["share", "nats", "tokens", "ratio", "words", "points"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named way from item scores to one number.
+
+    kind: "mean" of the items' scores, or "exp_mean", exp of that mean (perplexity from nats per token).
+    column: the item score that is read. weight: the column that weighs the items (its sum is divided by), or
+    None for equal weights. higher_is_better: the direction of good.
+    compared: whether "within 5 % of dense" means something for it; false for diagnostics and for distances to
+    the dense model, whose dense value is their end of scale.
+    """
+
+    name: str
+    kind: Kind
+    column: str
+    higher_is_better: bool
+    unit: Unit
+    label: str
+    description: str
+    weight: str | None = None
+    compared: bool = True
+
+
+metrics: Registry[Metric] = Registry("metric")
+
+
+def describe(name: str) -> Metric:
+    """The metric of that name; one that no table knows is taken as a plain mean where higher is better.
+
+    lm-eval's own tasks may bring metrics of any name, so an unknown one is no error.
+    """
+    if name in metrics:
+        return metrics[name]
+    return Metric(name, "mean", name, True, "ratio", name.replace("_", " "), "a metric of the task's own")
+
+
+def _enter(
+    unit: Unit, better: Literal["higher", "lower"], compared: bool, *rows: tuple[str, str, str]
+) -> None:
+    """Enter plain means that share unit and direction: (name, label, description) each."""
+    for name, label, description in rows:
+        metrics.add(
+            name, Metric(name, "mean", name, better == "higher", unit, label, description, compared=compared)
+        )
+
+
+_enter(
+    "share",
+    "higher",
+    True,
+    ("exact_match", "exact match", "the answer equals one of the aliases after the TriviaQA normalisation"),
+    (
+        "f1",
+        "token F1",
+        "overlap of answer and gold tokens after the same normalisation, best over the aliases",
+    ),
+    ("contains", "contains", "an alias stands in the answer, on word boundaries"),
+    ("acc", "accuracy", "the gold choice has the highest log-likelihood"),
+    ("acc_norm", "accuracy (normalised)", "the same with log-likelihood per byte of the choice"),
+    ("from_context", "from context", "the answer that the passage gives, against common knowledge"),
+    ("rouge1", "ROUGE-1", "unigram F1 against the reference summary"),
+    ("rouge2", "ROUGE-2", "bigram F1 against the reference summary"),
+    ("rougeL", "ROUGE-L", "longest common subsequence F1 against the reference summary"),
+    ("known_and_read", "known, and answered open", "right with the book closed and right with the passage"),
+    ("read_only", "answered open only", "wrong with the book closed, right with the passage"),
+)
+_enter(
+    "share",
+    "lower",
+    False,
+    ("format_failure", "format failure", "the answer has not the form that was asked for"),
+    ("empty", "empty", "the answer is empty"),
+    ("loop", "loop", "the answer repeats itself until its end"),
+    ("refusal", "refusal", "the answer declines to answer"),
+    ("copied_ngrams", "copied 8-grams", "share of the answer's 8-grams that stand in its source"),
+    ("from_memory", "from memory", "the answer of common knowledge, against the passage"),
+    ("known_not_read", "known, lost when reading", "right with the book closed, wrong with the passage"),
+    ("neither", "neither", "wrong with the book closed and with the passage"),
+    ("knowledge_lost", "knowledge lost", "of what dense answers with the book closed, the share now wrong"),
+    (
+        "reading_lost",
+        "reading lost",
+        "of what dense answers only with the passage, the share now wrong with it",
+    ),
+    ("sdt", "SDT", "share of the dense continuation's positions where the argmax differs, teacher-forced"),
+    ("flips", "flips", "items whose right/wrong differs from the dense model's"),
+    ("right_to_wrong", "right to wrong", "items that dense gets right and the variant wrong"),
+    ("wrong_to_right", "wrong to right", "items that dense gets wrong and the variant right"),
+)
+_enter(
+    "share",
+    "higher",
+    False,
+    ("agreement", "top-1 agreement", "share of positions with dense's argmax, teacher-forced"),
+)
+_enter(
+    "nats",
+    "lower",
+    False,
+    ("kl_mean", "KL mean", "KL(dense || compressed) per token, mean over the continuation"),
+    ("kl_median", "KL median", "the same, median over the continuation"),
+    ("kl_p99", "KL 99 %", "the same, 99th percentile over the continuation"),
+    ("kl_max", "KL max", "the same, largest over the continuation"),
+    ("margin", "margin", "dense's top-1 minus top-2 logit where the variant diverges; near 0 is a tie"),
+)
+_enter(
+    "tokens",
+    "higher",
+    False,
+    ("fdt", "FDT", "first divergent token of the dense model's greedy continuation"),
+)
+_enter(
+    "words",
+    "higher",
+    False,
+    ("length", "length", "words in the answer"),
+    ("distinct", "distinct words", "different words in the answer"),
+)
+_enter(
+    "tokens",
+    "higher",
+    False,
+    ("distinct_tokens", "distinct tokens", "different tokens in the answer"),
+)
+_enter(
+    "points",
+    "higher",
+    True,
+    ("judge", "judge", "the judge's grade, 1 to 10"),
+    ("judge_coherence", "judge: coherence", "the judge's grade, 1 to 10"),
+    ("judge_consistency", "judge: consistency", "the judge's grade, 1 to 10"),
+    ("judge_fluency", "judge: fluency", "the judge's grade, 1 to 10"),
+    ("judge_relevance", "judge: relevance", "the judge's grade, 1 to 10"),
+)
+_enter("share", "lower", False, ("judge_failure", "judge failures", "verdicts that did not parse"))
+
+for _metric in (
+    Metric(
+        "perplexity",
+        "exp_mean",
+        "nll",
+        False,
+        "ratio",
+        "perplexity",
+        "exp of the mean negative log-likelihood over all scored tokens of all windows",
+    ),
+    Metric(
+        "dppl",
+        "exp_mean",
+        "continuation_nll",
+        False,
+        "ratio",
+        "DPPL",
+        "the compressed model's perplexity on the dense model's greedy continuation",
+        compared=False,
+    ),
+    Metric(
+        "word_perplexity",
+        "exp_mean",
+        "rolling_nll",
+        False,
+        "ratio",
+        "word perplexity",
+        "lm-eval's rolling perplexity per word",
+        weight="words",
+    ),
+    Metric(
+        "byte_perplexity",
+        "exp_mean",
+        "rolling_nll",
+        False,
+        "ratio",
+        "byte perplexity",
+        "lm-eval's rolling perplexity per byte",
+        weight="bytes",
+    ),
+):
+    metrics.add(_metric.name, _metric)
