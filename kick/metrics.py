@@ -53,7 +53,7 @@ def describe(name: str) -> Metric:
 def _enter(
     unit: Unit, better: Literal["higher", "lower"], compared: bool, *rows: tuple[str, str, str]
 ) -> None:
-    """Enter plain means that share unit and direction: (name, label, description) each."""
+    """Enter plain means that share unit and direction ("higher" or "lower"): (name, label, description) each."""
     for name, label, description in rows:
         metrics.add(
             name, Metric(name, "mean", name, better == "higher", unit, label, description, compared=compared)
@@ -68,7 +68,7 @@ _enter(
     (
         "f1",
         "token F1",
-        "overlap of answer and gold tokens after the same normalisation, best over the aliases",
+        "token overlap with the gold answer, normalised likewise, best over the aliases",
     ),
     ("contains", "contains", "an alias stands in the answer, on word boundaries"),
     ("acc", "accuracy", "the gold choice has the highest log-likelihood"),
@@ -96,7 +96,7 @@ _enter(
     (
         "reading_lost",
         "reading lost",
-        "of what dense answers only with the passage, the share now wrong with it",
+        "of what dense answers only with the passage, the share now wrong",
     ),
     ("sdt", "SDT", "share of the dense continuation's positions where the argmax differs, teacher-forced"),
     ("flips", "flips", "items whose right/wrong differs from the dense model's"),
@@ -123,7 +123,7 @@ _enter(
     "tokens",
     "higher",
     False,
-    ("fdt", "FDT", "first divergent token of the dense model's greedy continuation"),
+    ("fdt", "FDT", "first token that diverges from dense's greedy continuation"),
 )
 _enter(
     "words",
