@@ -1,7 +1,7 @@
 """The nouns of kick: frozen records that every other module passes on. Standard library only.
 
-    Matrix --plan--> Cells (a Variant on a TaskSpec) --> Jobs (a Variant with all its Cells)
-    Request --Engine--> Response --score--> Sample --summarise--> Score --> Result (run.json)
+Matrix --plan--> Cells (a Variant on a TaskSpec) --> Jobs (a Variant with all its Cells)
+Request --Engine--> Response --score--> Sample --summarise--> Score --> Result (run.json)
 """
 
 from __future__ import annotations

@@ -1,0 +1,149 @@
+"""Where a data set comes from: the embedded suite, then a local mirror, then the hub.
+
+The task files name hub data sets. A mirror is a folder laid out as <root>/<set>/<split>.parquet or .jsonl;
+the table below says which set stands for which hub id and configuration, and what has to be done to its
+rows. A mirror that has a set but not the split asked for is an error: it is never answered with a wider
+set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from kick.records import KickError
+
+ROOT_VARIABLE = "KICK_DATA_ROOT"
+OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+
+Rows = list[dict[str, Any]]
+
+
+def tasks_folder() -> Path:
+    """The folder of the packaged task files: kick/_tasks in a wheel, tasks/ in a checkout."""
+    packaged = Path(__file__).parents[1] / "_tasks"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "tasks"
+
+
+def _documents(rows: Rows) -> Rows:
+    """WikiText rows joined into pages: a page starts at a line ` = Title = `."""
+    pages: list[str] = []
+    for row in rows:
+        line = row["text"].strip()
+        title = line.startswith("= ") and line.endswith(" =") and not line.startswith("= =")
+        if title or not pages:
+            pages.append("")
+        pages[-1] += row["text"]
+    return [{"page": page} for page in pages]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of a mirror that stands for a hub data set. `subset`: its scores are not the full set's."""
+
+    set: str
+    adapt: Callable[[Rows], Rows] | None = None
+    filter_column: str | None = None  # keep the rows whose column equals the hub configuration
+    subset: bool = False
+
+
+# hub id -> configuration ("*": any other) -> set of the mirror
+MIRROR: dict[str, dict[str, Source]] = {
+    "cais/mmlu": {"all": Source("mmlu"), "*": Source("mmlu", filter_column="subject")},
+    "Salesforce/wikitext": {
+        "wikitext-2-raw-v1": Source("wikitext2_raw"),
+        "wikitext-2-v1": Source("wikitext2"),
+    },
+    "EleutherAI/wikitext_document_level": {"wikitext-2-raw-v1": Source("wikitext2_raw", adapt=_documents)},
+    "google-research-datasets/nq_open": {"": Source("nq_open"), "nq_open": Source("nq_open")},
+    "google/xquad": {"xquad.en": Source("xquad_en")},
+    "abisee/cnn_dailymail": {"3.0.0": Source("cnn_dailymail", subset=True)},
+    "openai/gsm8k": {"main": Source("gsm8k")},
+    "mandarjoshi/trivia_qa": {"rc.nocontext": Source("triviaqa_subset", subset=True)},
+    "lm-sys/mt_bench": {"": Source("mt_bench")},
+    "lm-sys/mt_bench_reference": {"": Source("mt_bench_reference")},
+    "lm-sys/vicuna_bench": {"": Source("vicuna_bench")},
+    "lm-sys/vicuna_bench_reference": {"": Source("vicuna_bench_reference")},
+}
+NOT_ON_THE_HUB = frozenset(name for name in MIRROR if name.startswith("lm-sys/"))
+
+
+def embedded(file: str, **_: Any) -> datasets.DatasetDict:
+    """The test split of a file of KICK-Mini, tasks/kick_mini/data/<file>.jsonl."""
+    rows = read_rows(tasks_folder() / "kick_mini" / "data" / f"{file}.jsonl")
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
+
+
+def load(path: str, splits: Iterable[str], name: str = "", root: str | None = None, **_: Any):
+    """The splits of a hub data set as a DatasetDict, from the mirror where there is one, else from the hub.
+
+    Raises KickError where it is in neither, naming the set and the places that were searched.
+    """
+    root = root or os.environ.get(ROOT_VARIABLE)
+    found = {}
+    for split in splits:
+        rows = mirror_rows(path, name, split, root) if root else None
+        found[split] = datasets.Dataset.from_list(rows) if rows is not None else _hub(path, name, split, root)
+    return datasets.DatasetDict(found)
+
+
+def mirror_rows(path: str, name: str, split: str, root: str) -> Rows | None:
+    """The rows of a split in the mirror `root`; None where the mirror does not have the set at all.
+
+    Raises KickError where it has the set, but not this configuration or split.
+    """
+    if not Path(root).is_dir():
+        raise KickError(f"the data root {root!r} is not a folder; {ROOT_VARIABLE} or data_root names it")
+    configurations = MIRROR.get(path)
+    if configurations is None:
+        return None
+    source = configurations.get(name or "") or configurations.get("*")
+    if source is None:
+        known = ", ".join(sorted(configurations))
+        raise KickError(f"the mirror's table has {path} only as {known}; got {name or 'no configuration'!r}")
+    folder = Path(root) / source.set
+    if not folder.is_dir():
+        return None
+    for file in (folder / f"{split}.parquet", folder / f"{split}.jsonl"):
+        if file.is_file():
+            return _adapted(read_rows(file), source, name, file)
+    there = ", ".join(sorted(f.stem for f in folder.iterdir())) or "nothing"
+    raise KickError(f"{folder} mirrors {path}, but has no split {split!r}; it has {there}")
+
+
+def _adapted(rows: Rows, source: Source, name: str, file: Path) -> Rows:
+    if source.filter_column:
+        kept = [row for row in rows if row[source.filter_column] == name]
+        if not kept:
+            raise KickError(f"{file} has no row with {source.filter_column} {name!r}")
+        rows = kept
+    return source.adapt(rows) if source.adapt else rows
+
+
+def _hub(path: str, name: str, split: str, root: str | None) -> datasets.Dataset:
+    where = f"the mirror {root}" if root else f"no local mirror (set {ROOT_VARIABLE} or data_root)"
+    if path in NOT_ON_THE_HUB:
+        raise KickError(f"data set {path} is on no hub and must be in a local mirror; searched: {where}")
+    try:
+        return datasets.load_dataset(path, name or None, split=split)
+    except (ConnectionError, FileNotFoundError, ValueError, OSError) as error:
+        raise KickError(
+            f"data set {path} ({name or 'default'}, {split}) was not found; searched: the embedded suite, "
+            f"{where}, the hub ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+def read_rows(file: Path) -> Rows:
+    """The rows of a .jsonl or .parquet file."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_table(file).to_pylist()
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]

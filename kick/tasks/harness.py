@@ -1,0 +1,251 @@
+"""A task made of lm-eval's own Task: its documents, prompts, filters, metrics and aggregations, unchanged.
+
+Requests are built once and answered by every variant, so an Instance must never keep an answer: its `resps`
+and `filtered_resps` are set anew at each scoring.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+
+from kick.records import KickError, Request, Response, Sample, TaskSpec
+from kick.tasks.task import Aggregate, Item, digest
+
+FEWSHOT_SEED = 1234  # lm-eval's own default
+SCORING = ("process_results", "metric_list", "filter_list", "doc_to_target", "should_decontaminate")
+LABELS = ("task", "task_alias", "tag", "group", "metadata", "custom_dataset", "dataset_kwargs", "include")
+ASKED = ("protocol", "seqlen", "separator")  # of metadata.kick: what changes the requests
+
+
+class HarnessTask:
+    """An lm-eval task, asked through kick's requests. See `kick.tasks.task.Task` for the methods."""
+
+    needs_reference = False
+
+    def __init__(self, name: str, task: ConfigurableTask, config: Mapping[str, Any]):
+        """`task` is lm-eval's object, `config` its YAML with functions as "module.function" text."""
+        self.name = name
+        self.task = task
+        self.options = dict((config.get("metadata") or {}).get("kick") or {})
+        self.default_shots = task.get_config("num_fewshot") or 0
+        self._docs = list(task.eval_docs)
+        self.size = len(self._docs)
+        self.digest = digest(
+            [
+                {key: value for key, value in config.items() if key not in SCORING + LABELS},
+                {key: self.options.get(key) for key in ASKED},
+                _sources(task, exclude=SCORING),
+                _jsonable(self._docs),
+                _jsonable(_fewshot_docs(task)),
+            ]
+        )
+        self.scoring = digest(
+            [
+                {key: config.get(key) for key in SCORING},
+                _sources(task, only=("process_results", "metric_list")),
+            ]
+        )
+        self._instances: list[list] = []
+        self._spec: tuple | None = None
+
+    def items(
+        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+    ) -> list[Item]:
+        """The first `spec.limit` documents with lm-eval's prompts, few-shot examples and chat template."""
+        self._build(spec, tokenizer)
+        return [self._item(instances) for instances in self._instances]
+
+    def follow_up(self, items, responses) -> None:
+        """None: lm-eval's tasks ask once."""
+        return
+
+    def _build(self, spec: TaskSpec, tokenizer: Any) -> None:
+        wanted = (spec.shots, spec.limit, spec.chat_template, id(tokenizer) if spec.chat_template else None)
+        if self._spec == wanted:
+            return
+        shots = self.default_shots if spec.shots is None else spec.shots
+        self.task.set_config(key="num_fewshot", value=shots)
+        self.task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        with redirect_stderr(StringIO()):  # lm-eval's progress bar
+            self.task.build_all_requests(
+                limit=spec.limit,
+                apply_chat_template=spec.chat_template,
+                fewshot_as_multiturn=True,
+                chat_template=chat_renderer(tokenizer, self.name) if spec.chat_template else None,
+            )
+        groups: dict[int, list] = {}
+        for instance in self.task.instances:
+            groups.setdefault(instance.doc_id, []).append(instance)
+        self._instances = [sorted(group, key=lambda i: i.idx) for _, group in sorted(groups.items())]
+        self._spec = wanted
+
+    def _item(self, instances: list) -> Item:
+        doc = instances[0].doc
+        requests = tuple(
+            request_of(instance, repeat) for instance in instances for repeat in range(instance.repeats or 1)
+        )
+        column = self.options.get("group", "subject")
+        target = self.task.doc_to_target(doc)
+        if isinstance(target, int) and self.task.config.doc_to_choice is not None:
+            target = self.task.doc_to_choice(doc)[target]
+        return Item(digest(_jsonable(doc)), requests, str(target), str(doc.get(column, "")), doc)
+
+    def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
+        """lm-eval's filters, then its `process_results`; with several filters, a metric is `metric@filter`."""
+        by_id = {digest(_jsonable(group[0].doc)): group for group in self._instances}
+        groups = [by_id[item.id] for item in items]
+        for group, answers in zip(groups, responses, strict=True):
+            answers = iter(answers)
+            for instance in group:
+                instance.resps = [answer_of(next(answers)) for _ in range(instance.repeats or 1)]
+                instance.filtered_resps = {}
+        flat = [instance for group in groups for instance in group]
+        for ensemble in self.task._filters if flat else ():
+            ensemble.apply(flat)
+        return [self._scores(group) for group in groups]
+
+    def _scores(self, group: list) -> dict[str, float]:
+        filters = list(group[0].filtered_resps)
+        scores: dict[str, float] = {}
+        for name in filters:
+            found = self.task.process_results(group[0].doc, [i.filtered_resps[name] for i in group])
+            for metric, value in found.items():
+                scores |= flatten(metric if len(filters) == 1 else f"{metric}@{name}", value)
+        return scores
+
+    def aggregates(self) -> dict[str, Aggregate]:
+        """lm-eval's aggregation of each metric that is not a plain mean."""
+        named = {name: fn for name, fn in self.task.aggregation().items() if fn.__name__ != "mean"}
+        return {name: fn for name, fn in named.items() if fn.__name__ != "bypass_agg"}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        """Which direction is better, as the YAML says."""
+        return {name: bool(value) for name, value in self.task.higher_is_better().items()}
+
+
+def request_of(instance: Any, repeat: int = 0) -> Request:
+    """lm-eval's Instance as a Request."""
+    if instance.request_type == "loglikelihood":
+        context, continuation = instance.args
+        return Request("loglikelihood", context, continuation)
+    if instance.request_type == "loglikelihood_rolling":
+        return Request("rolling", instance.args[0])
+    context, options = instance.args[:2]
+    until = options.get("until") or []
+    limit = next(
+        (
+            options[k]
+            for k in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+            if options.get(k) is not None
+        ),
+        256,
+    )
+    sample = options.get("do_sample", bool(options.get("temperature"))) and options.get("temperature") != 0
+    seed = int(digest([context, repeat])[:8], 16)
+    return Request(
+        "generate",
+        context,
+        until=(until,) if isinstance(until, str) else tuple(until),
+        max_tokens=int(limit),
+        temperature=float(options.get("temperature", 1.0)) if sample else 0.0,
+        top_p=float(options.get("top_p", 1.0)) if sample else 1.0,
+        seed=seed if sample else 0,
+    )
+
+
+def answer_of(response: Response) -> Any:
+    """A Response as lm-eval's models give it."""
+    if response.text is not None:
+        return response.text
+    if response.greedy is not None:
+        return (response.logprob, response.greedy)
+    return response.logprob
+
+
+def flatten(metric: str, value: Any) -> dict[str, float]:
+    """A metric's value of one document as columns: a pair (log-likelihood, words) becomes name#0, name#1."""
+    if value is None:
+        return {}
+    if isinstance(value, tuple | list):
+        parts = [flatten(f"{metric}#{i}", part) for i, part in enumerate(value)]
+        return {name: number for part in parts for name, number in part.items()}
+    if hasattr(value, "tolist"):
+        return flatten(metric, value.tolist())
+    return {metric: float(value)} if isinstance(value, int | float) else {metric: math.nan}
+
+
+def unflatten(metric: str, scores: Mapping[str, float]) -> Any:
+    """The value that `flatten` took apart: a number, or a tuple of numbers. Raises KeyError if absent."""
+    if metric in scores:
+        return scores[metric]
+    parts = sorted(
+        (int(name.split("#")[1]), number) for name, number in scores.items() if name.startswith(metric + "#")
+    )
+    if not parts:
+        raise KeyError(metric)
+    return tuple(number for _, number in parts)
+
+
+def chat_renderer(tokenizer: Any, task: str) -> Callable[..., str]:
+    """What lm-eval calls to turn a conversation into a prompt. Raises KickError without a chat template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise KickError(f"task {task}: chat_template is true, but the model's tokenizer has no chat template")
+
+    def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return tokenizer.apply_chat_template(
+            history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    return render
+
+
+def _jsonable(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _fewshot_docs(task: ConfigurableTask) -> list:
+    config = task.config
+    split = task.fewshot_cfg.split
+    if split is None or split == config.test_split:
+        return []
+    return list(task.fewshot_docs() or [])
+
+
+def _sources(task: ConfigurableTask, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
+    """The source text of the modules that the task's functions are in, and of kick's that those use."""
+    found: set[str] = set()
+    for name, value in vars(task.config).items():
+        if name in exclude or (only and name not in only) or name == "custom_dataset":
+            continue
+        for function in _functions(value):
+            module = inspect.getmodule(function)
+            if module is not None and getattr(module, "__file__", None):
+                found |= {Path(file).read_text("utf-8") for file in _files(module)}
+    return sorted(digest(text) for text in found)
+
+
+def _functions(value: Any) -> list[Callable]:
+    if isinstance(value, dict):
+        return [f for part in value.values() for f in _functions(part)]
+    if isinstance(value, list):
+        return [f for part in value for f in _functions(part)]
+    return [value] if inspect.isfunction(value) else []
+
+
+def _files(module: ModuleType) -> set[str]:
+    used = {getattr(value, "__module__", "") or "" for value in vars(module).values() if callable(value)}
+    ours = {name for name in used if name.startswith("kick.tasks.")}
+    return {module.__file__} | {inspect.getfile(__import__(name, fromlist=["_"])) for name in ours}

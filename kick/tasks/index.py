@@ -1,0 +1,214 @@
+"""Finds task files, lists their names without lm-eval, and loads them as Tasks.
+
+Our own files are parsed first and strictly: lm-eval skips a broken YAML without a word. lm-eval's own tasks
+are indexed only when a name is not ours, since that takes it 15 seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kick.records import KickError
+from kick.registry import unknown
+from kick.tasks import data
+from kick.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `!function module.name` stays text."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A task file with its includes merged in, functions as text. Raises KickError where it is broken."""
+    try:
+        config = yaml.load(file.read_text("utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KickError(f"task file {file} is no valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise KickError(f"task file {file} must be a mapping of keys, got {type(config).__name__}")
+    includes = config.pop("include", [])
+    merged: dict[str, Any] = {}
+    for include in [includes] if isinstance(includes, str) else includes:
+        if not (file.parent / include).is_file():
+            raise KickError(f"task file {file} includes {include!r}, which is not there")
+        merged |= read_yaml(file.parent / include)
+    return merged | config
+
+
+@cache
+def _files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Task and group names of a folder, each with its file and content."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        if file.name.startswith("_"):
+            continue
+        config = read_yaml(file)
+        name = config.get("group") or config.get("task")
+        if not isinstance(name, str):
+            raise KickError(f"task file {file} names no task or group; the key `task` is missing")
+        if name in found:
+            raise KickError(f"task {name!r} is defined twice: {found[name][0]} and {file}")
+        found[name] = (file, config)
+    return found
+
+
+def own(extra: Sequence[Path] = ()) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """All of kick's task files, and those of the folders that the user named."""
+    found = dict(_files(data.tasks_folder()))
+    for folder in extra:
+        found |= _files(Path(folder).resolve())
+    return found
+
+
+def names(extra: Sequence[Path] = ()) -> list[str]:
+    """Names of kick's tasks and groups, sorted. lm-eval's own are not among them."""
+    return sorted(own(extra))
+
+
+def describe(extra: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """One record a task or group, for `kick tasks`: name, kind, title, members, metrics, file."""
+    return [_description(name, file, config) for name, (file, config) in sorted(own(extra).items())]
+
+
+def _description(name: str, file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    options = (config.get("metadata") or {}).get("kick") or {}
+    group = "group" in config
+    return {
+        "name": name,
+        "kind": "group" if group else options.get("protocol", config.get("output_type")),
+        "title": options.get("title", config.get("task_alias", "")),
+        "members": [m if isinstance(m, str) else m.get("task") for m in config["task"]] if group else [],
+        "primary": options.get("primary"),
+        "metrics": [m["metric"] for m in config.get("metric_list", []) if isinstance(m.get("metric"), str)],
+        "file": str(file),
+    }
+
+
+def expand(wanted: Iterable[str], extra: Sequence[Path] = ()) -> list[str]:
+    """The leaf tasks of tasks and groups, each once, in the order given. Unknown names stay as they are."""
+    files = own(extra)
+    leaves: dict[str, None] = {}
+    for name in wanted:
+        config = files[name][1] if name in files else {}
+        if "group" in config:
+            members = [m if isinstance(m, str) else m["task"] for m in config["task"]]
+            leaves |= dict.fromkeys(expand(members, extra))
+        else:
+            leaves[name] = None
+    return list(leaves)
+
+
+def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Path] = ()) -> dict[str, Task]:
+    """The tasks of these names, groups expanded, with their data read.
+
+    Raises KickError for an unknown name, a broken file or a data set that is in no place searched.
+    """
+    leaves = expand(wanted, extra)
+    files = own(extra)
+    foreign = [name for name in leaves if name not in files]
+    manager = _manager(tuple(map(str, extra)), bool(foreign), data_root or os.environ.get(data.ROOT_VARIABLE))
+    tasks: dict[str, Task] = {}
+    for name in leaves:
+        if name in files:
+            tasks[name] = _own_task(name, manager, files[name][1])
+        else:
+            tasks |= _foreign(name, manager, data_root, files)
+    return tasks
+
+
+def _own_task(name: str, manager: Any, config: Mapping[str, Any]) -> Task:
+    from kick.tasks.fidelity import Fidelity
+    from kick.tasks.harness import HarnessTask
+    from kick.tasks.perplexity import Perplexity
+
+    kinds = {None: HarnessTask, "perplexity": Perplexity, "fidelity": Fidelity}
+    protocol = ((config.get("metadata") or {}).get("kick") or {}).get("protocol")
+    if protocol not in kinds:
+        raise KickError(f"task {name}: {unknown('protocol', str(protocol), filter(None, kinds))}")
+    return kinds[protocol](name, _built(manager, name), config)
+
+
+def _foreign(name: str, manager: Any, data_root: str | None, files: Mapping[str, Any]) -> dict[str, Task]:
+    """lm-eval's own task or group of that name, its data from the mirror where there is one."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    from kick.tasks.harness import HarnessTask
+
+    if name not in manager.task_index:
+        raise KickError(unknown("task", name, [*files, *manager.all_tasks]))
+    loaded: dict[str, Task] = {}
+    for leaf in _leaves(manager, name):
+        entry = manager.task_index[leaf]
+        config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
+        config = {key: _portable(value) for key, value in config.items()}
+        override = _from_mirror(config, data_root or os.environ.get(data.ROOT_VARIABLE))
+        loaded[leaf] = HarnessTask(leaf, _built(manager, leaf, override), config)
+    return loaded
+
+
+def _leaves(manager: Any, name: str) -> list[str]:
+    entry = manager.task_index[name]
+    if entry.kind.name == "TAG":
+        return [leaf for tag in sorted(entry.tags) for leaf in _leaves(manager, tag)]
+    if entry.kind.name != "GROUP":
+        return [name]
+    members = [m if isinstance(m, str) else m.get("task") for m in entry.cfg["task"]]
+    return [leaf for member in members for leaf in _leaves(manager, member)]
+
+
+def _portable(value: Any) -> Any:
+    """A config value without the folder of this machine that lm-eval writes before a function's name."""
+    if isinstance(value, str) and value.startswith("/") and "/tasks/" in value:
+        return value.rsplit("/tasks/", 1)[1]
+    if isinstance(value, list):
+        return [_portable(v) for v in value]
+    return {k: _portable(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _from_mirror(config: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    path = config.get("dataset_path")
+    if not root or path not in data.MIRROR:
+        return {}
+    keys = ("training_split", "validation_split", "test_split", "fewshot_split")
+    splits = sorted({config[key] for key in keys if config.get(key)})
+    name = config.get("dataset_name") or ""
+    return {
+        "custom_dataset": partial(data.load, path, splits, name, root),
+        "dataset_kwargs": {},
+        "metadata": {},
+    }
+
+
+def _built(manager: Any, name: str, override: Mapping[str, Any] | None = None) -> Any:
+    """lm-eval's Task object of that name. A task can be overridden only inside a group."""
+    spec = {"group": "kick", "task": [{"task": name, **override}]} if override else name
+    try:
+        return manager.load([spec])["tasks"][name]
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise KickError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _manager(extra: tuple[str, ...], defaults: bool, data_root: str | None) -> Any:
+    """lm-eval's TaskManager over our folder and the user's."""
+    if defaults:
+        log.info("a task is not one of kick's: indexing lm-eval's own, which takes about 15 seconds")
+    for noisy in ("lm_eval", "lm_eval.api.task", "lm_eval.config.task", "lm_eval.tasks"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    from lm_eval.tasks import TaskManager
+
+    folders = [str(data.tasks_folder()), *extra]
+    metadata = {"root": data_root} if data_root else None
+    return TaskManager(include_path=folders, include_defaults=defaults, metadata=metadata)

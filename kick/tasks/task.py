@@ -1,0 +1,80 @@
+"""The contract of a task: items with requests in, scores out. No model is seen here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kick.records import Request, Response, Sample, TaskSpec, canonical
+
+PREVIEW = 400  # characters of the prompt's end that are kept with a sample, for people to read
+
+
+@dataclass(frozen=True)
+class Item:
+    """One document with the requests it makes. `id` hashes the document: it pairs items between variants."""
+
+    id: str
+    requests: tuple[Request, ...]
+    target: str = ""
+    group: str = ""
+    doc: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def prompt(self) -> str:
+        """The hash of all that is asked."""
+        parts = [[r.kind, r.context, r.continuation, list(r.tokens), list(r.until)] for r in self.requests]
+        return digest(parts)
+
+    @property
+    def preview(self) -> str:
+        """The end of the prompt, as text."""
+        return self.requests[0].context[-PREVIEW:] if self.requests else ""
+
+    def sample(self, responses: Sequence[Response], scores: Mapping[str, float]) -> Sample:
+        """The Sample of this item's answers and scores."""
+        return Sample(
+            self.id, self.prompt, self.preview, self.target, tuple(responses), dict(scores), self.group
+        )
+
+
+Aggregate = Callable[[Sequence[float]], float]
+
+
+class Task(Protocol):
+    """A task of a matrix. `digest` covers what is asked, `scoring` how it is scored."""
+
+    name: str
+    digest: str
+    scoring: str
+    needs_reference: bool  # its requests are made of the dense model's answers
+    default_shots: int
+    size: int | None  # items without a limit; None where only the tokenizer tells
+
+    def items(
+        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+    ) -> list[Item]:
+        """The items to ask, the first `spec.limit` of them.
+
+        `reference`: the dense model's samples by item id, for tasks that need them; None when the dense
+        model itself is asked.
+        """
+
+    def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
+        """Items whose requests are made of the first answers; None where the first answers are all.
+
+        Their responses are appended to the first ones' before scoring.
+        """
+
+    def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
+        """One dict of scores an item; NaN where a score could not be computed."""
+
+    def aggregates(self) -> dict[str, Aggregate]:
+        """For metrics that are not a plain mean of one column: how lm-eval aggregates them."""
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of the sha256 of a JSON value."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,99 @@
+"""Measures of text: what is a match, an overlap, a copy, a loop. Each defined once, here."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`“”–—…", " "))
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+def words(text: str) -> list[str]:
+    """The words of a text after TriviaQA's normalisation (Joshi et al. 2017, arXiv 1705.03551).
+
+    Lower case, punctuation to blanks, the articles a, an, the removed, white space folded.
+    """
+    return [word for word in text.lower().translate(_PUNCTUATION).split() if word not in _ARTICLES]
+
+
+def exact_match(text: str, golds: Sequence[str]) -> bool:
+    """Whether the normalised text equals a normalised gold answer; an empty text never does."""
+    said = words(text)
+    return bool(said) and any(said == words(gold) for gold in golds)
+
+
+def token_f1(text: str, golds: Sequence[str]) -> float:
+    """The largest F1 over the gold answers of the words' multisets; 0 for an empty text."""
+    return max((_f1(words(text), words(gold)) for gold in golds), default=0.0)
+
+
+def _f1(said: list[str], gold: list[str]) -> float:
+    common = sum((Counter(said) & Counter(gold)).values())
+    return 2 * common / (len(said) + len(gold)) if common else 0.0
+
+
+def contains(text: str, golds: Sequence[str], where: bool = False) -> bool | int | None:
+    """Whether a gold answer stands in the text, whole words only.
+
+    With `where`, the index of the first word of the earliest such place, or None.
+    """
+    said = words(text)
+    places = [place for gold in golds if (place := _find(said, words(gold))) is not None]
+    if where:
+        return min(places, default=None)
+    return bool(places)
+
+
+def _find(said: list[str], gold: list[str]) -> int | None:
+    if not gold:
+        return None
+    return next((i for i in range(len(said) - len(gold) + 1) if said[i : i + len(gold)] == gold), None)
+
+
+def ngrams(tokens: Sequence[str], n: int) -> Counter:
+    """The n-grams of a sequence with their counts."""
+    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def copied_ngrams(text: str, source: str, n: int) -> float:
+    """The share of the text's word n-grams that stand in the source; NaN for a text under n words."""
+    said, there = ngrams(words(text), n), ngrams(words(source), n)
+    total = sum(said.values())
+    return sum(count for gram, count in said.items() if gram in there) / total if total else math.nan
+
+
+def distinct(text: str, n: int = 1) -> float:
+    """The share of distinct word n-grams (Li et al. 2016, arXiv 1510.03055); NaN for a text under n words."""
+    said = ngrams(words(text), n)
+    return len(said) / sum(said.values()) if said else math.nan
+
+
+def is_loop(text: str, times: int = 4) -> bool:
+    """Whether the text's end repeats: a phrase of 1 to 20 words stands `times` times in a row at its end.
+
+    A phrase shorter than 3 words has to fill at least 12 words, so that "ha ha ha ha" is no loop.
+    """
+    said = re.findall(r"\S+", text.lower())
+    for size in range(1, 21):
+        need = max(times, -(-12 // size))
+        tail = said[-size * need :]
+        if len(tail) == size * need and all(tail[i] == tail[i % size] for i in range(size, len(tail))):
+            return True
+    return False
+
+
+@cache
+def _scorer():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+def rouge(text: str, reference: str) -> dict[str, float]:
+    """ROUGE-1, -2 and -L F-measures (Lin 2004) by the rouge-score package, with Porter's stemmer."""
+    return {name: float(score.fmeasure) for name, score in _scorer().score(reference, text).items()}
