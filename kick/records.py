@@ -27,7 +27,7 @@ class CellFailed(Exception):
     """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""
 
 
-# ---------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------------------------ what is measured
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as it is asked: its digest covers the YAML, included files, `!function` source and the data.
+    """A task as it is asked and scored.
 
+    `digest` covers what is asked (YAML, included files, `!function` source, data), `scoring` how answers are
+    scored: where only the latter changed, stored answers are scored again without a model.
     `limit` counts items (windows for perplexity), None for all; `shots` None leaves the task's own number.
     """
 
     name: str
     digest: str = ""
+    scoring: str = ""
     shots: int | None = None
     limit: int | None = None
     chat_template: bool = False
@@ -145,7 +148,7 @@ def key(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------------------------------- what is asked and answered
+# ------------------------------------------------------------------------------ what is asked and answered
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Response:
     truncated: int = 0
 
 
-# ---------------------------------------------------------------------------------------- what comes out
+# ------------------------------------------------------------------------------ what comes out
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ LEAST_WORDS = 48  # a shorter paragraph makes no prefix
 
 
 def prefixes(docs: Any) -> datasets.Dataset:
-    """Prefixes of running text, paragraph by paragraph: the first ones of all documents, then the second ones."""
+    """The starts of paragraphs: first the first ones of all documents, then the second ones, and so on."""
     return datasets.Dataset.from_list(list(_sweeps(docs)))
 
 
@@ -38,6 +38,13 @@ def _paragraphs(doc: Mapping[str, str]) -> Iterator[dict[str, str]]:
         words = paragraph.split(" ")
         if len(words) >= LEAST_WORDS:
             yield {"id": doc["id"], "genre": doc.get("genre", ""), "prefix": " ".join(words[:PREFIX_WORDS])}
+
+
+def _scores(values: Mapping[str, float]) -> dict[str, float]:
+    scores = {name: value for name, value in values.items() if name not in ("length", "dppl")}
+    if "dppl" in values:
+        scores["continuation_nll"] = math.log(values["dppl"])
+    return scores
 
 
 class Fidelity(HarnessTask):
@@ -72,15 +79,11 @@ class Fidelity(HarnessTask):
         return [self._teacher_forced(item, answer) for item, (answer,) in zip(items, responses, strict=True)]
 
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
-        """The values of the teacher-forced pass; NaN for a continuation of no token."""
-        return [
-            {
-                name: value
-                for name, value in (answers[-1].values or {"fdt": math.nan}).items()
-                if name != "length"
-            }
-            for answers in responses
-        ]
+        """The values of the teacher-forced pass; NaN for a continuation of no token.
+
+        continuation_nll is the log of the prefix's DPPL, in nats per token.
+        """
+        return [_scores(answers[-1].values or {"fdt": math.nan}) for answers in responses]
 
     def aggregates(self) -> dict[str, Aggregate]:
         """All are means over prefixes."""

@@ -55,7 +55,7 @@ class HarnessTask:
                 _sources(task, only=("process_results", "metric_list")),
             ]
         )
-        self._instances: list[list] = []
+        self._instances: dict[str, list] = {}  # by item id
         self._spec: tuple | None = None
 
     def items(
@@ -63,7 +63,7 @@ class HarnessTask:
     ) -> list[Item]:
         """The first `spec.limit` documents with lm-eval's prompts, few-shot examples and chat template."""
         self._build(spec, tokenizer)
-        return [self._item(instances) for instances in self._instances]
+        return [self._item(name, instances) for name, instances in self._instances.items()]
 
     def follow_up(self, items, responses) -> None:
         """None: lm-eval's tasks ask once."""
@@ -86,10 +86,12 @@ class HarnessTask:
         groups: dict[int, list] = {}
         for instance in self.task.instances:
             groups.setdefault(instance.doc_id, []).append(instance)
-        self._instances = [sorted(group, key=lambda i: i.idx) for _, group in sorted(groups.items())]
+        ordered = [sorted(group, key=lambda i: i.idx) for _, group in sorted(groups.items())]
+        ids = item_ids([group[0].doc for group in ordered])
+        self._instances = dict(zip(ids, ordered, strict=True))
         self._spec = wanted
 
-    def _item(self, instances: list) -> Item:
+    def _item(self, name: str, instances: list) -> Item:
         doc = instances[0].doc
         requests = tuple(
             request_of(instance, repeat) for instance in instances for repeat in range(instance.repeats or 1)
@@ -98,12 +100,11 @@ class HarnessTask:
         target = self.task.doc_to_target(doc)
         if isinstance(target, int) and self.task.config.doc_to_choice is not None:
             target = self.task.doc_to_choice(doc)[target]
-        return Item(digest(_jsonable(doc)), requests, str(target), str(doc.get(column, "")), doc)
+        return Item(name, requests, str(target), str(doc.get(column, "")), doc)
 
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
-        """lm-eval's filters, then its `process_results`; with several filters, a metric is `metric@filter`."""
-        by_id = {digest(_jsonable(group[0].doc)): group for group in self._instances}
-        groups = [by_id[item.id] for item in items]
+        """lm-eval's filters, then its `process_results`; of several filters each gives `metric@filter`."""
+        groups = [self._instances[item.id] for item in items]
         for group, answers in zip(groups, responses, strict=True):
             answers = iter(answers)
             for instance in group:
@@ -131,6 +132,17 @@ class HarnessTask:
     def higher_is_better(self) -> dict[str, bool]:
         """Which direction is better, as the YAML says."""
         return {name: bool(value) for name, value in self.task.higher_is_better().items()}
+
+
+def item_ids(docs: Sequence[Any]) -> list[str]:
+    """The hash of each document; the second and later copies of one are hashed with their count."""
+    seen: dict[str, int] = {}
+    ids = []
+    for doc in docs:
+        name = digest(_jsonable(doc))
+        seen[name] = seen.get(name, 0) + 1
+        ids.append(name if seen[name] == 1 else digest([name, seen[name]]))
+    return ids
 
 
 def request_of(instance: Any, repeat: int = 0) -> Request:
