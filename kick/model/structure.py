@@ -1,0 +1,196 @@
+"""What can be compressed in a model: its blocks, and every weight matrix in them as (out, in).
+
+Not every weight is an nn.Linear: GPT-2's Conv1D holds (in, out), experts are slices of 3-D parameters, and
+Mamba's dt_proj is used without being called. `linears` gives all of them in one form and refuses a block
+with a weight that it does not know, so that nothing is skipped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from kick.records import KickError
+
+# Weights of two or more dimensions that are left dense in every architecture: the end of the name, and why.
+EXCLUDED = {
+    "gate.weight": "a router: a few rows that decide which expert sees a token",
+    "shared_expert_gate.weight": "a router of one row",
+    "conv1d.weight": "a depthwise convolution of four taps a channel",
+    "A_log": "the state matrix of a state space model, not multiplied with activations",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """One weight matrix of a block: `name` is its path there, `expert` the slice of a 3-D parameter."""
+
+    name: str
+    module: nn.Module
+    parameter: str = "weight"
+    expert: int | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """A view (out, in) of the parameter itself: writing into it changes the model."""
+        data = getattr(self.module, self.parameter).data
+        if self.expert is not None:
+            return data[self.expert]
+        return data.t() if isinstance(self.module, Conv1D) else data
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,), or None."""
+        return getattr(self.module, "bias", None) if self.expert is None else None
+
+    @property
+    def called(self) -> bool:
+        """Whether the module is called with the matrix's input, so that a hook sees and may change it."""
+        return self.expert is None and not _is_time_step(self.module, self.name)
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Put a matrix (out', in') of any shape in place of the old one. Not for experts."""
+        if self.expert is not None:
+            raise ValueError(f"{self.name} is a slice of a parameter shared with other experts")
+        data = weight.t() if isinstance(self.module, Conv1D) else weight
+        setattr(self.module, self.parameter, nn.Parameter(data.contiguous(), requires_grad=False))
+
+
+def block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The path and the list of the decoder layers. Raises KickError where the model has none."""
+    count = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise KickError(
+        f"{type(model).__name__} has no list of {count} blocks: kick compresses decoder-only models "
+        "whose layers stand in one nn.ModuleList"
+    )
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers in order."""
+    return list(block_list(model)[1])
+
+
+def linears(block: nn.Module) -> list[Linear]:
+    """Every weight matrix of a block, in the order of its parameters, each expert by itself.
+
+    Raises:
+        KickError: the block has a weight that is neither known nor in EXCLUDED.
+    """
+    found: list[Linear] = []
+    for path, parameter in block.named_parameters():
+        if parameter.ndim < 2 or any(path == end or path.endswith("." + end) for end in EXCLUDED):
+            continue
+        owner, _, leaf = path.rpartition(".")
+        module = block.get_submodule(owner)
+        if leaf == "weight" and isinstance(module, (nn.Linear, Conv1D)):
+            found.append(Linear(owner, module))
+        elif _is_experts(module) and leaf in ("gate_up_proj", "down_proj"):
+            found += [Linear(f"{owner}.{e}.{leaf}", module, leaf, e) for e in range(parameter.shape[0])]
+        else:
+            raise KickError(
+                f"the weight {path} {tuple(parameter.shape)} of {type(module).__name__} is of a form that "
+                "kick does not know; it compresses nn.Linear, Conv1D and experts as 3-D parameters"
+            )
+    return found
+
+
+See = Callable[[Linear, Tensor], None]
+
+
+@contextmanager
+def watch(
+    block: nn.Module, wanted: Sequence[Linear], see: Callable[[Linear, Tensor], None]
+) -> Iterator[None]:
+    """While open, `see(linear, input)` is called with each matrix's input, (..., in), as the block runs.
+
+    Matrices that share an input get the same tensor object. An expert that no token is sent to is not seen.
+    """
+    handles = []
+    try:
+        for linear in wanted:
+            if linear.called:
+                hook = _call_hook(linear, see)
+                handles.append(linear.module.register_forward_pre_hook(hook, with_kwargs=True))
+            elif linear.expert is None:
+                mixer = block.get_submodule(linear.name.rpartition(".")[0])
+                handles.append(mixer.x_proj.register_forward_hook(_time_step_hook(linear, see)))
+        for module in {id(item.module): item.module for item in wanted if item.expert is not None}.values():
+            mine = {(x.expert, x.parameter): x for x in wanted if x.module is module}
+            handles.append(module.register_forward_pre_hook(_experts_hook(mine, see)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call_hook(linear: Linear, see: See):
+    def hook(_module, args, kwargs) -> None:
+        see(linear, args[0] if args else next(iter(kwargs.values())))
+
+    return hook
+
+
+def _time_step_hook(linear: Linear, see: See):
+    """Mamba multiplies with dt_proj.weight itself; the factor is the first columns of x_proj's output."""
+
+    def hook(_module, _args, output) -> None:
+        see(linear, output[..., : linear.weight.shape[1]])
+
+    return hook
+
+
+def _experts_hook(mine: dict[tuple[int, str], Linear], see: See):
+    """The inputs of each expert's two matrices, from the tokens that the router sends to it."""
+
+    def hook(module, args) -> None:
+        hidden, chosen = args[0], args[1]  # (tokens, in), (tokens, k)
+        for expert in sorted({number for number, _ in mine}):
+            rows = (chosen == expert).any(dim=-1)
+            if not rows.any():
+                continue
+            state = hidden[rows]
+            if (expert, "gate_up_proj") in mine:
+                see(mine[expert, "gate_up_proj"], state)
+            if (expert, "down_proj") in mine:
+                gate, up = nn.functional.linear(state, module.gate_up_proj[expert]).chunk(2, dim=-1)
+                see(mine[expert, "down_proj"], module.act_fn(gate) * up)
+
+    return hook
+
+
+def _is_experts(module: nn.Module) -> bool:
+    """Experts as Mixtral and Qwen3-MoE hold them: gate_up_proj (E, 2I, H), down_proj (E, H, I), no biases."""
+    up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
+    if not (isinstance(up, nn.Parameter) and isinstance(down, nn.Parameter) and up.ndim == down.ndim == 3):
+        return False
+    experts, double, hidden = up.shape
+    return down.shape == (experts, hidden, double // 2) and len(list(module.parameters(recurse=False))) == 2
+
+
+def _is_time_step(module: nn.Module, name: str) -> bool:
+    return isinstance(module, nn.Linear) and name.endswith("mixer.dt_proj")
+
+
+def check_called(model: nn.Module, method: str) -> None:
+    """Raises KickError where a matrix is used without a call of its module: hooks cannot serve it."""
+    for block in blocks(model):
+        for linear in linears(block):
+            if not linear.called:
+                raise KickError(
+                    f"{method} changes what goes in or out of a matrix while the model runs, but "
+                    f"{linear.name} of {type(model).__name__} is used without a call; "
+                    "choose a weight-only method"
+                )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter."""
+    return next(model.parameters()).device
