@@ -184,10 +184,18 @@ def answer_of(response: Response) -> Any:
     return response.logprob
 
 
+ROLLING = {"word_perplexity": "words", "byte_perplexity": "bytes"}
+
+
 def flatten(metric: str, value: Any) -> dict[str, float]:
-    """A metric's value of one document as columns: a pair (log-likelihood, words) becomes name#0, name#1."""
+    """A metric's value of one document as columns: a pair becomes name#0, name#1.
+
+    The pairs (log-likelihood, size) of rolling perplexity become rolling_nll, in nats, and words or bytes.
+    """
     if value is None:
         return {}
+    if metric in ROLLING:
+        return {"rolling_nll": -float(value[0]), ROLLING[metric]: float(value[1])}
     if isinstance(value, tuple | list):
         parts = [flatten(f"{metric}#{i}", part) for i, part in enumerate(value)]
         return {name: number for part in parts for name, number in part.items()}

