@@ -53,7 +53,7 @@ def describe(name: str) -> Metric:
 def _enter(
     unit: Unit, better: Literal["higher", "lower"], compared: bool, *rows: tuple[str, str, str]
 ) -> None:
-    """Enter plain means that share unit and direction ("higher" or "lower"): (name, label, description) each."""
+    """Enter plain means that share unit and direction: (name, label, description) each."""
     for name, label, description in rows:
         metrics.add(
             name, Metric(name, "mean", name, better == "higher", unit, label, description, compared=compared)
