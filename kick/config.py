@@ -1,0 +1,393 @@
+"""A matrix file -> Matrix: structure and types only. Names, options and levels are checked by `kick.plan`.
+
+Every problem of a file is found in one go and told as `file:line: key: what was got; what would be right`.
+Presets are matrix files beside this module, in presets/; `load` takes their name in place of a path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path as File
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictStr,
+    Tag,
+    ValidationError,
+)
+
+from kick.records import KickError
+from kick.registry import near, unknown
+from kick.yaml_marks import Marks, Path, Problem, read, refusal, show
+
+PRESETS = File(__file__).parent / "presets"
+
+DTYPES = ("float32", "bfloat16", "float16")
+REPLICAS = ("batch", "dtype")
+ENGINES = ("transformers", "vllm")
+PROPAGATE = ("compressed", "dense")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+
+
+# ---------------------------------------------------------------------------------------- types
+
+
+class Refused(ValueError):
+    """A value's error whose text is the whole message."""
+
+
+def _number(value: Any) -> Any:
+    """Text that spells a number ("1e-5") counts as one; true and false do not."""
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _whole(value: Any) -> Any:
+    value = _number(value)
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("a whole number")
+    return value
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        raise ValueError("letters, digits, - and _ only")
+    return value
+
+
+def _auto(value: Any) -> Any:
+    return None if value == "auto" else _whole(value)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise Refused(f"{show(twice[0])} is given twice; keep one")
+    return values
+
+
+def _one_of(kind: str, names: tuple[str, ...]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value not in names:
+            raise Refused(unknown(kind, value, names))
+        return value
+
+    return BeforeValidator(check)
+
+
+def _address(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.match(r"https?://", value):
+        raise Refused(f"got {value!r}; an address that starts with http:// or https:// is wanted")
+    if "@" in value.split("//", 1)[1].split("/", 1)[0]:
+        raise Refused("a name or key in the address; the key is read from the environment only")
+    return value
+
+
+Text: TypeAlias = Annotated[StrictStr, Field(min_length=1)]
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
+
+
+def _per_task(item: Any) -> Any:
+    """The type "one number for all tasks, or {task: number}"."""
+
+    def branch(value: Any) -> str:
+        return "<by task>" if isinstance(value, Mapping) else "<all>"
+
+    one = Annotated[item, Tag("<all>")]
+    each = Annotated[dict[str, item], Field(min_length=1), Tag("<by task>")]
+    return Annotated[one | each, Discriminator(branch)]
+
+
+Limit: TypeAlias = _per_task(Annotated[Whole, Field(ge=1)] | None)
+Shots: TypeAlias = _per_task(Annotated[Whole, Field(ge=0)] | None)
+Seeds: TypeAlias = Annotated[
+    tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)
+]
+Replicas: TypeAlias = Annotated[
+    tuple[Annotated[Text, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
+]
+
+
+# ---------------------------------------------------------------------------------------- the matrix
+
+
+class Part(BaseModel):
+    """A mapping of a matrix file: its keys are known, its values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Calibration(Part):
+    """What every method of the matrix calibrates on."""
+
+    corpus: Text = Field("kick_mini_calibration", description="the name of a corpus, e.g. wikitext2")
+    sequences: Whole = Field(16, ge=1, description="a whole number of at least 1")
+    length: Whole = Field(256, ge=2, description="a whole number of tokens, at least 2")
+    seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
+    propagate: Annotated[Text, _one_of("way to propagate", PROPAGATE)] = Field(
+        "compressed", description="compressed or dense"
+    )
+
+
+class EngineChoice(Part):
+    """Which engine answers. Neither name nor size of the batch is part of a cell's key."""
+
+    name: Annotated[Text, _one_of("engine", ENGINES)] = Field(
+        "transformers", description="transformers or vllm"
+    )
+    batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
+        None, ge=1, description="auto, or a whole number of tokens, at least 1"
+    )
+
+
+class Judge(Part):
+    """An OpenAI-style endpoint that judges answers afterwards; its key comes from the environment only."""
+
+    model: Text = Field(description="the judge's name at its endpoint, pinned to a version")
+    base_url: Annotated[Text, BeforeValidator(_address)] = Field(
+        "https://api.openai.com/v1", description="the endpoint's address"
+    )
+    temperature: Number = Field(0.0, ge=0, description="a number of at least 0")
+    top_p: Number = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
+    max_tokens: Whole = Field(512, ge=1, description="a whole number of at least 1")
+    seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
+    runs: Whole = Field(1, ge=1, description="how often each pair is judged, at least 1")
+    timeout: Number = Field(60.0, gt=0, description="seconds, above 0")
+    workers: Whole = Field(4, ge=1, description="how many requests at a time, at least 1")
+
+
+class MethodEntry(BaseModel):
+    """`{method: wanda, sparsity: 0.5}`: the other keys are the method's options; lists multiply."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
+        description="a method's name, or a list of names"
+    )
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options as they were written, lists not yet multiplied."""
+        return self.model_extra or {}
+
+
+class RecipeEntry(Part):
+    """`{recipe: [step, ...]}`: steps in order, each as a MethodEntry; lists inside multiply."""
+
+    recipe: tuple[MethodEntry, ...] = Field(
+        min_length=1, description="a list of {method: ..., option: ...} steps"
+    )
+
+
+class CheckpointEntry(Part):
+    """`{checkpoint: someone/model-GPTQ}`: compressed elsewhere; `reference` is the matrix's model."""
+
+    checkpoint: Text = Field(description="a hub id or a folder")
+    revision: Text | None = Field(None, description="a hub revision")
+    reference: Text | None = Field(None, description="the matrix's model, or nothing")
+
+
+def _entry_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "<dense>"
+    if isinstance(value, Mapping | Part):
+        for key in ("recipe", "checkpoint"):
+            if key in (value if isinstance(value, Mapping) else type(value).model_fields):
+                return f"<{key}>"
+    return "<method>"
+
+
+Entry: TypeAlias = Annotated[
+    Annotated[StrictStr, _one_of("variant", ("dense",)), Tag("<dense>")]
+    | Annotated[MethodEntry, Tag("<method>")]
+    | Annotated[RecipeEntry, Tag("<recipe>")]
+    | Annotated[CheckpointEntry, Tag("<checkpoint>")],
+    Discriminator(_entry_kind),
+]
+
+_ENTRY = "dense, {method: ..., option: ...}, {recipe: [...]} or {checkpoint: ...}"
+_EACH = "{task: number}"
+
+
+class Matrix(Part):
+    """A matrix file as it was written, defaults filled in; `marks` knows the lines, for later errors."""
+
+    name: Annotated[Text, BeforeValidator(_name)] = Field(description="letters, digits, - and _ only")
+    model: Text = Field(description="an alias, a hub id, a folder or a .gguf file")
+    revision: Text | None = Field(None, description="a hub revision")
+    dtype: Annotated[Text, _one_of("dtype", DTYPES)] = Field("float32", description=", ".join(DTYPES))
+    tasks: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = Field(
+        min_length=1, description="a list of at least one task or group"
+    )
+    limit: Limit = Field(None, description=f"a whole number of at least 1, {_EACH}, or null for all items")
+    shots: Shots = Field(None, description=f"a whole number of at least 0, {_EACH}, or null")
+    chat_template: StrictBool = Field(False, description="true or false")
+    calibration: Calibration = Field(
+        Calibration(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
+    )
+    seeds: Seeds | None = Field(None, description="a list of whole numbers of at least 0, e.g. [0, 1]")
+    variants: tuple[Entry, ...] = Field(min_length=1, description=f"a list of variants, each {_ENTRY}")
+    replicas: Replicas = Field((), description="a list, of batch and dtype at most")
+    data_root: Text | None = Field(None, description="a folder")
+    engine: EngineChoice = Field(EngineChoice(), description="a mapping, e.g. {name: transformers}")
+    judge: Judge | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")
+    time_limit: Number | None = Field(None, gt=0, description="seconds a cell may take, above 0")
+
+    _marks: Marks = PrivateAttr(default=Marks("matrix", {}, {}))
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def marks(self) -> Marks:
+        """The lines of the file that this matrix was read from."""
+        return self._marks
+
+    @property
+    def text(self) -> str:
+        """The file as it was."""
+        return self._text
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def presets() -> list[str]:
+    """The names that `load` takes in place of a path."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(name: str | File) -> Matrix:
+    """The matrix of a file, or of the preset of that name. Raises KickError with everything wrong in it."""
+    path = File(name)
+    preset = PRESETS / f"{name}.yaml"
+    if path.name == str(name) and not path.suffix and preset.is_file():
+        path = preset
+    if path.is_dir():
+        raise KickError(
+            f"{name} is a folder; a matrix is a .yaml file or one of the presets {', '.join(presets())}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise KickError(_absent(path, str(name))) from None
+    except UnicodeDecodeError as error:
+        raise KickError(
+            f"{name}: not UTF-8 text at byte {error.start}; a matrix is a YAML text file"
+        ) from None
+    except OSError as error:
+        raise KickError(f"{name}: cannot be read: {error.strerror}") from None
+    return parse(text, str(name) if path is not preset else f"kick/presets/{path.name}")
+
+
+def _absent(path: File, name: str) -> str:
+    if path.name == name and not path.suffix:
+        beside = [other.name for other in File().glob("*.y*ml")]
+        return f"no file and {unknown('preset', name, [*presets(), *beside])}"
+    beside = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = near(name, [*beside, *presets()]) or near(path.stem, presets())
+    hint = f"did you mean {' or '.join(close)}?" if close else f"presets are {', '.join(presets())}"
+    return f"no such matrix file: {name}; {hint}"
+
+
+def parse(text: str, source: str) -> Matrix:
+    """The matrix that `text` spells. Raises KickError with everything wrong in it, a line each."""
+    value, marks, problems = read(text, source)
+    if not isinstance(value, dict):
+        raise refusal(marks, [Problem((), "a matrix is a mapping with name, model, tasks and variants")])
+    try:
+        matrix = Matrix.model_validate(value)
+    except ValidationError as error:
+        known = {problem.path for problem in problems}
+        found = [_problem(item, marks) for item in error.errors() if not _echo(item)]
+        problems += [problem for problem in found if problem.path not in known]
+        raise refusal(marks, problems) from None
+    if problems:
+        raise refusal(marks, problems)
+    matrix._marks, matrix._text = marks, text
+    return matrix
+
+
+def _echo(error: Mapping[str, Any]) -> bool:
+    """Whether pydantic finds a list too short only because its items are wrong, which it says too."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+
+
+def _problem(error: Mapping[str, Any], marks: Marks) -> Problem:
+    """What pydantic found, in our words and at its place in the file."""
+    path = marks.clean(error["loc"])
+    kind = error["type"]
+    model, wanted = _place(error["loc"])
+    if kind == "extra_forbidden":
+        return Problem(path, unknown("key", str(error["loc"][-1]), model.model_fields))
+    if kind == "missing":
+        return _missing(path, str(error["loc"][-1]), error["input"], model)
+    reason = error.get("ctx", {}).get("error")
+    if isinstance(reason, Refused):
+        return Problem(path, str(reason))
+    written = marks.texts.get(path)
+    got = show(error["input"]) if not isinstance(error["input"], float) or written is None else written
+    quotes = ", as text in quotes" if kind == "string_type" and written else ""
+    return Problem(path, f"got {got}; wanted: {wanted}{quotes}")
+
+
+def _missing(path: Path, name: str, given: Any, model: type[BaseModel]) -> Problem:
+    strangers = [key for key in given if key not in model.model_fields] if isinstance(given, Mapping) else []
+    close = near(name, strangers, most=1)
+    if close:
+        return Problem((*path, close[0]), unknown("key", close[0], model.model_fields))
+    return Problem(path, f"the key {name!r} is missing; wanted: {model.model_fields[name].description}")
+
+
+def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
+    """The part of the matrix that a pydantic location leads to, and what is wanted there."""
+    model: type[BaseModel] = Matrix
+    wanted, item = "a mapping", ""
+    for element in location:
+        if element in _INSIDE:
+            model, wanted = _INSIDE[element], _ENTRY
+        elif isinstance(element, int):
+            wanted = item or wanted
+        elif element in model.model_fields:
+            wanted = model.model_fields[element].description or wanted
+            item = _ITEMS.get(element, wanted)
+            model = _INSIDE.get(f"<{element}> inside", model)
+    return model, wanted
+
+
+_ITEMS = {
+    "tasks": "the name of a task or group",
+    "seeds": "a whole number of at least 0",
+    "replicas": "batch or dtype",
+    "variants": _ENTRY,
+    "recipe": "{method: ..., option: ...}",
+    "method": "a method's name",
+}
+_INSIDE = {
+    "<method>": MethodEntry,
+    "<recipe>": RecipeEntry,
+    "<checkpoint>": CheckpointEntry,
+    "<recipe> inside": MethodEntry,
+    "<calibration> inside": Calibration,
+    "<engine> inside": EngineChoice,
+    "<judge> inside": Judge,
+}
