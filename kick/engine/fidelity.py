@@ -1,0 +1,66 @@
+"""How far a variant is from the dense model on the dense model's own continuation (arXiv 2311.01544).
+
+One teacher-forced pass over prefix + continuation y of length N gives every number:
+fdt      first position of y whose argmax differs, N if none
+sdt      share of positions of y whose argmax differs
+agreement  share of positions where the argmax is the dense model's argmax
+kl_*     KL(dense || variant) in nats per token: mean, median, 99 % quantile, maximum
+dppl     the variant's perplexity on y
+margin   dense top-1 minus top-2 logit at the first divergent position: small for a tie; NaN if none
+length   N
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kick.engine.network import Head, Network
+
+NAMES = ("fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "dppl", "margin", "length")
+
+
+@torch.inference_mode()
+def measure(
+    network: Network, hidden: Tensor, tokens: Sequence[int], dense: Tensor | None, head: Head | None
+) -> dict[str, float]:
+    """The numbers above; NaN for those that need the dense model where it is not known.
+
+    Args:
+        hidden: the variant's hidden states (N, H) that predict the tokens.
+        tokens: the dense continuation, N ids.
+        dense: the dense model's hidden states (N, H), with its `head`.
+    """
+    values = dict.fromkeys(NAMES, math.nan) | {"fdt": 0.0, "length": float(len(tokens))}
+    if not tokens:
+        return values
+    targets = torch.tensor(tokens, device=hidden.device)
+    best, nll, divergence, dense_best, margins = [], [], [], [], []
+    for part, logits in network.chunks(hidden):
+        best.append(logits.argmax(-1))
+        logs = logits.log_softmax(-1)
+        nll.append(-logs.gather(1, targets[part, None])[:, 0])
+        if dense is not None and head is not None:
+            wanted = head(dense[part].to(hidden.device))
+            top = wanted.topk(2, dim=-1)
+            margins.append(top.values[:, 0] - top.values[:, 1])
+            dense_best.append(top.indices[:, 0])
+            wanted = wanted.log_softmax(-1)
+            divergence.append((wanted.exp() * (wanted - logs)).sum(-1))
+    found = torch.cat(best)
+    wrong = found != targets
+    first = int(wrong.nonzero()[0]) if bool(wrong.any()) else len(tokens)
+    values["fdt"] = float(first)
+    values["sdt"] = float(wrong.double().mean())
+    values["dppl"] = math.exp(float(torch.cat(nll).double().mean()))
+    if divergence:
+        kl = torch.cat(divergence).double().clamp(min=0)
+        values["agreement"] = float((found == torch.cat(dense_best)).double().mean())
+        values |= {"kl_mean": float(kl.mean()), "kl_median": float(kl.median()), "kl_max": float(kl.max())}
+        values["kl_p99"] = float(kl.quantile(0.99))
+        if first < len(tokens):
+            values["margin"] = float(torch.cat(margins)[first])
+    return values

@@ -1,0 +1,166 @@
+"""The engine as a model of lm-eval, under the name `kick`, and lm-eval's own command line with it.
+
+    python -m kick.engine.harness run --model kick --model_args pretrained=smollm2-135m --tasks ...
+
+`pretrained` is what a matrix takes as `model`: an alias, a hub id, a folder, a .gguf file. lm-eval has no
+plugin hook for models, so its command line has to be started from here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lm_eval.models.huggingface  # noqa: F401  (before the registry is asked: it registers its own names)
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
+
+from kick.engine.engine import Engine
+from kick.model import load, resolve
+from kick.records import KickError, Request, Response
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+DEFAULT_MAX_TOKENS = 256
+_KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "seed"}
+
+
+@register_model("kick")
+class KickLM(LM):
+    """lm-eval's model contract, answered by an `Engine`.
+
+    Args:
+        pretrained: a model as in a matrix, or a model of transformers (then `tokenizer` must be given).
+        tokenizer: the tokenizer of a model that was given as an object.
+        revision, dtype, device: as in a matrix.
+        batch_size: taken and left unused: batches are made by tokens.
+        batch_tokens: tokens computed at once.
+        max_length: the window in tokens, where it is not the model's own.
+        seed: of the first sampled answer of a call; the next has seed + 1.
+    """
+
+    def __init__(
+        self,
+        pretrained,
+        tokenizer=None,
+        revision: str | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int | str | None = None,
+        **options,
+    ):
+        super().__init__()
+        unknown = set(options) - {"batch_tokens", "max_length", "seed", "max_batch_size"}
+        if unknown:
+            raise KickError(
+                f"unknown model_args {sorted(unknown)}; there is pretrained, revision, dtype, device, "
+                "batch_tokens, max_length, seed"
+            )
+        if isinstance(pretrained, str):
+            spec = resolve(pretrained, None if revision in (None, "main") else str(revision), dtype)
+            pretrained, tokenizer = load(spec, device or "cpu")
+        self.model, self.tokenizer = pretrained, tokenizer
+        self._device = pretrained.device
+        self.seed = int(options.get("seed") or 0)
+        self.engine = Engine(
+            pretrained, tokenizer, batch_tokens=options.get("batch_tokens"), window=options.get("max_length")
+        )
+
+    # ------------------------------------------------------------------------------------ the contract
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-probability, greedy) of each (context, continuation)."""
+        asked = [Request("loglikelihood", context=c, continuation=t) for c, t in (r.args for r in requests)]
+        return self._answer("loglikelihood", requests, asked, lambda r: (r.logprob, r.greedy))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability of each whole text."""
+        asked = [Request("rolling", context=request.args[0]) for request in requests]
+        return self._answer("loglikelihood_rolling", requests, asked, lambda r: r.logprob)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The text generated after each context, cut before its stop string."""
+        asked = [
+            generate_request(context, options, self.seed + i)
+            for i, (context, options) in enumerate(r.args for r in requests)
+        ]
+        return self._answer("generate_until", requests, asked, lambda r: r.text)
+
+    def _answer(self, name: str, instances: Sequence[Instance], asked: list[Request], take) -> list:
+        def keep(index: int, response: Response) -> None:
+            self.cache_hook.add_partial(name, instances[index].args, take(response))
+
+        return [take(response) for response in self.engine.answer(asked, keep)]
+
+    # ------------------------------------------------------------------------------------ chat templates
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Where the tokenizer came from: part of the name of lm-eval's request cache."""
+        return self.tokenizer.name_or_path.replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The tokenizer's template, or the one of that name; None where no template is to be applied."""
+        if chat_template is False or chat_template is None:
+            return None
+        name = chat_template if isinstance(chat_template, str) else None
+        known = self.tokenizer.chat_template
+        if isinstance(known, dict):
+            name = name or "default"
+            if name not in known:
+                raise KickError(f"no chat template {name!r}; there is {', '.join(sorted(known))}")
+            return known[name]
+        return known
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The history as the model wants it; an unfinished last message where no generation prompt is added."""
+        if self.tokenizer.chat_template is None:
+            raise KickError("a chat template was asked for, but the tokenizer has none")
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+
+def generate_request(context: str, options: dict, seed: int = 0) -> Request:
+    """lm-eval's generation options as a Request.
+
+    Raises KickError for an option that the engine does not have: it would be ignored silently.
+    """
+    known = dict(normalize_gen_kwargs(options, DEFAULT_MAX_TOKENS))
+    unknown = set(known) - _KNOWN
+    if unknown:
+        raise KickError(f"unknown generation options {sorted(unknown)}; there is {', '.join(sorted(_KNOWN))}")
+    sampled = known["do_sample"] and known.get("temperature", 1.0) > 0
+    return Request(
+        "generate",
+        context=context,
+        until=tuple(known["until"]),
+        max_tokens=known["max_gen_toks"],
+        temperature=float(known.get("temperature", 1.0)) if sampled else 0.0,
+        top_p=float(known.get("top_p", 1.0)),
+        seed=int(known.get("seed", seed)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """lm-eval's command line (`kick lm-eval ...`); `arguments` default to those of the process."""
+    from lm_eval.__main__ import cli_evaluate
+
+    if arguments is not None:
+        sys.argv = ["kick lm-eval", *arguments]
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    # The module runs under the name __main__; lm-eval must find the class in the importable one.
+    from kick.engine import harness
+
+    harness.main()

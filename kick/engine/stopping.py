@@ -1,0 +1,82 @@
+"""One answer while it is being generated: which token it takes next, and when it is at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stops:
+    """When to stop: end-of-text ids, and strings looked for in the decoded tail as lm-eval does.
+
+    lm-eval decodes, for each string, as many of the last tokens as the string has, and two more.
+    """
+
+    ends: frozenset[int]
+    strings: tuple[str, ...]
+    looks: tuple[int, ...]
+    tokenizer: object
+
+    @classmethod
+    def of(cls, tokenizer, until: Sequence[str], ends: frozenset[int]) -> Stops:
+        """The stops of a request; the tokenizer's end-of-text string is always one of them."""
+        strings = list(until)
+        if tokenizer.eos_token_id is not None:
+            end = tokenizer.decode([tokenizer.eos_token_id], skip_special_tokens=False)
+            strings += [end] if end not in strings else []
+        looks = [len(tokenizer.encode(text, add_special_tokens=False)) + 2 for text in strings]
+        return cls(ends, tuple(strings), tuple(looks), tokenizer)
+
+    def reached(self, tokens: Sequence[int]) -> bool:
+        """Whether the last token ends the answer."""
+        if tokens[-1] in self.ends:
+            return True
+        tails = {look: self.tokenizer.decode(tokens[-look:]) for look in set(self.looks)}
+        return any(text in tails[look] for text, look in zip(self.strings, self.looks, strict=True))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The answer: decoded without special tokens, cut before the first stop string."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        for stop in self.strings:
+            if stop:
+                text = text.split(stop)[0]
+        return text
+
+
+@dataclass(eq=False)
+class Decoding:
+    """An answer under way: its prompt's token ids, its tokens so far, and how it is sampled and stopped."""
+
+    prompt: tuple[int, ...]
+    limit: int
+    stops: Stops
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    tokens: list[int] = field(default_factory=list)
+    done: bool = False
+    random: torch.Generator | None = None
+
+    def accept(self, token: int) -> None:
+        """Append a token; the answer is done at a stop or at its limit."""
+        self.tokens.append(token)
+        self.done = len(self.tokens) >= self.limit or self.stops.reached(self.tokens)
+
+
+def pick(logits: Tensor, row: Decoding) -> int:
+    """The row's next token from its logits (V,): the largest, or a sample from the row's own generator.
+
+    The draw depends on the item's seed and position alone, never on the batch it is computed in.
+    """
+    if row.temperature == 0.0:
+        return int(logits.argmax())
+    if row.random is None:
+        row.random = torch.Generator().manual_seed(row.seed)
+    chances = torch.softmax(logits.float().cpu() / row.temperature, dim=-1)
+    ordered, order = chances.sort(descending=True)
+    kept = ordered * (ordered.cumsum(0) - ordered < row.top_p)
+    return int(order[torch.multinomial(kept, 1, generator=row.random)])
