@@ -6,7 +6,7 @@ BOS text. So a chat template that writes its own BOS is never given a second one
 
 Over-long inputs are cut on the left, by tokens: a context so that context and continuation fit the window,
 a prompt so that the tokens to be generated fit behind it. A continuation that is longer than the window
-(lm-eval refuses it) loses its context but for one token and is scored in consecutive windows, each token once.
+(lm-eval refuses it) keeps one token of its context and is scored in consecutive windows, each token once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def max_length(config, tokenizer) -> int:
 
 
 def digest(tokenizer) -> str:
-    """16 hex digits that change with whatever changes token ids: vocabulary, merges, added tokens, BOS rule."""
+    """16 hex digits that change with what changes token ids: vocabulary, merges, added tokens, BOS."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     text += repr(tokenizer("a b")["input_ids"]) + type(tokenizer).__name__
@@ -63,7 +63,7 @@ def digest(tokenizer) -> str:
 
 
 class TokenCache:
-    """Token ids by text hash: in memory, and in an SQLite file of `folder` that several processes may share."""
+    """Token ids by text hash: in memory, and in an SQLite file that several processes may share."""
 
     def __init__(self, name: str, folder: Path | str | None = None):
         self.memory: dict[bytes, tuple[int, ...]] = {}
@@ -101,7 +101,7 @@ class TokenCache:
 
 
 class Encoder:
-    """Turns Requests into windows and prompts. `counts` tells how many texts were tokenised and how many known."""
+    """Turns Requests into windows and prompts. `counts`: texts that were tokenised, and known."""
 
     def __init__(self, tokenizer, max_length: int, folder: Path | str | None = None):
         self.tokenizer = tokenizer
@@ -110,9 +110,7 @@ class Encoder:
         bos = tokenizer.bos_token_id
         self.prefix = bos if bos is not None else tokenizer.eos_token_id
         if self.prefix is None:
-            raise KickError(
-                "the tokenizer has neither a BOS nor an EOS token; got one without, one is needed"
-            )
+            raise KickError("the tokenizer has neither a BOS nor an EOS token; one of them is needed")
         self.prefix_text = tokenizer.decode(self.prefix)
         self.adds_bos = bos is not None and self._raw([""], True)[0][:1] == (bos,)
         self.counts = {"tokenised": 0, "known": 0}
@@ -141,9 +139,7 @@ class Encoder:
                 self.cache.put(zip(missing, self._raw(list(missing.values()), add), strict=True))
                 self.counts["tokenised"] += len(missing)
         self.counts["known"] += sum(ids is not None for ids in known)
-        return [
-            ids if ids is not None else self.cache.memory[key] for ids, key in zip(known, keys, strict=True)
-        ]
+        return [self.cache.memory[key] for key in keys]
 
     def scored(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of texts to be scored: special tokens unless the text brings the prefix token itself."""
@@ -162,7 +158,7 @@ class Encoder:
     # ------------------------------------------------------------------------------------ requests
 
     def pairs(self, requests: Sequence[Request]) -> list[tuple[list[Scoring], int]]:
-        """For each log-likelihood request its windows (one, unless the continuation is over-long) and the cut."""
+        """For each log-likelihood request its windows (one; more for an over-long continuation), the cut."""
         split = [_move_spaces(request.context, request.continuation) for request in requests]
         alone = [text for context, text in split if not context]
         wholes = iter(self.scored([context + text for context, text in split if context]))

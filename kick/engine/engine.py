@@ -17,6 +17,7 @@ from kick.engine.stopping import Decoding, Stops
 from kick.records import KickError, Request, Response
 
 OnDone = Callable[[int, Response], None]
+Scored = Callable[[int, float, bool, int], None]  # item, log-probability, greedy, scored tokens
 DEFAULT_BATCH_TOKENS = 2048
 
 
@@ -103,10 +104,8 @@ class Engine:
             lambda i, logprob, _, count: finish(i, Response(logprob=logprob, count=count)),
         )
 
-    def _score(
-        self, windows: Sequence[Sequence[Scoring]], done: Callable[[int, float, bool, int], None]
-    ) -> None:
-        """Sum the log-probabilities of each item's windows; done(item, logprob, greedy, scored tokens)."""
+    def _score(self, windows: Sequence[Sequence[Scoring]], done: Scored) -> None:
+        """Sum the log-probabilities of each item's windows; `done` once for each."""
         owners: dict[tuple[int, ...], list[tuple[int, Scoring]]] = {}
         left = [len(own) for own in windows]
         sums, greedy = [0.0] * len(windows), [True] * len(windows)
@@ -178,7 +177,7 @@ class Engine:
 def score_targets(
     network: Network, hidden: Tensor, targets: Sequence[tuple[int, ...]]
 ) -> list[tuple[float, bool]]:
-    """For each sequence of targets, predicted by the last of the hidden states (N, H): log-probability, greedy."""
+    """(log-probability, greedy) of each sequence of targets; the last of the hidden states (N, H) predict it."""
     wanted = torch.zeros(len(hidden), len(targets), dtype=torch.long, device=hidden.device)
     for column, ids in enumerate(targets):
         wanted[len(hidden) - len(ids) :, column] = torch.tensor(ids, device=hidden.device)

@@ -118,7 +118,7 @@ class KickLM(LM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The history as the model wants it; an unfinished last message where no generation prompt is added."""
+        """The history as the model wants it; without a generation prompt its last message stays open."""
         if self.tokenizer.chat_template is None:
             raise KickError("a chat template was asked for, but the tokenizer has none")
         return self.tokenizer.apply_chat_template(
@@ -160,7 +160,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # The module runs under the name __main__; lm-eval must find the class in the importable one.
-    from kick.engine import harness
-
-    harness.main()
+    main()

@@ -40,7 +40,7 @@ def read(
 def generate(
     network: Network, decodings: Sequence[Decoding], batch_tokens: int
 ) -> Iterator[tuple[int, Decoding]]:
-    """Continue each decoding with the model's own `generate`; rows of one batch have equal lengths, unpadded."""
+    """Continue each with the model's own `generate`; rows of a batch have equal lengths, unpadded."""
     order = sorted(range(len(decodings)), key=lambda i: (-len(decodings[i].prompt), decodings[i].limit))
     for (width, limit), group in groupby(order, key=lambda i: (len(decodings[i].prompt), decodings[i].limit)):
         members = list(group)
