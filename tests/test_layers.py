@@ -1,0 +1,164 @@
+"""The shape of the code: imports point down, no cycles, no torch where none is needed, nothing too large."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"records", "registry", "yaml_marks"},
+    {"config", "model", "metrics", "significance", "tasks", "store"},
+    {"calibration", "compress", "engine", "evaluate", "report", "sweep"},
+    {"variants", "costs", "plan", "executors", "worker"},
+    {"cli", "__main__"},
+]
+APART = {"compress", "engine", "evaluate", "report"}
+LIGHT = {
+    "records",
+    "registry",
+    "config",
+    "metrics",
+    "significance",
+    "tasks",
+    "store",
+    "evaluate",
+    "report",
+    "sweep",
+    "cli",
+}
+HEAVY = {"torch", "transformers", "accelerate", "compressed_tensors"}
+LINES, FUNCTION_LINES, PARAMETERS = 400, 50, 7
+
+
+def module_name(file: Path) -> str:
+    """kick/engine/__init__.py -> kick.engine"""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in sorted((ROOT / "kick").rglob("*.py"))}
+FILES = sorted([*MODULES.values(), *(ROOT / "tests").rglob("*.py")])
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"), str(file))
+
+
+def room(module: str) -> str:
+    """kick.engine.prefix -> engine; the package itself has no room."""
+    return [*module.split("."), ""][1]
+
+
+def layer(name: str) -> int:
+    found = [number for number, names in enumerate(LAYERS) if name in names]
+    assert found, f"kick/{name} has no layer: give it one in {Path(__file__).name}, after DESIGN.md"
+    return found[0]
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported: not those in functions or under TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from at_import(child)
+
+
+def imported(module: str, everywhere: bool = True) -> set[str]:
+    """The modules that `module` imports: full names of ours, first names of others."""
+    nodes = ast.walk(tree(MODULES[module])) if everywhere else at_import(tree(MODULES[module]))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write imports in full"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in inner}
+    return {name if name in MODULES else name.split(".")[0] for name in found}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    if not room(module):
+        return
+    for other in sorted(imported(module) & set(MODULES)):
+        assert room(other), f"{module} imports the package itself"
+        assert layer(room(other)) <= layer(room(module)), f"{module} imports {other}, which is above it"
+        assert room(module) == room(other) or not {room(module), room(other)} <= APART, f"{module}: {other}"
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = {module: imported(module) & set(MODULES) for module in MODULES}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(graph[module] - {module}):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT))
+def test_reading_results_needs_no_torch(name):
+    todo = [module for module in MODULES if room(module) == name]
+    seen: set[str] = set(todo)
+    while todo:
+        module = todo.pop()
+        found = imported(module, everywhere=False)
+        assert not found & HEAVY, f"{module} imports {found & HEAVY} at its top, and {name} needs {module}"
+        parents = {".".join(other.split(".")[:n]) for other in found for n in range(1, other.count(".") + 1)}
+        fresh = ((found | parents) & set(MODULES)) - seen
+        seen |= fresh
+        todo += fresh
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_stay_small(file):
+    assert len(file.read_text("utf-8").splitlines()) <= LINES
+    if file not in MODULES.values():
+        return
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= FUNCTION_LINES, f"{file.name}: {node.name} has {length} lines"
+            names = [a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+            names = [name for name in names if name not in ("self", "cls")]
+            assert len(names) <= PARAMETERS or typer_command(node), (
+                f"{file.name}: {node.name} takes {len(names)}"
+            )
+
+
+def typer_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """A command line's options are parameters to Typer: nobody calls such a function by hand."""
+    return any(".command" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_runs_foreign_code_or_swallows_errors(module):
+    assert not imported(module) & {"pickle", "dill", "marshal", "shelve"}
+    for node in ast.walk(tree(MODULES[module])):
+        where = f"{module}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("eval", "exec", "torch.load", "yaml.load") or safe(node), f"{where}: {name}"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert ast.unparse(node.value) == "False", where
+        if isinstance(node, ast.ExceptHandler) and room(module) not in ("executors", "worker"):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            assert caught not in ("everything", "Exception", "BaseException"), f"{where} catches {caught}"
+
+
+def safe(call: ast.Call) -> bool:
+    """yaml.load with a loader named safe (or a subclass that starts with _), nothing else."""
+    return "Loader=" in ast.unparse(call) and ast.unparse(call.func) == "yaml.load"
