@@ -1,0 +1,267 @@
+"""The store: a folder a cell, samples.parquet and then run.json, written whole and read checked.
+
+<root>/<matrix>/<key>/samples.parquet   the items (kick.store.rows)
+                      run.json          the Result, last; with the checksums of both
+                      failed.json       of a failed cell: cause, traceback, log tail
+                      claim.json        of a running one (kick.store.claims)
+                      partial/          the answers so far (kick.store.chunks)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kick.records import Cell, KickError, Result, Sample
+from kick.store import chunks, claims, index, rows, status
+from kick.store.files import TEMPORARY, StoreError, open_files
+from kick.store.runs import FAILED, RUN, Failure, parse_failure, parse_run, render_failure, render_run
+from kick.store.status import PARTIAL, SAMPLES, State
+
+log = logging.getLogger("kick.store")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+class Store:
+    """The results under a root: a folder or an fsspec URL. Safe for several writers.
+
+    Args:
+        root: where the matrix folders are; for reading, one matrix's folder is taken too.
+        matrix: the folder to write into and to read first; without it all are read, and a result goes where
+            its own matrix says.
+    """
+
+    def __init__(self, root: str | Path, matrix: str | None = None):
+        self.files = open_files(root)
+        self.root = self.files.root
+        self.matrix = None if matrix is None else _checked(matrix, "matrix")
+
+    # ------------------------------------------------------------------------------------- where a cell is
+
+    def folder(self, key: str, matrix: str | None = None) -> str:
+        """The cell's folder relative to the root: where it is, else where it would be put."""
+        _checked(key, "key")
+        if self.matrix is not None:
+            return f"{self.matrix}/{key}"
+        found = self._find(key)
+        return f"{_checked(matrix, 'matrix')}/{key}" if found is None and matrix else found or key
+
+    def _find(self, key: str) -> str | None:
+        """The folder where a cell is, one with a run.json first, then this matrix's; None where none is."""
+        own = f"{self.matrix}/{key}" if self.matrix else key
+        matrices = [name for name in self.files.names() if _NAME.fullmatch(name)]
+        folders = [own, *(f"{name}/{key}" for name in matrices if f"{name}/{key}" != own)]
+        there = {folder: names for folder in folders if (names := self.files.names(folder))}
+        return next((folder for folder in there if RUN in there[folder]), next(iter(there), None))
+
+    # ------------------------------------------------------------------------------------- reading
+
+    def done(self, key: str) -> bool:
+        """Whether run.json is there and whole, and samples.parquet is the one it names, byte for byte."""
+        return self.problem(key) == ""
+
+    def problem(self, key: str) -> str:
+        """What keeps the cell from being done: "" nothing, "missing", or what is damaged."""
+        folder = self.folder(key)
+        try:
+            self._samples_bytes(folder, self._run(folder, key))
+        except FileNotFoundError:
+            return "missing"
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def result(self, key: str) -> Result:
+        """The stored Result. Raises KickError where there is none or run.json is damaged."""
+        return self._readable(key, lambda folder: self._run(folder, key))
+
+    def samples(self, key: str) -> list[Sample]:
+        """The stored items in their order. Raises KickError where they are missing or damaged."""
+
+        def read(folder: str) -> list[Sample]:
+            return rows.from_parquet(self._samples_bytes(folder, self._run(folder, key)))
+
+        return self._readable(key, read)
+
+    def scores(self, key: str) -> tuple[list[str], dict[str, Any]]:
+        """The items and each metric's float64 array over them, without texts: what paired statistics need.
+
+        Raises KickError where they are missing or damaged.
+        """
+        return self._readable(
+            key, lambda folder: rows.scores_of(self._samples_bytes(folder, self._run(folder, key)))
+        )
+
+    def _readable(self, key: str, read: Any) -> Any:
+        folder = self._find(_checked(key, "key")) or key
+        try:
+            return read(folder)
+        except FileNotFoundError:
+            raise KickError(f"no result {key} under {self.root}; `kick status` lists what is there") from None
+        except (ValueError, pa.ArrowException) as error:
+            raise KickError(
+                f"{self.root}/{folder} is damaged: {error}; `kick run` of its matrix measures it again"
+            ) from error
+
+    def _run(self, folder: str, key: str) -> Result:
+        """run.json checked. Raises FileNotFoundError, or ValueError where it is damaged."""
+        return parse_run(self.files.read(f"{folder}/{RUN}"), key)
+
+    def _samples_bytes(self, folder: str, result: Result) -> bytes:
+        """samples.parquet checked against run.json. Raises FileNotFoundError or ValueError."""
+        wanted = result.samples.get("sha256")
+        try:
+            data = self.files.read(f"{folder}/{SAMPLES}")
+        except FileNotFoundError:
+            data = None
+        if data is not None and hashlib.sha256(data).hexdigest() == wanted:
+            return data
+        try:  # a replacement that was cut off between run.json and the renaming
+            other = self.files.read(f"{folder}/{_aside(str(wanted))}")
+        except FileNotFoundError:
+            other = b""
+        if hashlib.sha256(other).hexdigest() == wanted:
+            return other
+        if data is None:
+            raise ValueError(f"{SAMPLES} is missing beside {RUN}")
+        raise ValueError(f"{SAMPLES} ({len(data):,} bytes) does not match the checksum in {RUN}")
+
+    def runs(self) -> Iterator[Result]:
+        """Every whole run.json, by matrix and key; of this matrix where one was named.
+
+        Read from index.parquet where that is fresh; damaged ones are left out with a warning. Items are not
+        checked here: `done` does.
+        """
+        return (result for _, result in self._runs())
+
+    def _runs(self) -> Iterator[tuple[str, Result]]:
+        for path, text in index.texts(self.files, self.matrix or ""):
+            try:
+                yield path, parse_run(text, path.split("/")[-2])
+            except ValueError as error:
+                log.warning("%s/%s is damaged and left out: %s", self.root, path, error)
+
+    def states(self, verify: bool = False) -> Iterator[State]:
+        """Where every cell of the store (of this matrix) stands, by path.
+
+        `verify` reads every samples.parquet against its checksum too; without, run.json alone is checked.
+        """
+        whole = {path for path, result in self._runs() if not verify or self._sound(path, result)}
+        return status.states(self.files, self.matrix or "", whole)
+
+    def _sound(self, path: str, result: Result) -> bool:
+        try:
+            self._samples_bytes(path.rpartition("/")[0], result)
+        except (FileNotFoundError, ValueError):
+            return False
+        return True
+
+    def failures(self) -> Iterator[Failure]:
+        """Every failed cell, by matrix and key."""
+        for path in self.files.stamps(self.matrix or "", FAILED):
+            failure = self._failure(path)
+            if failure is not None:
+                yield failure
+
+    def failure(self, key: str) -> Failure | None:
+        """How the cell failed; None where it did not."""
+        return self._failure(f"{self.folder(key)}/{FAILED}")
+
+    def _failure(self, path: str) -> Failure | None:
+        try:
+            return parse_failure(self.files.read(path), path.split("/")[-2])
+        except FileNotFoundError:
+            return None
+
+    # ------------------------------------------------------------------------------------- writing
+
+    def put(self, result: Result, samples: Sequence[Sample]) -> Result:
+        """Store a cell, replacing what was there; returns the Result as it is read, `samples` filled in.
+
+        Whatever moment it is cut off at, the cell is the old one whole or the new one whole. Clears the
+        cell's failure and its kept answers. Raises StoreError where the store cannot be written.
+        """
+        data = rows.to_parquet(samples)
+        digest = hashlib.sha256(data).hexdigest()
+        result = replace(result, samples={"file": SAMPLES, "sha256": digest, "rows": len(samples)})
+        folder = self.folder(result.key, result.matrix)
+        text = render_run(result)
+        for _ in range(3):
+            self._write(folder, result.key, data, digest, text)
+            if self.problem(result.key) == "":
+                break
+        else:  # other writers of the same cell came between, three times
+            raise StoreError(
+                f"{self.root}/{folder} could not be written whole; is another program writing there?"
+            )
+        for name in (FAILED, PARTIAL):
+            self.files.delete(f"{folder}/{name}")
+        return parse_run(text, result.key)
+
+    def _write(self, folder: str, key: str, data: bytes, digest: str, text: bytes) -> None:
+        if self.problem(key) != "":
+            self.files.write(f"{folder}/{SAMPLES}", data)
+            self.files.write(f"{folder}/{RUN}", text)
+            return
+        aside = f"{folder}/{_aside(digest)}"
+        self.files.write(aside, data)
+        self.files.write(f"{folder}/{RUN}", text)
+        self.files.move(aside, f"{folder}/{SAMPLES}")
+
+    def fail(
+        self, key: str, cause: str, cell: Cell | None = None, traceback: str = "", log: str = ""
+    ) -> None:
+        """Record why a cell failed; kept answers stay. Raises StoreError."""
+        folder = self.folder(key)
+        before = self._failure(f"{folder}/{FAILED}")
+        failure = Failure(key, cause, cell, traceback, log, before.attempts + 1 if before else 1, time.time())
+        self.files.write(f"{folder}/{FAILED}", render_failure(failure))
+
+    def partial(self, key: str, total: int, fingerprint: str = "", every: int = 32) -> chunks.Partial:
+        """The kept answers of an unfinished cell, to be added to; see kick.store.chunks.Partial."""
+        folder = f"{self.folder(key)}/{PARTIAL}"
+        return chunks.Partial(self.files, folder, total, fingerprint, every)
+
+    def progress(self, key: str) -> tuple[int, int]:
+        """Answers kept and asked for of an unfinished cell; (0, 0) where none is kept."""
+        return chunks.progress(self.files, f"{self.folder(key)}/{PARTIAL}")
+
+    def claim(self, key: str) -> claims.Claim | None:
+        """Take the cell for this process; None where another has it. Beat it with kick.store.claims.Heart."""
+        folder = self.folder(key)
+        claim = claims.take(self.files, folder)
+        if claim is not None:
+            for name in self.files.names(folder):
+                if name.startswith(".") and name.endswith(TEMPORARY):  # rests of a writer that was killed
+                    self.files.delete(f"{folder}/{name}")
+        return claim
+
+    def release(self, claim: claims.Claim) -> None:
+        """Give a claim back."""
+        claims.release(self.files, claim)
+
+    def check_writable(self) -> None:
+        """Raise StoreError, saying what to do, where nothing can be written."""
+        path = f"{self.matrix + '/' if self.matrix else ''}.writable"
+        self.files.write(path, b"")
+        self.files.delete(path)
+
+
+def _checked(name: str, what: str) -> str:
+    """The name, if it is one folder's and no path. Raises KickError."""
+    if not _NAME.fullmatch(name):
+        raise KickError(f"{what} {name!r} cannot name a folder; letters, digits, - and _ can")
+    return name
+
+
+def _aside(digest: str) -> str:
+    return f"samples-{digest[:16]}.parquet" if _KEY.match(digest) else "samples-.parquet"

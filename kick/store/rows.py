@@ -1,0 +1,103 @@
+"""Samples as the rows of a Parquet file, Responses as JSON text; equal samples give equal bytes.
+
+Columns: item, prompt, preview, target, group (text), responses (a list of JSON texts, one a Response),
+and one float64 column `score:<metric>` a score, where NaN is a score that could not be computed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kick.records import Response, Sample
+
+SCORE = "score:"
+TEXTS = ("item", "prompt", "preview", "target", "group")
+RESPONSES = pa.list_(pa.string())
+_DEFAULTS = {field.name: field.default for field in fields(Response)}
+
+
+def response_to_json(response: Response) -> dict[str, Any]:
+    """The fields that the response has, as strict JSON values: NaN and infinities become their names."""
+    found = {name: getattr(response, name) for name in _DEFAULTS}
+    return {name: _plain(value) for name, value in found.items() if value != _DEFAULTS[name]}
+
+
+def response_from_json(data: Mapping[str, Any]) -> Response:
+    """The Response that `response_to_json` was taken of; unknown fields are left out."""
+    known = {name: data[name] for name in _DEFAULTS if name in data}
+    if isinstance(known.get("logprob"), str):
+        known["logprob"] = float(known["logprob"])
+    if known.get("tokens") is not None:
+        known["tokens"] = tuple(known["tokens"])
+    if known.get("values") is not None:
+        known["values"] = {name: float(value) for name, value in known["values"].items()}
+    return Response(**known)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def to_parquet(samples: Sequence[Sample]) -> bytes:
+    """The samples as a zstd-compressed Parquet file, in the order given."""
+    columns: dict[str, pa.Array] = {
+        name: pa.array([_utf8(getattr(sample, name)) for sample in samples], pa.string()) for name in TEXTS
+    }
+    columns["responses"] = pa.array([_texts(sample) for sample in samples], RESPONSES)
+    for metric in sorted({name for sample in samples for name in sample.scores}):
+        scores = [float(sample.scores.get(metric, math.nan)) for sample in samples]
+        columns[SCORE + metric] = pa.array(scores, pa.float64(), from_pandas=False)
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _texts(sample: Sample) -> list[str]:
+    return [json.dumps(response_to_json(response), sort_keys=True) for response in sample.responses]
+
+
+def _utf8(text: str) -> str:
+    """The text as it can be written: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def from_parquet(data: bytes) -> list[Sample]:
+    """The samples of such a file. Raises pyarrow.ArrowInvalid on bytes that are none."""
+    table = pq.read_table(io.BytesIO(data), memory_map=False)
+    columns = {name: table.column(name).to_pylist() for name in (*TEXTS, "responses")}
+    metrics = [name for name in table.column_names if name.startswith(SCORE)]
+    scores = {name.removeprefix(SCORE): table.column(name).to_pylist() for name in metrics}
+    return [
+        Sample(
+            **{name: columns[name][row] for name in TEXTS},
+            responses=tuple(response_from_json(json.loads(text)) for text in columns["responses"][row]),
+            scores={metric: values[row] for metric, values in scores.items()},
+        )
+        for row in range(table.num_rows)
+    ]
+
+
+def scores_of(data: bytes) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The items, and each metric's float64 array over them, from such a file; texts are not decoded."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    names = [name for name in file.schema_arrow.names if name.startswith(SCORE)]
+    table = file.read(columns=["item", *names], use_threads=False)
+    scores = {name.removeprefix(SCORE): table.column(name).to_numpy() for name in names}
+    return table.column("item").to_pylist(), scores
