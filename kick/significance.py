@@ -190,10 +190,11 @@ def mcnemar(lost: int, won: int, *, mid: bool = False) -> float:
     """
     if lost + won == 0:
         return 1.0
-    exact = float(stats.binomtest(lost, lost + won, 0.5).pvalue)
-    if not mid:
-        return exact
-    return min(1.0, exact - float(stats.binom.pmf(lost, lost + won, 0.5)))
+    fewer, flips = min(lost, won), lost + won
+    below = special.bdtr(fewer, flips, 0.5)
+    if mid:
+        below -= stats.binom.pmf(fewer, flips, 0.5) / 2
+    return float(min(1.0, 2 * below))
 
 
 def holm(p: Sequence[float] | Floats) -> Floats:

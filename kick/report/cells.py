@@ -1,0 +1,126 @@
+"""Which stored cells a report is made of, and what each is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kick.records import Result, Sample, Variant
+from kick.report import recipe
+from kick.report.items import Items
+from kick.report.rows import number
+from kick.report.tasks import task_info
+
+
+class Stored(Protocol):
+    """What the report needs of a store."""
+
+    def runs(self) -> Iterable[Result]:
+        """Every finished cell."""
+
+    def samples(self, key: str) -> Sequence[Sample]:
+        """The items of a finished cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell with its place: the store it is in, and the base model that it is held against."""
+
+    run: Result
+    store: Stored
+    base: str
+
+    @property
+    def variant(self) -> Variant:
+        return self.run.cell.variant
+
+    @property
+    def setting(self) -> str:
+        """How it was asked, beyond its own file: "5-shot, first 48, chat"; "" for the defaults."""
+        spec = self.run.cell.task
+        parts = [f"{spec.shots}-shot" if spec.shots is not None else ""]
+        parts += [
+            f"first {spec.limit}" if spec.limit is not None else "",
+            "chat" if spec.chat_template else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def asked(self) -> tuple[str, str, str, str]:
+        """What is comparable: matrix, base model, task, setting."""
+        return self.run.matrix, self.base, self.run.cell.task.name, self.setting
+
+    def items(self) -> Items:
+        """The item scores, read from the store."""
+        return Items.of(self.store.samples(self.run.key))
+
+
+def gather(stores: Sequence[Stored]) -> tuple[list[Cell], list[str]]:
+    """The cells of these stores, the newest of each, with notes of what was left out."""
+    return _newest(_based([(run, store) for store in stores for run in store.runs()]))
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """The columns that all rows of a cell share."""
+    run, spec = cell.run, cell.run.cell.task
+    return {
+        "matrix": run.matrix,
+        "base": cell.base,
+        "variant": cell.variant.name,
+        "label": recipe.label(cell.variant),
+        "key": run.key,
+        "dense": cell.variant.dense,
+        **recipe.traits(cell.variant),
+        "task": spec.name,
+        "title": task_info(spec.name).title,
+        "setting": cell.setting,
+        "shots": number(spec.shots),
+        "limit": number(spec.limit),
+        "chat_template": spec.chat_template,
+        "truncated": run.counts.get("truncated", 0),
+        "seconds": math.fsum(run.seconds.values()),
+        "compress_seconds": number(run.seconds.get("compress")),
+        "peak_memory": run.peak_memory,
+        **recipe.achieved(run.compression),
+    }
+
+
+def _based(runs: Sequence[tuple[Result, Stored]]) -> list[Cell]:
+    """Each run once, with its base model: its own, or for a checkpoint the one its matrix is about."""
+    unique: dict[tuple[str, str], tuple[Result, Stored]] = {}
+    for run, store in runs:
+        unique.setdefault((run.matrix, run.key), (run, store))
+    models = {run.key: run.cell.variant.model for run, _ in unique.values() if run.cell.variant.dense}
+    of_matrix = {run.matrix: models[run.key] for run, _ in unique.values() if run.key in models}
+    digests: dict[str, set[str]] = {}
+    for model in models.values():
+        digests.setdefault(model.name, set()).add(model.digest)
+    cells = []
+    for run, store in unique.values():
+        model = run.cell.variant.model
+        if run.cell.variant.checkpoint:
+            model = models.get(run.cell.reference or "") or of_matrix.get(run.matrix) or model
+        several = len(digests.get(model.name, ())) > 1
+        cells.append(Cell(run, store, f"{model.name} ({model.digest[:6]})" if several else model.name))
+    return cells
+
+
+def _newest(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """Of several results of one variant on one question the newest, and a note of what was left out."""
+    chosen: dict[tuple, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: str(cell.run.provenance.get("time", ""))):
+        chosen[(*cell.asked, cell.variant.name)] = cell
+    left = len(cells) - len(chosen)
+    notes = [f"{left} older results of the same variants and tasks are left out"] if left else []
+    keep = set(map(id, chosen.values()))
+    return [cell for cell in cells if id(cell) in keep], notes
+
+
+def by_asked(cells: Iterable[Cell]) -> dict[tuple, list[Cell]]:
+    """The cells by what they were asked: each list is comparable."""
+    found: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.asked, []).append(cell)
+    return found

@@ -1,0 +1,150 @@
+"""Runs and samples -> one tidy DataFrame: a row a cell and metric, with its gap to dense and verdict.
+
+Every variant is held against the dense cell of its own matrix, base model and task setting, item by item.
+A row whose samples are not there keeps its score and plain gap, without interval or verdict.
+
+Columns (NaN or "" where there is nothing):
+
+    matrix, base, variant, label, key, dense    where a row stands; `base` is the base model's name
+    method, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
+    corpus, sequences, length, seed, propagate  what was done (see `kick.report.recipe`)
+    task, title, setting, shots, limit, chat_template, group    what was asked; group "" is all items
+    metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
+    value, low, high, stderr, n, missing        the score, with its 95 % interval over items
+    dense_value, gap, gap_low, gap_high, relative    against dense; relative is the gap as a share of dense
+    p, p_holm, test, verdict, lost, won, detectable  see `kick.significance`; verdict "dense" on dense rows
+    noise, within_noise                         the largest gap of a dense replica; this gap is inside it
+    seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
+    truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kick import metrics, significance
+from kick.records import KickError
+from kick.report import groups, items, pairs
+from kick.report.cells import Cell, Stored, by_asked, describe, gather
+from kick.report.items import Items
+from kick.report.rows import gap, number, plain_gap
+from kick.report.tasks import headline
+
+SECTION = ["matrix", "base"]
+CELL = [*SECTION, "task", "setting"]
+COMPARED = [*CELL, "metric", "group"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The frame with the cells that it was made of, and what a reader must know about them."""
+
+    frame: pd.DataFrame
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+
+def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
+    """All finished cells of these stores as a Report.
+
+    `paired` False leaves the samples unread: scores and plain gaps only, for a quick look at very many cells.
+    Raises KickError where there is no finished cell.
+    """
+    cells, notes = gather(stores)
+    if not cells:
+        raise KickError("there is no finished cell in these results; `kick run` makes some")
+    rows = [row for part in by_asked(cells).values() for row in _rows(part, paired)]
+    if paired:
+        rows += pairs.rows(cells)
+    return Report(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
+
+
+# ---------------------------------------------------------------------------------------- rows
+
+
+def _rows(cells: Sequence[Cell], paired: bool) -> Iterator[dict[str, Any]]:
+    """The rows of all variants that were asked the same, dense first."""
+    dense = next((cell for cell in cells if cell.variant.dense), None)
+    ours = dense.items() if dense and paired else None
+    for cell in sorted(cells, key=lambda cell: not cell.variant.dense):
+        theirs = cell.items() if paired else None
+        yield from _cell_rows(cell, theirs, dense, ours)
+
+
+def _cell_rows(cell: Cell, theirs: Items | None, dense: Cell | None, ours: Items | None) -> Iterator[dict]:
+    facts = describe(cell)
+    primary = headline(cell.run.cell.task.name, [score.metric for score in cell.run.scores])
+    before = {score.metric: score.value for score in dense.run.scores} if dense else {}
+    for score in cell.run.scores:
+        metric = metrics.describe(score.metric)
+        row = {
+            **facts,
+            "group": "",
+            "metric": score.metric,
+            "primary": score.metric == primary,
+            "higher_is_better": score.higher_is_better,
+            "unit": metric.unit,
+            **{name: number(getattr(score, name)) for name in ("value", "low", "high", "stderr")},
+            "n": score.n,
+            "missing": score.missing,
+            **plain_gap(number(score.value), number(before.get(score.metric))),
+        }
+        if ours is not None and theirs is not None and not cell.variant.dense:
+            row |= gap(items.difference(ours, theirs, metric), metric)
+        yield row
+    if theirs is not None:
+        yield from groups.rows(facts, metrics.describe(primary), ours, theirs)
+
+
+# ---------------------------------------------------------------------------------------- the whole frame
+
+
+def _complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Holm, the noise band, the spread over seeds, dense verdicts, unique labels."""
+    frame.loc[frame["dense"], "verdict"] = "dense"
+    frame["label"] = _unique_labels(frame)
+    frame["p_holm"] = _holm(frame)
+    frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
+    inside = frame["gap"].abs() <= frame["noise"]
+    frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
+    over = [*COMPARED, "recipe"]
+    seeded = frame[frame["seed"].notna()].groupby(over, sort=False)["value"]
+    spread = seeded.agg(seed_mean="mean", seed_sd="std", seeds="count").reset_index()
+    found = frame[over].merge(spread, on=over, how="left")
+    for name in ("seed_mean", "seed_sd", "seeds"):
+        frame[name] = found[name].to_numpy()
+    return frame
+
+
+def _unique_labels(frame: pd.DataFrame) -> pd.Series:
+    """Labels as they are, with seed or else by variant name where two of a section would read the same."""
+    labels, seeds = frame["label"], frame["seed"]
+    clear = frame.groupby([*SECTION, labels])["variant"].transform("nunique") == 1
+    seeded = labels.where(clear | seeds.isna(), labels + ", seed " + seeds.map("{:g}".format))
+    clear = frame.groupby([*SECTION, seeded])["variant"].transform("nunique") == 1
+    return seeded.where(clear, frame["variant"])
+
+
+def _holm(frame: pd.DataFrame) -> pd.Series:
+    """p adjusted over a matrix and base model: headline metrics are one family, all others a second.
+
+    Groups of items and dense replicas are not tests of the matrix.
+    """
+    tested = frame[(frame["group"] == "") & ~frame["dense"] & (frame["replica"] == "")]
+    compared = tested["metric"].map(lambda name: metrics.describe(name).compared)
+    adjusted = pd.Series(math.nan, index=frame.index)
+    for _, family in tested.groupby([*SECTION, tested["primary"] & compared]):
+        adjusted[family.index] = significance.holm(family["p"].to_numpy())
+    return adjusted
+
+
+def _noise(frame: pd.DataFrame) -> pd.DataFrame:
+    """The largest gap that a dense replica shows, by what is compared."""
+    replicas = frame[(frame["replica"] != "") & frame["gap"].notna()]
+    sizes = replicas.assign(noise=replicas["gap"].abs()).groupby(COMPARED, sort=False)["noise"]
+    return sizes.max().reset_index()

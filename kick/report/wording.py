@@ -1,0 +1,163 @@
+"""How numbers, gaps and verdicts are written, the same on every page, table and figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from kick import metrics
+
+MINUS, RANGE, NOTHING = "\u2212", "\u2013", "\u2013"
+
+# unit -> (factor for readers, decimals, name beside the number)
+UNITS = {
+    "share": (100.0, 1, "%"),
+    "nats": (1.0, 3, "nats"),
+    "tokens": (1.0, 1, "tokens"),
+    "words": (1.0, 1, "words"),
+    "ratio": (1.0, 2, ""),
+    "points": (1.0, 2, "points"),
+}
+
+VERDICTS = {
+    "dense": "the dense model",
+    "matching": "within 5 % of dense, shown",
+    "not matching": "more than 5 % from dense, shown",
+    "undecided": "neither can be shown with this many items",
+    "": "no verdict",
+}
+WITHIN_NOISE = "inside the noise"
+
+# method -> (title, source)
+METHODS: Mapping[str, tuple[str, str]] = {
+    "random": ("random pruning", ""),
+    "magnitude": ("magnitude pruning", "Han et al. 2015, arXiv 1506.02626"),
+    "wanda": ("Wanda", "Sun et al. 2023, arXiv 2306.11695"),
+    "sparsegpt": ("SparseGPT", "Frantar and Alistarh 2023, arXiv 2301.00774"),
+    "admm": ("ADMM pruning", "Boža 2024, arXiv 2401.02938"),
+    "pruner_zero": ("Pruner-Zero", "Dong et al. 2024, arXiv 2406.02924"),
+    "gblm": ("GBLM-Pruner", "Das et al. 2023, arXiv 2311.04902"),
+    "rtn": ("round to nearest", ""),
+    "gptq": ("GPTQ", "Frantar et al. 2022, arXiv 2210.17323"),
+    "awq": ("AWQ", "Lin et al. 2023, arXiv 2306.00978"),
+    "smoothquant": ("SmoothQuant", "Xiao et al. 2022, arXiv 2211.10438"),
+    "llm_int8": ("LLM.int8()", "Dettmers et al. 2022, arXiv 2208.07339"),
+    "nf4": ("NF4", "Dettmers et al. 2023, arXiv 2305.14314"),
+    "hqq": ("HQQ", "Badri and Shaji 2023"),
+    "flap": ("FLAP", "An et al. 2023, arXiv 2312.11983"),
+    "llm_pruner": ("LLM-Pruner", "Ma et al. 2023, arXiv 2305.11627"),
+    "drop_last": ("last blocks dropped", "Lu et al. 2024, arXiv 2411.15558"),
+    "block_influence": ("ShortGPT", "Men et al. 2024, arXiv 2403.03853"),
+    "laco": ("LaCo", "Yang et al. 2024, arXiv 2402.11187"),
+    "eora": ("EoRA", "Liu et al. 2024, arXiv 2410.21271"),
+}
+PROTOCOL_SOURCES = (
+    "LLM-KICK: Jaiswal et al., ICLR 2024, arXiv 2310.01382",
+    "Divergent Token Metrics: Deiseroth et al., arXiv 2311.01544",
+    "Accuracy is not all you need (flips): Dutta et al., arXiv 2407.09141",
+)
+
+
+def known(value: Any) -> bool:
+    """Whether there is a finite number."""
+    return value is not None and not isinstance(value, str) and math.isfinite(value)
+
+
+def number(value: float, unit: str, *, signed: bool = False) -> str:
+    """The value for readers, shares in percent: "54.2", with a true minus; a dash where there is none."""
+    if not known(value):
+        return NOTHING
+    factor, decimals, _ = UNITS.get(unit, UNITS["ratio"])
+    value = value * factor
+    if abs(value) >= 1000:
+        decimals = 0
+    text = f"{abs(value):,.{decimals}f}".replace(",", "\u2009")
+    if float(f"{abs(value):.{decimals}f}") == 0:
+        return f"±{text}" if signed else text
+    return (MINUS if value < 0 else "+" if signed else "") + text
+
+
+def span(low: float, high: float, unit: str) -> str:
+    """An interval: "47.7 to 65.2"; a dash where there is none."""
+    if not (known(low) and known(high)):
+        return NOTHING
+    return f"{number(low, unit)} to {number(high, unit)}"
+
+
+def signed_span(low: float, high: float, unit: str) -> str:
+    """The interval of a gap, with signs."""
+    if not (known(low) and known(high)):
+        return NOTHING
+    return f"{number(low, unit, signed=True)} to {number(high, unit, signed=True)}"
+
+
+def p_value(p: float) -> str:
+    """ "0.032", "< 0.001"; a dash where there is none."""
+    if not known(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def better(row: Mapping[str, Any]) -> bool:
+    """Whether the gap to dense is in the good direction."""
+    return known(row["gap"]) and (row["gap"] > 0) == bool(row["higher_is_better"]) and row["gap"] != 0
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """The verdict in words: "matching", "worse", "better", "undecided", "inside the noise", "dense", "".
+
+    A gap that a dense replica shows too is no difference, whatever the test says.
+    """
+    if row["verdict"] in ("dense", "matching"):
+        return str(row["verdict"])
+    if bool(row["within_noise"]):
+        return WITHIN_NOISE
+    if row["verdict"] == "not matching":
+        return "better" if better(row) else "worse"
+    return str(row["verdict"])
+
+
+MARKS = {
+    "matching": "=",
+    "worse": "\u25bc",
+    "better": "\u25b2",
+    "undecided": "?",
+    WITHIN_NOISE: "~",
+    "dense": "",
+    "": "",
+}
+
+
+def metric_label(name: str) -> str:
+    """The metric's label with its unit: "exact match (%)"."""
+    metric = metrics.describe(name)
+    unit = UNITS.get(metric.unit, UNITS["ratio"])[2]
+    return f"{metric.label} ({unit})" if unit else metric.label
+
+
+def task_label(row: Mapping[str, Any]) -> str:
+    """The task's title, with how it was asked where that is not its default."""
+    return f"{row['title']} ({row['setting']})" if row["setting"] else str(row["title"])
+
+
+def harmless(value: Any) -> Any:
+    """A CSV cell that no spreadsheet takes for a formula: text that starts like one gets a quote."""
+    if not isinstance(value, str) or not value:
+        return value
+    text = value.replace("\x00", "")
+    return f"'{text}" if text.lstrip(" \u00a0\ufeff")[:1] in _FORMULA or text[:1] in "\t\r\n" else text
+
+
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV without its index, numbers in full, text harmless."""
+    safe = frame.copy()
+    safe.columns = [harmless(str(name)) for name in safe.columns]
+    for name in safe.columns[safe.dtypes.map(lambda kind: not pd.api.types.is_numeric_dtype(kind))]:
+        safe[name] = safe[name].map(harmless)
+    return safe.to_csv(index=False, lineterminator="\n")
