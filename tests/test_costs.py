@@ -1,0 +1,64 @@
+"""Estimates of time, memory and disk: what they grow with, what is learned, and what is refused for them."""
+
+import pytest
+from small_tables import KEYED, SOURCES, planned
+
+from kick import costs
+from kick.config import parse
+from kick.costs import Rates, Shape
+from kick.plan import plan
+from kick.records import KickError
+
+
+def test_costs_grow_with_work_and_shrink_with_what_was_learned():
+    text = KEYED + "  - {method: magnitude, sparsity: 0.5}\n"
+    found = planned(text)
+    dense, wanda, magnitude = (found.estimates[v.name] for v in found.variants)
+    assert dense.seconds["compress"] == 0 < magnitude.seconds["compress"] < wanda.seconds["compress"]
+    assert wanda.calibration == 2 * 8 * 256 * 576 * 4
+    assert dense.memory > 4 * 135_000_000
+    assert found.seconds == pytest.approx(sum(e.total for e in found.estimates.values()))
+    quick = costs.learned(Rates(), "facts", items=100, seconds=1.0, parameters=135_000_000)
+    learned = plan(parse(text, "m.yaml"), sources=SOURCES, rates=quick)
+    assert learned.jobs[0].cost < found.jobs[0].cost
+
+
+def test_rates_are_kept_and_a_damaged_file_is_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert costs.load_rates() == Rates()
+    rates = costs.measured(costs.learned(Rates(), "facts", 10, 2.0, 10**9), 512, 1.0, 10**8)
+    costs.save_rates(rates)
+    assert costs.load_rates() == rates
+    assert rates.items == {"facts": 0.2}
+    costs.rates_file().write_text("{")
+    assert costs.load_rates() == Rates()
+    assert "damaged" in caplog.text
+
+
+def test_what_cannot_fit_is_refused_before_a_model_is_loaded(tmp_path):
+    estimates = planned(KEYED).estimates
+    most = max(one.memory for one in estimates.values())
+    assert costs.preflight(estimates, tmp_path, memory=10 * most) == []
+    assert "needs about" in costs.preflight(estimates, tmp_path, memory=most + 1)[0]
+    with pytest.raises(KickError, match=r"variant .* of memory, there is"):
+        costs.preflight(estimates, tmp_path, memory=most - 1)
+    with pytest.raises(KickError, match=r"of disk, .* free"):
+        costs.preflight(estimates, tmp_path, memory=10 * most, disk=10)
+
+
+def test_a_shape_is_read_off_headers(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "model.embed.weight": np.zeros((32, 8), np.float32),
+        "model.layers.0.up.weight": np.zeros((24, 8), np.float32),
+        "model.layers.0.down.weight": np.zeros((8, 24), np.float32),
+        "model.layers.1.up.weight": np.zeros((24, 8), np.float32),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"hidden_size": 8, "vocab_size": 32}')
+    assert costs.shape(tmp_path) == Shape(256 + 3 * 192, 384, 24, 8, 32)
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(KickError, match="header cannot be read"):
+        costs.shape(tmp_path)

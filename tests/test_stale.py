@@ -1,0 +1,57 @@
+"""Stored cells whose keys a change has left behind: found, counted, and the change said in words."""
+
+from dataclasses import replace
+
+import pytest
+from small_tables import DEFAULTS, KEYED, SOURCES, planned, step
+
+from kick.records import Result
+from kick.stale import summary
+from kick.variants import MethodTable
+
+
+class Stored:
+    """A store of the cells of a plan."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def runs(self):
+        return (Result(cell.key, self.found.matrix.name, cell, ()) for cell in self.found.cells)
+
+
+def changed_table():
+    changed = {**DEFAULTS, "wanda": {"sparsity": None, "damping": 0.02}}
+    return MethodTable(lambda name, options: step(name, options, changed), SOURCES.methods.needs)
+
+
+def test_a_changed_default_makes_cells_stale_and_says_why():
+    store = Stored(planned(KEYED))
+    assert planned(KEYED).stale(store) == []
+    found = planned(KEYED, replace(SOURCES, methods=changed_table())).stale(store)
+    assert [(one.variant, one.task) for one in found] == [("wanda-0.5", "facts"), ("wanda-0.5", "diverge")]
+    assert summary(found) == ["2 cells are stale: wanda default changed: damping 0.01 -> 0.02"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("sequences: 8", "sequences: 9", "calibration.sequences 8 -> 9"),
+        ("model: tiny", "model: other", "the model's weights changed"),
+        ("model: tiny", "model: tiny\nlimit: {facts: 10}", "limit null -> 10"),
+        ("wikitext2", "kick_mini_calibration", "the calibration corpus changed"),
+    ],
+)
+def test_what_changed_is_said_in_words(old, new, words):
+    found = planned(KEYED.replace(old, new)).stale(Stored(planned(KEYED)))
+    assert found
+    assert all(any(words in change for change in one.changes) for one in found)
+
+
+def test_cells_of_another_matrix_and_those_measured_again_are_not_stale():
+    new = planned(KEYED.replace("sequences: 8", "sequences: 9"))
+    assert new.stale(Stored(planned(KEYED.replace("trial", "other")))) == []
+    both = Stored(planned(KEYED))
+    runs = [*both.runs(), *Stored(new).runs()]
+    both.runs = lambda: iter(runs)
+    assert new.stale(both) == []
