@@ -72,7 +72,7 @@ _enter(
     ),
     ("contains", "contains", "an alias stands in the answer, on word boundaries"),
     ("acc", "accuracy", "the gold choice has the highest log-likelihood"),
-    ("acc_norm", "accuracy (normalised)", "the same with log-likelihood per byte of the choice"),
+    ("acc_norm", "normalised accuracy", "the same with log-likelihood per byte of the choice"),
     ("from_context", "from context", "the answer that the passage gives, against common knowledge"),
     ("rouge1", "ROUGE-1", "unigram F1 against the reference summary"),
     ("rouge2", "ROUGE-2", "bigram F1 against the reference summary"),

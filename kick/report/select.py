@@ -1,0 +1,134 @@
+"""Which rows of the frame a table or figure is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+
+from kick.report.groups import MACRO
+
+SECTION = ["matrix", "base"]
+PAIRED = "|"  # in a task's name: derived of two tasks
+
+# What a published task is called here: kick's own on real data first, then KICK-Mini's.
+FAMILIES = {
+    "factoid_qa": ("kick_factoid_qa", "kick_mini_factoid"),
+    "mcr_qa": ("kick_mcr_qa", "kick_mcr_qa_gen", "kick_mini_mcq"),
+    "icra_qa_closed": ("kick_icra_qa_closed", "kick_mini_closed"),
+    "icra_qa_open": ("kick_icra_qa_open", "kick_mini_open"),
+    "summarization": ("kick_summarization", "kick_mini_summary"),
+    "instruction_following": ("kick_instruction_following",),
+    "perplexity": ("kick_perplexity", "kick_mini_perplexity"),
+    "fidelity": ("kick_fidelity", "kick_mini_fidelity"),
+}
+
+
+class Nothing(Exception):
+    """A table or figure that this frame cannot feed; the message says what is missing."""
+
+
+def wanted(rows: pd.DataFrame, missing: str) -> pd.DataFrame:
+    """The rows, or Nothing("there is no " + what is missing)."""
+    if rows.empty:
+        raise Nothing(f"there is no {missing} in these results")
+    return rows
+
+
+def headlines(frame: pd.DataFrame, *, replicas: bool = False) -> pd.DataFrame:
+    """The headline metric of every task over all items; dense replicas left out unless asked for."""
+    rows = frame[frame["primary"] & (frame["group"] == "")]
+    return rows if replicas else rows[rows["replica"] == ""]
+
+
+def family(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of a published task's counterparts."""
+    return frame[frame["task"].isin(FAMILIES[name])]
+
+
+def level(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Dense rows and those that differ from it in one way: kind "sparsity", "nm" or "bits"."""
+    single = frame["method"].str.contains(r" \+ ", regex=True).eq(False) & (frame["replica"] == "")
+    if kind == "sparsity":
+        chosen = frame["pattern"].isin(["unstructured", "structured"]) & frame["bits"].isna()
+    elif kind == "nm":
+        chosen = frame["pattern"].str.contains(":", regex=False) & frame["bits"].isna()
+    else:
+        chosen = frame["bits"].notna() & (frame["sparsity"] == 0)
+    rows = frame[single & chosen]
+    asked = frame[frame["dense"]].merge(rows[[*SECTION, "task", "setting"]].drop_duplicates())
+    return pd.concat([asked, rows]) if len(rows) else rows
+
+
+def sections(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(name, rows) of each matrix and base model; the name is "" where there is only one."""
+    parts = [(f"{matrix}, {base}", rows) for (matrix, base), rows in frame.groupby(SECTION, sort=False)]
+    for name, rows in parts:
+        yield (name if len(parts) > 1 else ""), rows
+
+
+def tasks(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """(task, setting) in the order in which they first stand, two-task rows left out."""
+    rows = frame[~frame["task"].str.contains(PAIRED, regex=False)]
+    return list(dict.fromkeys(zip(rows["task"], rows["setting"], strict=True)))
+
+
+def of_task(frame: pd.DataFrame, task: tuple[str, str]) -> pd.DataFrame:
+    """The rows of one task and setting."""
+    return frame[(frame["task"] == task[0]) & (frame["setting"] == task[1])]
+
+
+def by_group(frame: pd.DataFrame, *, macro: bool = False) -> pd.DataFrame:
+    """The rows by subject, discipline or category, without or with their mean."""
+    rows = frame[frame["group"] != ""]
+    return rows if macro else rows[rows["group"] != MACRO]
+
+
+METHOD_ORDER = (
+    "dense",
+    "random",
+    "magnitude",
+    "wanda",
+    "sparsegpt",
+    "admm",
+    "pruner_zero",
+    "gblm",
+    "flap",
+    "llm_pruner",
+    "drop_last",
+    "block_influence",
+    "laco",
+    "rtn",
+    "gptq",
+    "awq",
+    "hqq",
+    "nf4",
+    "llm_int8",
+    "smoothquant",
+    "eora",
+)
+
+
+def method_order(names: Iterable[str]) -> list[str]:
+    """Method names in their customary order, unknown ones and recipes after them by name."""
+    place = {name: number for number, name in enumerate(METHOD_ORDER)}
+    return sorted(set(names), key=lambda name: (place.get(name, len(place)), name))
+
+
+def variant_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with dense first, then by method, pattern, sparsity upward, bits downward, seed."""
+    place = {name: number for number, name in enumerate(method_order(frame["method"]))}
+    keys = pd.DataFrame(
+        {
+            "dense": ~frame["dense"],
+            "replica": frame["replica"] != "",
+            "method": frame["method"].map(place),
+            "pattern": frame["pattern"].str.contains(":", regex=False),
+            "sparsity": frame["sparsity"],
+            "bits": -frame["bits"].fillna(99),
+            "seed": frame["seed"].fillna(0),
+            "label": frame["label"],
+        },
+        index=frame.index,
+    )
+    return frame.loc[keys.sort_values(list(keys), kind="stable").index]
