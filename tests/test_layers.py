@@ -1,6 +1,8 @@
 """The shape of the code: imports point down, no cycles, no torch where none is needed, nothing too large."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -163,3 +165,12 @@ def test_nothing_runs_foreign_code_or_swallows_errors(module):
 def safe(call: ast.Call) -> bool:
     """yaml.load with a loader named safe (or a subclass that starts with _), nothing else."""
     return "Loader=" in ast.unparse(call) and ast.unparse(call.func) == "yaml.load"
+
+
+def test_reading_results_brings_no_torch_in_by_others_either():
+    rooms = sorted(LIGHT & {room(module) for module in MODULES})
+    program = f"import sys, {', '.join('kick.' + name for name in rooms)}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(done.stdout.split())
