@@ -34,9 +34,8 @@ class Table:
         """As a GitHub table under its title, with the note beneath."""
         lines = [self.heads, tuple("---" if i == 0 else "---:" for i in range(len(self.heads))), *self.cells]
         body = "\n".join(f"| {' | '.join(_markdown(cell) for cell in line)} |" for line in lines)
-        return f"### {_markdown(self.title)}\n\n{body}\n" + (
-            f"\n{_markdown(self.note)}\n" if self.note else ""
-        )
+        note = f"\n{_markdown(self.note)}\n" if self.note else ""
+        return f"### {_markdown(self.title)}\n\n{body}\n{note}"
 
     def csv(self) -> str:
         """The rows behind the cells, with full numbers."""
@@ -94,9 +93,8 @@ NOTE = (
 
 def score_cell(row: pd.Series) -> str:
     """A cell: "54.2 [47.7 to 65.2] \u22125.0 \u25bc"."""
-    text = (
-        f"{wording.number(row['value'], row['unit'])} [{wording.span(row['low'], row['high'], row['unit'])}]"
-    )
+    unit = row["unit"]
+    text = f"{wording.number(row['value'], unit)} [{wording.span(row['low'], row['high'], unit)}]"
     if row["dense"]:
         return text
     mark = wording.MARKS[wording.verdict(row)]
@@ -113,9 +111,8 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[pd.Series], str] = s
     for task in tasks:
         part = select.of_task(rows, task).drop_duplicates("label").set_index("label")
         first = part.iloc[0]
-        heads.append(
-            f"{wording.task_label(first)}: {wording.metric_label(first['metric'])}, n = {first['n']}"
-        )
+        metric = wording.metric_label(first["metric"])
+        heads.append(f"{wording.task_label(first)}: {metric}, n = {first['n']}")
         columns.append(part)
     lines = [
         (label, *(cell(part.loc[label]) if label in part.index else wording.NOTHING for part in columns))
@@ -165,10 +162,8 @@ def seeds(frame: pd.DataFrame) -> Table:
     rows = rows.assign(label=rows["label"].str.replace(r", seed \d+$", "", regex=True))
 
     def cell(row: pd.Series) -> str:
-        mean, sd = row["seed_mean"], row["seed_sd"]
-        return (
-            f"{wording.number(mean, row['unit'])} \u00b1 {wording.number(sd, row['unit'])} ({row['seeds']:g})"
-        )
+        mean, sd = (wording.number(row[name], row["unit"]) for name in ("seed_mean", "seed_sd"))
+        return f"{mean} \u00b1 {sd} ({row['seeds']:g})"
 
     found = crossed(rows, "Mean and standard deviation over calibration seeds (number of seeds)", cell)
     return Table(found.title, found.heads, found.cells, found.rows, "Not an interval over items.")
@@ -184,9 +179,8 @@ def eight_bit(frame: pd.DataFrame) -> Table:
     """The paper's table 2: what 8 bits cost."""
     rows = select.level(_four(frame), "bits")
     rows = rows[rows["dense"] | (rows["bits"] == 8)]
-    return crossed(
-        select.wanted(rows[rows["bits"].eq(8).any() & rows.index.notna()], "8-bit variant"), "8 bits"
-    )
+    select.wanted(rows[~rows["dense"]], "8-bit variant")
+    return crossed(rows, "8 bits")
 
 
 @table("pruning_by_task", "Unstructured pruning by task, to 50 %", paper="Table 3")
@@ -194,9 +188,27 @@ def pruning_by_task(frame: pd.DataFrame) -> Table:
     """The paper's table 3: pruning on four tasks."""
     rows = select.level(_four(frame), "sparsity")
     rows = rows[rows["sparsity"] <= 0.5]
-    return crossed(
-        select.wanted(rows, "unstructured variant of at most 50 %"), "Unstructured pruning by task"
-    )
+    select.wanted(rows[~rows["dense"]], "unstructured variant of at most 50 %")
+    return crossed(rows, "Unstructured pruning by task")
+
+
+@table("closed_open", "Knowledge lost and reading lost", paper="Fig 4")
+def closed_open(frame: pd.DataFrame) -> Table:
+    """Of what dense knows with the book closed, and of what it only reads, the shares now wrong."""
+    rows = frame[frame["metric"].isin(["knowledge_lost", "reading_lost"]) & (frame["replica"] == "")]
+    rows = select.variant_order(select.wanted(rows, "task asked with the book closed and open"))
+    heads = ("variant", "lost of dense's", "share (%)", "95 % interval", "n")
+    lines = [
+        (
+            row["label"],
+            "knowledge" if row["metric"] == "knowledge_lost" else "reading",
+            wording.number(row["value"], "share"),
+            wording.span(row["low"], row["high"], "share"),
+            str(row["n"]),
+        )
+        for _, row in rows[~rows["dense"]].iterrows()
+    ]
+    return Table("Knowledge lost and reading lost", heads, tuple(lines), rows)
 
 
 def make_all(frame: pd.DataFrame, names: Sequence[str] = ()) -> dict[str, Table]:
