@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 KEY_VERSION = 1
@@ -110,7 +111,7 @@ class Cell:
     task: TaskSpec
     reference: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hex digits that change with everything that changes the numbers, and with nothing else."""
         return key(self.identity())

@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow as pa
 
 from kick.records import Cell, KickError, Result, Sample
 from kick.store import chunks, claims, index, rows, status
-from kick.store.files import TEMPORARY, StoreError, open_files
+from kick.store.files import TEMPORARY, LocalFiles, StoreError, open_files
 from kick.store.runs import FAILED, RUN, Failure, parse_failure, parse_run, render_failure, render_run
 from kick.store.status import PARTIAL, SAMPLES, State
 
@@ -68,6 +69,11 @@ class Store:
     def done(self, key: str) -> bool:
         """Whether run.json is there and whole, and samples.parquet is the one it names, byte for byte."""
         return self.problem(key) == ""
+
+    def done_among(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that are done; an object store is asked by many threads at once."""
+        with ThreadPoolExecutor(1 if isinstance(self.files, LocalFiles) else 32) as pool:
+            return {key for key, done in zip(keys, pool.map(self.done, keys), strict=True) if done}
 
     def problem(self, key: str) -> str:
         """What keeps the cell from being done: "" nothing, "missing", or what is damaged."""
@@ -166,10 +172,9 @@ class Store:
         return True
 
     def failures(self) -> Iterator[Failure]:
-        """Every failed cell, by matrix and key."""
+        """Every failed cell, by matrix and key; one that was measured since is none."""
         for path in self.files.stamps(self.matrix or "", FAILED):
-            failure = self._failure(path)
-            if failure is not None:
+            if RUN not in self.files.names(path.rpartition("/")[0]) and (failure := self._failure(path)):
                 yield failure
 
     def failure(self, key: str) -> Failure | None:
@@ -235,10 +240,13 @@ class Store:
         """Answers kept and asked for of an unfinished cell; (0, 0) where none is kept."""
         return chunks.progress(self.files, f"{self.folder(key)}/{PARTIAL}")
 
-    def claim(self, key: str) -> claims.Claim | None:
-        """Take the cell for this process; None where another has it. Beat it with kick.store.claims.Heart."""
+    def claim(self, key: str, sweep: str = "") -> claims.Claim | None:
+        """Take the cell for this process; None where another has it. Beat it with kick.store.claims.Heart.
+
+        One that a dead worker of the same `sweep` left is taken over.
+        """
         folder = self.folder(key)
-        claim = claims.take(self.files, folder)
+        claim = claims.take(self.files, folder, sweep)
         if claim is not None:
             for name in self.files.names(folder):
                 if name.startswith(".") and name.endswith(TEMPORARY):  # rests of a writer that was killed
@@ -248,6 +256,20 @@ class Store:
     def release(self, claim: claims.Claim) -> None:
         """Give a claim back."""
         claims.release(self.files, claim)
+
+    def held_by_other(self, key: str, sweep: str) -> str:
+        """Who else, living or not known to be dead, has the cell; "" where nobody has.
+
+        A claim that a worker of this `sweep`, or a dead process, left is removed.
+        """
+        folder = self.folder(key)
+        seen = claims.look(self.files, folder)
+        if seen is None:
+            return ""
+        if seen.get("sweep") == sweep or claims.dead_here(seen):
+            claims.clear(self.files, folder, seen)
+            return ""
+        return f"process {seen.get('pid')} on {str(seen.get('machine')).split(':')[0]} has it"
 
     def check_writable(self) -> None:
         """Raise StoreError, saying what to do, where nothing can be written."""

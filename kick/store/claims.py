@@ -38,6 +38,7 @@ class Claim:
 
     folder: str
     owner: str
+    sweep: str = ""
     beat: int = 0
     lost: bool = False
 
@@ -74,17 +75,21 @@ def _content(claim: Claim) -> bytes:
     return json.dumps(body).encode()
 
 
-def take(files: Files, folder: str) -> Claim | None:
+def take(files: Files, folder: str, sweep: str = "") -> Claim | None:
     """Claim a cell; None where someone living, or not yet known to be dead, has it.
 
-    Raises StoreError where the store cannot be written.
+    A claim of the same `sweep` is a dead worker's, for a sweep gives a job to one worker at a time. Raises
+    StoreError where the store cannot be written.
     """
-    claim = Claim(folder, f"{os.getpid()}-{secrets.token_hex(6)}")
+    claim = Claim(folder, f"{os.getpid()}-{secrets.token_hex(6)}", sweep)
     for _ in range(2):
         if files.create(f"{folder}/{CLAIM}", _content(claim)):
             return claim
         seen = look(files, folder)
-        if seen is not None and not (dead_here(seen) and clear(files, folder, seen)):
+        if seen is None:
+            continue
+        own = bool(sweep) and seen.get("sweep") == sweep
+        if not ((own or dead_here(seen)) and clear(files, folder, seen)):
             return None
     return None
 
