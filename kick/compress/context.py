@@ -1,0 +1,97 @@
+"""What a method is called with beside the model: the calibration data and what the recipe did so far.
+
+A `Calibration` is the sequence of token sequences that DESIGN's Method takes, and carries through a recipe
+the masks that later steps keep, the grids that weights stand on, and notes for run.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kick.compress.grid import Grid, Scale
+from kick.compress.sparsity import Sparsity
+
+Propagate = Literal["compressed", "dense"]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """How a weight is stored: on an integer grid with its scales, or in a named format of so many bits.
+
+    `bits` counts everything, scales and zeros too, for each weight. `name` is the format's ("int", "nf4",
+    ...).
+    """
+
+    name: str
+    bits: float
+    grid: Grid | None = None
+    scale: Scale | None = None
+    activation_bits: int | None = None
+
+
+@dataclass(eq=False)
+class Calibration(Sequence[Tensor]):
+    """Token sequences (1, length), and the state of a recipe.
+
+    Attributes:
+        propagate: what a block is fed: what the compressed blocks before it give, or the dense ones.
+        offload: a folder for the hidden states; None keeps them in memory.
+        memory: a folder for statistics of the dense model, shared between methods; with propagate "dense"
+        only. masks: full name of a linear -> weights that pruning kept, (out, in), True = kept.
+        patterns: full name of a linear -> (n, m), where pruning was n of each m.
+        formats: full name of a linear -> how it is stored.
+        notes: what has to be said about the result, for run.json.
+    """
+
+    sequences: Sequence[Tensor] = ()
+    propagate: Propagate = "compressed"
+    offload: Path | None = None
+    memory: Path | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    patterns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    formats: dict[str, Quantized] = field(default_factory=dict)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index):
+        return self.sequences[index]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.sequences)
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Say something about the result; equal notes are kept once."""
+        entry = {"kind": kind, **facts}
+        if entry not in self.notes:
+            self.notes.append(entry)
+
+    def keep(self, name: str, kept: Tensor, sparsity: Sparsity | None = None) -> None:
+        """A step pruned a linear: later steps leave those weights at zero."""
+        before = self.masks.get(name)
+        self.masks[name] = kept if before is None else kept & before
+        if sparsity and sparsity.m:
+            self.patterns[name] = (sparsity.n, sparsity.m)
+
+    def kept(self, name: str, weight: Tensor) -> Tensor | None:
+        """The mask that earlier steps set for a linear of this shape, or None."""
+        mask = self.masks.get(name)
+        return mask.to(weight.device) if mask is not None and mask.shape == weight.shape else None
+
+
+def calibration_of(calibration: Sequence[Tensor]) -> Calibration:
+    """`calibration` itself, or plain sequences with the default context."""
+    return calibration if isinstance(calibration, Calibration) else Calibration(tuple(calibration))
+
+
+def tokens(calibration: Calibration, device: torch.device) -> Iterator[Tensor]:
+    """The sequences on the model's device."""
+    for sequence in calibration:
+        yield sequence.to(device)

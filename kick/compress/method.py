@@ -1,0 +1,200 @@
+"""The table of methods, their options, and a step's canonical form.
+
+A method is a frozen dataclass: its fields, made by `option`, are its options, and calling it with a model and
+calibration compresses the model in place. Registering is one decorator; no other file is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from kick.compress.sparsity import Sparsity
+from kick.records import Step
+from kick.registry import Registry, unknown
+
+Kind = Literal["prune", "quantize", "structure", "compensate"]
+Need = Literal["calibration", "gradients", "structure"]
+
+
+class Method(Protocol):
+    """What is registered: a frozen dataclass whose fields are its options."""
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        """Compress the model in place."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's row in the table: its class, where it is published, what it needs, and its version.
+
+    `version` is raised when the numbers that the method gives change; it is part of every key.
+    """
+
+    name: str
+    cls: type
+    title: str
+    paper: str
+    kind: Kind
+    needs: tuple[Need, ...]
+    version: int
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the method looks at calibration data, so that seeds and corpora matter to it."""
+        return "calibration" in self.needs
+
+
+methods: Registry[Entry] = Registry("method")
+
+
+def method(name: str, *, title: str, paper: str, kind: Kind, needs: Sequence[Need] = (), version: int = 1):
+    """Enter a frozen dataclass into the table of methods under `name`."""
+
+    def enter(cls: type) -> type:
+        if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):
+            raise TypeError(f"the method {name!r} must be a frozen dataclass: its fields are its options")
+        methods.add(name, Entry(name, cls, title, paper, kind, tuple(needs), version))
+        return cls
+
+    return enter
+
+
+@dataclass(frozen=True)
+class Range:
+    """What an option may be: numbers from `low` to `high`, or one of `choices`."""
+
+    help: str
+    choices: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+def option(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    choices: Sequence[Any] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A field of a method that can be set in a matrix file."""
+    return dataclasses.field(default=default, metadata={"range": Range(help, tuple(choices), low, high)})
+
+
+def canonical(name: str, options: Mapping[str, Any]) -> Step:
+    """The step with every option written out as a JSON value.
+
+    Raises:
+        UnknownName: no such method.
+        ValueError: an option that the method does not have, lacks, or whose value is not allowed; the message
+            names the option, the value and what would be right.
+    """
+    entry = methods[name]
+    fields = {field.name: field for field in dataclasses.fields(entry.cls)}
+    for key in options:
+        if key not in fields:
+            raise ValueError(f"{name}: {unknown('option', str(key), fields)}")
+    hints = typing.get_type_hints(entry.cls)
+    written = {}
+    for key, field in fields.items():
+        if key in options:
+            written[key] = _json(_value(name, key, options[key], hints[key], field.metadata["range"]))
+        elif field.default is not dataclasses.MISSING:
+            written[key] = _json(field.default)
+        else:
+            raise ValueError(f"{name} needs the option {key!r}: {field.metadata['range'].help}")
+    _instance(entry, written)
+    return Step(name, written, entry.version)
+
+
+def build(step: Step) -> Any:
+    """The method of a canonical step, ready to be called."""
+    return _instance(methods[step.method], step.options)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A method's row as JSON values: title, paper, kind, needs, version, doc, and its options."""
+    entry = methods[name]
+    hints = typing.get_type_hints(entry.cls)
+    options = []
+    for field in dataclasses.fields(entry.cls):
+        allowed: Range = field.metadata["range"]
+        required = field.default is dataclasses.MISSING
+        options.append(
+            {
+                "name": field.name,
+                "type": _type_name(hints[field.name]),
+                "required": required,
+                "default": None if required else _json(field.default),
+                "choices": list(allowed.choices),
+                "help": allowed.help,
+            }
+        )
+    head = {key: getattr(entry, key) for key in ("name", "title", "paper", "kind", "version")}
+    doc = (entry.cls.__doc__ or "").strip().splitlines()[0]
+    return head | {"needs": list(entry.needs), "doc": doc, "options": options}
+
+
+def _instance(entry: Entry, written: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(entry.cls)
+    values = {
+        key: Sparsity.parse(value) if hints[key] is Sparsity else value for key, value in written.items()
+    }
+    return entry.cls(**values)
+
+
+def _value(name: str, key: str, value: Any, hint: type, allowed: Range) -> Any:
+    """`value` as the option's type. Raises ValueError."""
+    where = f"{name}: option {key!r}"
+    if hint is Sparsity:
+        try:
+            return Sparsity.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    value = _typed(where, value, hint)
+    if allowed.choices and value not in allowed.choices:
+        raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed.choices))}")
+    if allowed.low is not None and value < allowed.low:
+        raise ValueError(f"{where} is {value!r}; it must be at least {allowed.low:g}")
+    if allowed.high is not None and value > allowed.high:
+        raise ValueError(f"{where} is {value!r}; it must be at most {allowed.high:g}")
+    return value
+
+
+def _typed(where: str, value: Any, hint: type) -> Any:
+    wrong = ValueError(f"{where} is {value!r}; it must be {_type_name(hint)}")
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if value in ("true", "false"):  # from a command line
+            return value == "true"
+        raise wrong
+    if isinstance(value, bool):
+        raise wrong
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise wrong
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not math.isfinite(number) or (hint is int and number != int(number)):
+        raise wrong
+    return hint(number)
+
+
+def _json(value: Any) -> Any:
+    return value.value if isinstance(value, Sparsity) else value
+
+
+def _type_name(hint: type) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(hint, 'a share such as 0.5, or "n:m" such as "2:4"')

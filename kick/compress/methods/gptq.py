@@ -1,0 +1,171 @@
+"""GPTQ: weights are rounded column by column, each column's error spread over the columns still to come.
+
+Elias Frantar, Saleh Ashkboos, Torsten Hoefler, Dan Alistarh: GPTQ: Accurate Post-Training Quantization for
+Generative Pre-trained Transformers. ICLR 2023, arXiv 2210.17323. Weights only, simulated by dequantized
+weights.
+
+Deviations: linears with the same input are swept together; one Cholesky factor and one triangular inverse
+replace three steps; an input that is always zero gets zero weights, as in the authors' code. With `act_order`
+and groups, the groups are those of the stored order and their scales are found before the sweep, so that the
+result can be stored without a permutation. Weights pruned by an earlier step stay zero, and their columns'
+errors are spread with that in mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.context import Calibration, calibration_of
+from kick.compress.grid import Grid, Scale
+from kick.compress.method import method, option
+from kick.compress.quantizing import check_groups, integer, store
+from kick.compress.sequential import Block, shared, walk
+from kick.compress.solver import factor, silence, sweep
+from kick.compress.stats import Hessian
+from kick.model import Linear
+
+
+@method(
+    "gptq",
+    title="GPTQ",
+    paper="Frantar et al., ICLR 2023, arXiv 2210.17323",
+    kind="quantize",
+    needs=("calibration",),
+)
+@dataclass(frozen=True)
+class Gptq:
+    """Rounding column by column, each error spread over the columns still to come (simulated)."""
+
+    bits: int = option("bits of a weight", low=2, high=8)
+    group_size: int = option("inputs that share a scale; -1: the whole row", -1, low=-1)
+    symmetric: bool = option("a grid around zero instead of one from min to max", False)
+    act_order: bool = option("columns in the order of falling Hessian diagonal", False)
+    mse: bool = option("search for the span with the least error instead of min to max", False)
+    damping: float = option("share of the mean Hessian diagonal added to it", 0.01, low=0, high=1)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError where the group size does not divide the inputs."""
+        check_groups(model, self.group_size)
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
+        grid = Grid(self.bits, self.group_size, self.symmetric)
+        for block in walk(model, calibration):
+            for hessian, group in shared(block.measure(Hessian), block.linears):
+                self._solve(block, group, hessian.matrix, grid, calibration)
+
+    def _solve(
+        self, block: Block, group: list[Linear], hessian: Tensor, grid: Grid, calibration: Calibration
+    ) -> None:
+        weight = torch.cat([linear.weight.float() for linear in group])  # (all out, in)
+        kept = _kept(block, group, calibration)
+        dead = silence(hessian)
+        order = hessian.diagonal().argsort(descending=True, stable=True) if self.act_order else None
+        if order is not None:
+            hessian = hessian[order][:, order]
+        upper = factor(hessian, self.damping, block.full(group[0]), calibration)
+        rounded, scale = gptq(weight, upper, Order(grid, order, kept, dead, self.mse))
+        row = 0
+        for linear in group:
+            rows = slice(row, row := row + linear.weight.shape[0])
+            own = Scale(scale.scale[rows], scale.zero[rows])
+            store(block, linear, rounded[rows], calibration, integer(grid, own, weight.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """How a weight is swept.
+
+    `order` (in,): the columns as they are swept, None as they stand; `kept` (out, in): weights that may
+    differ from zero, None all; `dead` (in,): inputs that were always zero; `mse`: search for each group's
+    span.
+    """
+
+    grid: Grid
+    order: Tensor | None = None
+    kept: Tensor | None = None
+    dead: Tensor | None = None
+    mse: bool = False
+
+    def columns(self, weight: Tensor) -> Tensor:
+        """(out, in) transposed and in the order of the sweep, a copy."""
+        return (weight if self.order is None else weight[:, self.order]).t().contiguous()
+
+    def restore(self, columns: Tensor) -> Tensor:
+        """Swept columns in stored order."""
+        return columns if self.order is None else columns[self.order.argsort()]
+
+
+def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
+    """The rounded weight (out, in) and its scales.
+
+    Args:
+        weight: (out, in), float32.
+        upper: U of the Hessian, its rows and columns in the order of the sweep.
+    """
+    scales = _Scales(weight, how)
+    if how.dead is not None:
+        weight = weight.masked_fill(how.dead, 0.0)
+    columns = how.columns(weight)
+    mask = None if how.kept is None else how.columns(how.kept)
+    top = how.grid.top
+
+    def rule(i: int, column: Tensor) -> Tensor:
+        scale, zero = scales.of(i)
+        new = torch.div(column, scale).round_().add_(zero).clamp_(0, top).sub_(zero).mul_(scale)
+        return new if mask is None else new.mul_(mask[i])
+
+    sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
+    return how.restore(columns).t(), scales.result()
+
+
+class _Scales:
+    """The scale of each column: found before the sweep, or group by group as blocks are opened."""
+
+    def __init__(self, weight: Tensor, how: Order):
+        self.row = Grid(how.grid.bits, -1, how.grid.symmetric)
+        self.mse = how.mse
+        inputs = weight.shape[1]
+        self.size = inputs if how.grid.group_size == -1 else how.grid.group_size
+        self.found: dict[int, tuple[Tensor, Tensor]] = {}  # group -> scale, zero, (out,) each
+        columns = range(inputs) if how.order is None else how.order.tolist()
+        self.group_of = [column // self.size for column in columns]
+        if how.order is not None or how.grid.group_size == -1:
+            for group, part in enumerate(weight.split(self.size, dim=1)):
+                self._fit(group, part)
+
+    def opening(self, columns: Tensor, start: int, end: int) -> None:
+        """Find the groups that start in this block, from the columns (in, out) as they stand now."""
+        for first in range(-(-start // self.size) * self.size, end, self.size):
+            if first // self.size not in self.found:
+                self._fit(first // self.size, columns[first : first + self.size].t())
+
+    def of(self, column: int) -> tuple[Tensor, Tensor]:
+        """Scale and zero (out,) of a column, counted in the order of the sweep."""
+        return self.found[self.group_of[column]]
+
+    def result(self) -> Scale:
+        """All scales and zeros, (out, groups)."""
+        groups = [self.found[number] for number in sorted(self.found)]
+        return Scale(*(torch.stack(part, dim=1) for part in zip(*groups, strict=True)))
+
+    def _fit(self, group: int, weight: Tensor) -> None:
+        at = self.row.fit(weight, shrink=self.mse)
+        self.found[group] = (at.scale[:, 0], at.zero[:, 0])
+
+
+def _kept(block: Block, group: list[Linear], calibration: Calibration) -> Tensor | None:
+    """The masks of earlier steps for stacked linears, or None where there is none."""
+    found = [calibration.kept(block.full(linear), linear.weight) for linear in group]
+    if all(mask is None for mask in found):
+        return None
+    return torch.cat(
+        [
+            torch.ones_like(linear.weight, dtype=torch.bool) if mask is None else mask
+            for linear, mask in zip(group, found, strict=True)
+        ]
+    )

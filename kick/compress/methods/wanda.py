@@ -1,0 +1,45 @@
+"""Wanda: a weight's saliency is its absolute value times the norm of its input.
+
+Mingjie Sun, Zhuang Liu, Anna Bair, J. Zico Kolter: A Simple and Effective Pruning Approach for Large Language
+Models. ICLR 2024, arXiv 2306.11695.
+
+Deviations: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kick.compress.method import method, option
+from kick.compress.pruning import Comparison, check_pattern, prune
+from kick.compress.sequential import walk
+from kick.compress.sparsity import Sparsity
+from kick.compress.stats import InputNorm
+
+
+@method(
+    "wanda",
+    title="Wanda",
+    paper="Sun et al., ICLR 2024, arXiv 2306.11695",
+    kind="prune",
+    needs=("calibration",),
+)
+@dataclass(frozen=True)
+class Wanda:
+    """Absolute weight times input norm; the least salient of each row go."""
+
+    sparsity: Sparsity = option("the share pruned of each row, or n:m = n pruned of each m")
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError where the pattern does not fit the model."""
+        check_pattern(model, self.sparsity)
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        for block in walk(model, calibration):
+            norms = block.measure(InputNorm)
+            for linear in block.linears:
+                saliency = linear.weight.float().abs().mul_(norms[linear.name].norm)
+                prune(block, linear, saliency, Comparison(self.sparsity))

@@ -1,0 +1,58 @@
+"""What pruning methods share: putting a mask on a linear, and checking a pattern against a model's shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.sequential import Block
+from kick.compress.sparsity import Group, Sparsity, Ties, mask
+from kick.model import Linear, blocks, linears
+from kick.records import CellFailed, KickError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many go, and what they are compared with."""
+
+    sparsity: Sparsity
+    group: Group = "row"
+    ties: Ties = "exact"
+
+
+def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> None:
+    """Set the least salient weights to zero by saliency (out, in), and keep the mask for later steps.
+
+    What an earlier step pruned goes first, so that the number asked for is the total.
+
+    Raises:
+        CellFailed: NaN or infinity in the saliency.
+    """
+    name, calibration = block.full(linear), block.feed.calibration
+    if not saliency.sum().isfinite():
+        raise CellFailed(f"the saliency of {name} has NaN or infinity in it")
+    before = calibration.kept(name, linear.weight)
+    if before is not None:
+        saliency = saliency.masked_fill(~before, -torch.inf)
+    put(block, linear, mask(saliency, how.sparsity, how.group, how.ties), how.sparsity)
+
+
+def put(block: Block, linear: Linear, kept: Tensor, sparsity: Sparsity | None = None) -> None:
+    """Set a linear's weights to zero where `kept` (out, in) is False, and keep the mask for later steps."""
+    linear.weight.mul_(kept)
+    block.feed.calibration.keep(block.full(linear), kept, sparsity)
+
+
+def check_pattern(model: nn.Module, sparsity: Sparsity) -> None:
+    """Raises KickError where m of an n:m pattern does not divide the inputs of every linear."""
+    if not sparsity.m:
+        return
+    for block in blocks(model):
+        for linear in linears(block):
+            if linear.weight.shape[1] % sparsity.m:
+                raise KickError(
+                    f"the pattern {sparsity} needs inputs that are a multiple of {sparsity.m}, but "
+                    f"{linear.name} has {linear.weight.shape[1]}; choose another m, or a share"
+                )

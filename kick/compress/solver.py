@@ -1,0 +1,115 @@
+"""Column by column through a weight, each column's error spread over the columns still to come.
+
+SparseGPT and GPTQ are this sweep with another rule for what a column becomes. It works on W^T, (in, out), so
+that a column's weights lie together, and takes all linears with one input at once.
+
+U is the upper triangular factor with H^-1 = U^T U. With H reversed in rows and columns, one Cholesky factor
+and one triangular inverse give it: if PHP = LL^T, then U = P L^-1 P.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from scipy.linalg import lapack
+from torch import Tensor
+
+from kick.compress.context import Calibration
+from kick.records import CellFailed
+
+BLOCK = 128  # columns whose error is spread over the rest at once
+PANEL = 32  # columns inside a block whose error is spread over the block at once
+_MOST_DAMPING = 1.0  # of the mean diagonal; past that the Hessian says nothing
+
+
+def silence(hessian: Tensor) -> Tensor:
+    """The inputs that were always zero, (in,) bool; their diagonal becomes 1 and disturbs nothing."""
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1
+    return dead
+
+
+def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration) -> Tensor:
+    """U (in, in) of a silenced Hessian, which is overwritten. Damping is a share of the mean diagonal.
+
+    Where the Hessian is not positive definite, ten times the damping is tried, up to the mean diagonal
+    itself, and noted in run.json.
+
+    Raises:
+        CellFailed: not positive definite at the largest damping.
+    """
+    diagonal = hessian.diagonal()  # a view: torch.diag would be a copy, and damping it would do nothing
+    mean = float(diagonal.mean())
+    diagonal += damping * mean
+    applied = damping
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+        if not failed and torch.isfinite(lower.diagonal()).all():
+            break
+        more = max(10 * applied, 1e-4)
+        if more > _MOST_DAMPING:
+            raise CellFailed(
+                f"the Hessian of {name} is not positive definite with {applied:g} of its mean diagonal "
+                "added; use more or longer calibration sequences, or a larger damping"
+            )
+        diagonal += (more - applied) * mean
+        applied = more
+    if applied != damping:
+        calibration.note("more damping", linear=name, asked=damping, used=applied)
+    return _lower_inverse(lower).flip(0, 1).contiguous()
+
+
+def _lower_inverse(lower: Tensor) -> Tensor:
+    """L^-1 of a lower triangular matrix."""
+    if lower.device.type == "cpu" and lower.dtype == torch.float32:
+        # the transposed view is Fortran's layout: LAPACK inverts L^T, upper, a fifth of a solve's work
+        inverse, _ = lapack.strtri(lower.numpy().T, lower=0)
+        return torch.from_numpy(inverse.T)
+    return torch.linalg.solve_triangular(lower, torch.eye(len(lower), device=lower.device), upper=False)
+
+
+# A rule gives what a column becomes: (column's number, its weights (out,) as they stand) -> its new weights.
+Rule = Callable[[int, Tensor], Tensor]
+# Called as a block starts, with its first and last + 1 column: all of W^T is then up to date.
+Opening = Callable[[int, int], None]
+
+
+def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: int = 1) -> None:
+    """Turn each column into what the rule gives, in order, in place.
+
+    Args:
+        columns: W^T, (in, out), float32, contiguous.
+        upper: U, (in, in).
+        opening: called at the start of each block of about BLOCK columns.
+        rule: called for each column.
+        step: columns that the rule looks at together; those are all up to date when it is given the first.
+    """
+    inputs = columns.shape[0]
+    panel = step * max(1, PANEL // step)
+    block = panel * max(1, BLOCK // panel)
+    for start in range(0, inputs, block):
+        end = min(start + block, inputs)
+        opening(start, end)
+        errors = torch.empty_like(columns[start:end])
+        for left in range(start, end, panel):
+            right = min(left + panel, end)
+            here = errors[left - start : right - start]
+            _panel(columns, upper, rule, (left, right), here)
+            if right < end:
+                columns[right:end].addmm_(upper[left:right, right:end].t(), here, alpha=-1)
+        if end < inputs:
+            columns[end:].addmm_(upper[start:end, end:].t(), errors, alpha=-1)
+
+
+def _panel(columns: Tensor, upper: Tensor, rule: Rule, span: tuple[int, int], errors: Tensor) -> None:
+    """The sweep over a few columns, updating them after each; `errors` (columns, out) takes theirs."""
+    left, right = span
+    inside, own = columns[left:right], upper[left:right, left:right]
+    scales = own.diagonal().tolist()
+    for i, column in enumerate(inside):
+        new = rule(left + i, column)
+        torch.sub(column, new, out=errors[i]).div_(scales[i])
+        column.copy_(new)
+        inside[i + 1 :].addr_(own[i, i + 1 :], errors[i], alpha=-1)

@@ -1,0 +1,151 @@
+"""What a method measures of a linear's inputs: streaming, constant memory, one for each distinct input.
+
+A statistic starts empty, takes the tokens of one sample at a time, (tokens, in), and is read at the end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Statistic(ABC):
+    """Tensors that sum up samples: `tensors` are the state, `samples` and `tokens` what it saw."""
+
+    kind: ClassVar[str] = ""
+
+    def __init__(self, inputs: int, device: torch.device | str = "cpu"):
+        self.inputs = inputs
+        self.samples = 0
+        self.tokens = 0
+        self.tensors: dict[str, Tensor] = self.empty(inputs, device)
+
+    @abstractmethod
+    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
+        """The state before the first sample."""
+
+    def add(self, x: Tensor) -> None:
+        """Take in one sample, (tokens, in)."""
+        self.samples += 1
+        self.tokens += x.shape[0]
+        self._sum(x.float())
+
+    @abstractmethod
+    def _sum(self, x: Tensor) -> None:
+        """Add (tokens, in), float32, to the state."""
+
+    def neutral(self) -> None:
+        """Become what inputs of one in every channel, independent of each other, would have left."""
+        self.samples = self.tokens = 1
+        for tensor in self.tensors.values():
+            tensor.fill_(1)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no NaN or infinity came in."""
+        return all(bool(torch.isfinite(tensor.sum())) for tensor in self.tensors.values())
+
+
+class InputNorm(Statistic):
+    """Each input's squared L2 norm over the tokens of a sample, averaged over samples (Wanda, GBLM)."""
+
+    kind = "input_norm"
+
+    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
+        return {"squares": torch.zeros(inputs, device=device)}
+
+    def _sum(self, x: Tensor) -> None:
+        self.tensors["squares"] += torch.einsum("ti,ti->i", x, x)
+
+    @property
+    def square(self) -> Tensor:
+        """(in,): the mean over samples of the squared norm."""
+        return self.tensors["squares"] / self.samples
+
+    @property
+    def norm(self) -> Tensor:
+        """(in,): its square root."""
+        return self.square.sqrt()
+
+
+class Hessian(Statistic):
+    """2/samples x the sum of X^T X, (in, in): the layer-wise squared error's second derivative."""
+
+    kind = "hessian"
+
+    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
+        return {"gram": torch.zeros(inputs, inputs, device=device)}
+
+    def _sum(self, x: Tensor) -> None:
+        self.tensors["gram"].addmm_(x.t(), x)
+
+    def neutral(self) -> None:
+        self.samples = self.tokens = 2
+        self.tensors["gram"].zero_().fill_diagonal_(1)
+
+    @property
+    def matrix(self) -> Tensor:
+        """(in, in), a copy that may be written to."""
+        return self.tensors["gram"] * (2 / self.samples)
+
+
+class AbsMax(Statistic):
+    """Each input's largest absolute value over all tokens (SmoothQuant, LLM.int8())."""
+
+    kind = "abs_max"
+
+    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
+        return {"largest": torch.zeros(inputs, device=device)}
+
+    def _sum(self, x: Tensor) -> None:
+        torch.maximum(self.tensors["largest"], x.abs().amax(dim=0), out=self.tensors["largest"])
+
+    @property
+    def value(self) -> Tensor:
+        """(in,)."""
+        return self.tensors["largest"]
+
+
+class AbsMean(Statistic):
+    """Each input's mean absolute value over all tokens (AWQ)."""
+
+    kind = "abs_mean"
+
+    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
+        return {"total": torch.zeros(inputs, device=device)}
+
+    def _sum(self, x: Tensor) -> None:
+        self.tensors["total"] += x.abs().sum(dim=0)
+
+    @property
+    def value(self) -> Tensor:
+        """(in,)."""
+        return self.tensors["total"] / self.tokens
+
+
+class Moments(Statistic):
+    """Each input's mean and variance over all tokens (FLAP)."""
+
+    kind = "moments"
+
+    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
+        wide = {"device": device, "dtype": torch.float64}  # a difference of large sums follows
+        return {"total": torch.zeros(inputs, **wide), "squares": torch.zeros(inputs, **wide)}
+
+    def _sum(self, x: Tensor) -> None:
+        self.tensors["total"] += x.sum(dim=0)
+        self.tensors["squares"] += torch.einsum("ti,ti->i", x, x)
+
+    @property
+    def mean(self) -> Tensor:
+        """(in,)."""
+        return (self.tensors["total"] / self.tokens).float()
+
+    @property
+    def variance(self) -> Tensor:
+        """(in,), unbiased."""
+        spread = self.tensors["squares"] - self.tensors["total"].square() / self.tokens
+        return (spread / max(self.tokens - 1, 1)).clamp_(min=0).float()
