@@ -22,6 +22,7 @@ Path = tuple[str | int, ...]
 MOST_NODES = 200_000
 _CORE = "tag:yaml.org,2002:"
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
+_SEXAGESIMAL = re.compile(r"[-+]?\d{1,99}(:\d{1,2})+(\.\d*)?")
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 
 
@@ -178,7 +179,7 @@ class _Walk:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         kind = node.tag.removeprefix(_CORE)
-        if kind in ("int", "float") and ":" in node.value:
+        if kind in ("int", "float") and _SEXAGESIMAL.fullmatch(node.value):
             return self._sexagesimal(node, path)
         if kind == "int" and _OCTAL.fullmatch(node.value):
             right = f"{node.value.lstrip('+-0_') or '0'}, or in quotes where text is meant"

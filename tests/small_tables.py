@@ -57,7 +57,11 @@ def step(name, options, defaults=DEFAULTS):
     for option, value in options.items():
         if option not in defaults[name]:
             raise ValueError(f"{name}: {unknown('option', option, defaults[name])}")
-        if option == "sparsity" and value not in ("2:4", "4:8") and not 0 < float(value) < 1:
+        if (
+            option == "sparsity"
+            and value not in ("2:4", "4:8", "0.5")
+            and not (type(value) is float and 0 < value < 1)
+        ):
             raise ValueError(f"{name}: option 'sparsity' is {value!r}; it must be between 0 and 1")
     written = {**defaults[name], **options}
     lacking = [option for option, value in written.items() if value is None]

@@ -142,6 +142,7 @@ BAD = {
     "judge's address": (bad("judge-1", "judge-1, base_url: host/v1"), 15, ["got 'host/v1'", "https://"]),
     "key twice": (GOOD + "tasks: [kick_mini]\n", 16, ["tasks: given twice: lines 3 and 16"]),
     "inner key twice": (bad("seed: 3", "seed: 3, seed: 4"), 5, ["calibration.seed: given twice"]),
+    "a number that is none": (bad("sequences: 8", "sequences: !!float a:b"), 5, ["'a:b'", "no float"]),
     "octal": (bad("sequences: 8", "sequences: 010"), 5, ["got 010", "base 8", "write 10"]),
     "merged keys": (GOOD + "<<: {shots: 3}\n", 16, ["plain text"]),
     "a tag that makes objects": (GOOD + "shots: !!python/object:os.x {}\n", 16, ["not allowed", "plain"]),
