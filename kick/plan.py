@@ -5,18 +5,22 @@ No weights are loaded. What is wrong is told at once, each with its line in the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path as File
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kick import costs, stale
+from kick import __version__, costs, stale
 from kick.config import Matrix
 from kick.costs import Estimate, Rates, Shape, Work
-from kick.records import Cell, Job, KickError, ModelSpec, TaskSpec, Variant
+from kick.records import Cell, Job, KickError, ModelSpec, Step, TaskSpec, Variant, canonical, key
 from kick.registry import unknown
 from kick.variants import Expanded, MethodTable, expand
 from kick.yaml_marks import Path, Problem, refusal
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from kick.store import Store
@@ -32,24 +36,64 @@ class Sources:
     methods: MethodTable
     corpus: Callable[[str, str | None], str]  # a corpus' digest
     shape: Callable[[ModelSpec], Shape]
+    fits: Callable[[ModelSpec, Sequence[Step]], None]  # raises KickError where a recipe cannot serve a model
     kinds: Callable[[], Mapping[str, str]]  # how each of our tasks asks
 
 
 def own_sources(extra: Sequence[File] = ()) -> Sources:
     """kick's tables; `extra` are folders of the user's own task files."""
-    from kick import calibration, tasks
-    from kick.compress.method import canonical, methods
+    from kick import calibration, compress, tasks
     from kick.model import resolve
     from kick.model.source import locate
 
     return Sources(
         resolve,
-        lambda names, root: tasks.load(names, root, extra),
-        MethodTable(canonical, lambda name: methods[name].needs),
+        lambda names, root: tasks.load(_ours(names, tasks.names(extra)), root, extra),
+        MethodTable(compress.canonical, lambda name: compress.methods[name].needs),
         calibration.digest,
         lambda spec: costs.shape(locate(spec.name, spec.revision)),
+        lambda spec, recipe: _fits(spec, recipe, locate(spec.name, spec.revision)),
         lambda: {one["name"]: one["kind"] for one in tasks.describe(extra)},
     )
+
+
+def _ours(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """`names`; one that can only be ours is refused at once, for lm-eval takes 15 seconds to say so."""
+    for name in names:
+        if name.startswith("kick_") and name not in known:
+            raise KickError(unknown("task", name, known))
+    return names
+
+
+def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
+    """`compress.check` on the model without its weights. What fitted once is remembered: importing the
+    model's code takes seconds, and the job checks again anyway."""
+    from kick import compress
+    from kick.model import cache_root
+
+    memory = cache_root() / "fits" / key([spec.digest, [asdict(step) for step in recipe], __version__])
+    if memory.exists():
+        return
+    compress.check(_skeleton(folder), recipe)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.touch()
+    except OSError as error:
+        log.info("%s cannot be written (%s): the next plan checks again", memory, error.strerror)
+
+
+@cache
+def _skeleton(folder: File) -> Any:
+    """The model of a folder without its weights: shapes on torch's meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise KickError(f"transformers cannot make a causal language model of {folder}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -110,6 +154,7 @@ def plan(
     tasks = planner.tasks()
     planner.refuse()
     variants = planner.resolved(variants)  # last: it may have to convert a model
+    planner.check_fit(variants)
     specs = {name: planner.spec(task) for name, task in tasks.items()}
     cells = _cells([one.variant for one in variants], tasks, specs)
     estimates = planner.estimates(variants, tasks, specs, rates or costs.load_rates())
@@ -178,6 +223,20 @@ class _Planner:
         return [
             replace(one, variant=replace(one.variant, model=specs[one.variant.model])) for one in variants
         ]
+
+    def check_fit(self, variants: Sequence[Expanded]) -> None:
+        """Raises KickError for recipes that cannot serve their model: group sizes, patterns, structures."""
+        checked: set[tuple[ModelSpec, str]] = set()
+        for one in variants:
+            model, recipe = one.variant.model, one.variant.recipe
+            fresh = [step for step in recipe if (model, canonical(asdict(step))) not in checked]
+            checked |= {(model, canonical(asdict(step))) for step in fresh}
+            try:
+                if fresh:
+                    self.sources.fits(model, fresh)
+            except KickError as error:
+                self._problem(one.path, KickError(f"{one.variant.name}: {error}"))
+        self.refuse()
 
     def refuse(self) -> None:
         """Raises KickError with all the problems found so far, where there are any."""

@@ -16,7 +16,7 @@ def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """The message for a name that is in no table: what was got, and what would be right."""
-    names = sorted(names)
+    names = sorted(set(names))
     close = near(name, names)
     if close:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?"

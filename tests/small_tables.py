@@ -97,6 +97,7 @@ SOURCES = Sources(
     MethodTable(step, lambda name: ("calibration",) if name in CALIBRATED else ()),
     corpus,
     lambda spec: Shape(135_000_000, 3_500_000, 1536, 576, 49152),
+    lambda spec, recipe: None,
     lambda: {"facts": "generate_until", "prose": "perplexity"},
 )
 
