@@ -89,6 +89,7 @@ class Work:
     sequences: int = 0
     length: int = 0
     batch_tokens: int | None = None
+    gradients: bool = False  # a step needs one of every weight
 
 
 def shape(folder: Path) -> Shape:
@@ -136,6 +137,7 @@ def estimate(spec: ModelSpec, size: Shape, work: Work, rates: Rates) -> Estimate
     weights = size.parameters * BYTES[spec.dtype]
     states = 2 * tokens * size.hidden * 4 if work.calibrated else 0  # a block's inputs and outputs
     solving = 3 * 4 * size.widest**2 + 2 * 4 * size.block if work.calibrated else 4 * size.block
+    solving += 4 * size.parameters if work.gradients else 0
     answering = (work.batch_tokens or BATCH) * 4 * (size.vocabulary + 8 * size.hidden)
     return Estimate(
         {"load": weights / READ, "compress": compress, "answer": answer},

@@ -322,6 +322,7 @@ class _Planner:
             calibration.sequences if calibration else 0,
             calibration.length if calibration else 0,
             self.matrix.engine.batch_tokens,
+            any("gradients" in one for one in needs),
         )
 
 

@@ -1,13 +1,15 @@
 """Estimates of time, memory and disk: what they grow with, what is learned, and what is refused for them."""
 
+from dataclasses import replace
+
 import pytest
 from small_tables import KEYED, SOURCES, planned
 
 from kick import costs
 from kick.config import parse
-from kick.costs import Rates, Shape
+from kick.costs import Rates, Shape, Work
 from kick.plan import plan
-from kick.records import KickError
+from kick.records import KickError, ModelSpec
 
 
 def test_costs_grow_with_work_and_shrink_with_what_was_learned():
@@ -62,3 +64,12 @@ def test_a_shape_is_read_off_headers(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(KickError, match="header cannot be read"):
         costs.shape(tmp_path)
+
+
+def test_gradients_take_memory_for_every_weight():
+    size, model = Shape(10**9, 10**7, 4096, 1024, 32000), ModelSpec("m")
+    work = Work({"facts": 1}, {}, calibrated=1, sequences=8, length=256)
+    without, with_gradients = (
+        costs.estimate(model, size, one, Rates()).memory for one in (work, replace(work, gradients=True))
+    )
+    assert with_gradients - without > 3 * size.parameters
