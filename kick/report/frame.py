@@ -7,7 +7,7 @@ Columns (NaN or "" where there is nothing):
 
     matrix, base, variant, label, key, dense    where a row stands; `base` is the base model's name
     method, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
-    corpus, sequences, length, seed, propagate  what was done (see `kick.report.recipe`)
+    corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.report.recipe`)
     task, title, setting, shots, limit, chat_template, group    what was asked; group "" is all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
     value, low, high, stderr, n, missing        the score, with its 95 % interval over items
@@ -15,7 +15,8 @@ Columns (NaN or "" where there is nothing):
     p, p_holm, test, verdict, lost, won, detectable  see `kick.significance`; verdict "dense" on dense rows
     noise, within_noise                         the largest gap of a dense replica; this gap is inside it
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
-    truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity
+    truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity,
+    parameters
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -32,6 +33,7 @@ def traits(variant: Variant) -> dict[str, Any]:
         "replica": variant.replica or "",
         "checkpoint": variant.checkpoint,
         "recipe": _recipe(variant),
+        **_place(steps),
         **_calibration(variant),
     }
 
@@ -112,6 +114,19 @@ def _least(values: Iterable[float | None]) -> float:
     return min((value for value in values if value is not None), default=math.nan)
 
 
+def _place(steps: Iterable[Step]) -> dict[str, Any]:
+    """The one weight matrix that a component study changes: its layer and name, of a step's option `only`."""
+    for step in steps:
+        only = step.options.get("only")
+        only = only[0] if isinstance(only, list | tuple) and len(only) == 1 else only
+        found = (
+            re.fullmatch(r"(?:.*\.)?(\d+)\.(?:.*\.)?([A-Za-z_]\w*)", only) if isinstance(only, str) else None
+        )
+        if found:
+            return {"layer": float(found[1]), "component": found[2]}
+    return {"layer": math.nan, "component": ""}
+
+
 def _calibration(variant: Variant) -> dict[str, Any]:
     spec = variant.calibration
     if spec is None:
@@ -146,12 +161,13 @@ def _jsonable(value: Any) -> Any:
 
 
 def achieved(compression: Mapping[str, Any]) -> dict[str, float]:
-    """What run.json's compression record says: bytes, bits per weight, sparsity; NaN where nothing."""
+    """What run.json's compression record says: bytes, bits per weight, sparsity, parameters."""
     footprint = compression.get("footprint") or {}
     return {
         "bytes": _first(footprint, "ideal_bytes", "packed_bytes", "bytes"),
         "bits_per_weight": _first(footprint, "bits_per_weight", "effective_bits"),
         "achieved_sparsity": _first(footprint, "sparsity"),
+        "parameters": _first(footprint, "parameters"),
     }
 
 

@@ -1,0 +1,272 @@
+"""Scores against how much was compressed: sparsity, N:M patterns, bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kick.report import groups, select, wording
+from kick.report.figures import style
+from kick.report.figures.entry import figure
+
+FULL_BITS = 16.0  # where the dense model stands on an axis of bits
+
+
+def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    """One metric against a column of numbers: a line a method with its interval as a band, dense as a line.
+
+    Several calibration seeds of a recipe are joined at their mean, with a dot for each.
+    """
+    rows = rows.assign(at=rows[column].fillna(0.0))
+    dense = rows[rows["dense"]]
+    style.dense_line(axes, rows)
+    if column == "sparsity" and len(dense):
+        low, high = (style.scaled(dense, name).iloc[0] for name in ("low", "high"))
+        axes.vlines(0, low, high, color=style.INK, linewidth=0.8)
+    for name in select.method_order(rows.loc[~rows["dense"], "method"]):
+        start = dense.assign(at=0.0) if column == "sparsity" else dense.iloc[:0]
+        _line(axes, rows[rows["method"] == name], start, name)
+    style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
+
+
+def _line(axes: Axes, rows: pd.DataFrame, dense: pd.DataFrame, method: str) -> None:
+    look = style.look(method)
+    scores = pd.DataFrame({name: style.scaled(rows, name) for name in ("value", "low", "high")})
+    scores["at"] = rows["at"]
+    mean = scores.groupby("at").mean()
+    axes.fill_between(mean.index, mean["low"], mean["high"], color=look.color, alpha=0.12, linewidth=0)
+    whole = pd.concat([pd.Series(style.scaled(dense, "value").to_numpy(), dense["at"]), mean["value"]])
+    axes.plot(whole.index, whole, color=look.color, linestyle=look.line)
+    axes.plot(mean.index, mean["value"], look.marker, color=look.color)
+    again = scores[scores.duplicated("at", keep=False)]
+    axes.plot(again["at"], again["value"], ".", color=look.color, markersize=3, alpha=0.6)
+
+
+def sparsity_panel(axes: Axes, rows: pd.DataFrame) -> None:
+    """A task's score against sparsity in percent."""
+    curve(axes, rows.assign(sparsity=rows["sparsity"] * 100), "sparsity")
+    style.percent_axis(axes, list(rows["sparsity"] * 100), "unstructured sparsity (%)")
+
+
+def bits_panel(axes: Axes, rows: pd.DataFrame) -> None:
+    """A task's score against bits a weight, fewer to the right, evenly spaced."""
+    levels = sorted(set(rows["bits"].dropna()), reverse=True)
+    place = {bits: number for number, bits in enumerate(levels)}
+    curve(axes, rows.assign(place=rows["bits"].map(place)), "place")
+    axes.set_xticks(range(len(levels)), [f"{bits:g}" for bits in levels])
+    axes.set_xlim(-0.35, len(levels) - 0.65)
+    axes.set_xlabel("bits per weight")
+
+
+def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
+    """A task's score by N:M pattern: bars a method with whiskers, dense as a line."""
+    style.dense_line(axes, rows)
+    rows = rows[~rows["dense"]]
+    patterns = sorted(set(rows["pattern"]), key=lambda text: tuple(map(int, text.split(":"))))
+    methods = select.method_order(rows["method"])
+    width = min(0.2, 0.8 / max(len(methods), 1))
+    for number, name in enumerate(methods):
+        part = rows[rows["method"] == name].groupby("pattern", sort=False)[["value", "low", "high"]].mean()
+        part = part * wording.UNITS[rows["unit"].iloc[0]][0]
+        at = np.array([patterns.index(pattern) for pattern in part.index])
+        at = at + (number - (len(methods) - 1) / 2) * width
+        reach = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
+        axes.bar(at, part["value"], width * 0.9, color=style.look(name).color, zorder=0.5)
+        axes.errorbar(at, part["value"], reach, fmt="none", ecolor=style.INK, elinewidth=0.7, zorder=3)
+    axes.set_xticks(range(len(patterns)), patterns)
+    axes.set_xlim(-0.6, len(patterns) - 0.4)
+    axes.set_xlabel("N:M pattern")
+    style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
+
+
+PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
+    "sparsity": sparsity_panel,
+    "nm": nm_panel,
+    "bits": bits_panel,
+}
+
+
+def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Figure:
+    """A panel a task."""
+    tasks = select.tasks(rows)
+    drawn, axes = style.panels(len(tasks))
+    for ax, task in zip(axes, tasks, strict=True):
+        part = select.of_task(rows, task)
+        panel(ax, part)
+        style.head(ax, wording.task_label(part.iloc[0]), wording.metric_label(part.iloc[0]["metric"]))
+    _legend(drawn, rows)
+    return drawn
+
+
+def _legend(drawn: Figure, rows: pd.DataFrame) -> None:
+    extra = [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
+    style.legend(drawn, select.method_order(rows.loc[~rows["dense"], "method"]), extra)
+
+
+def of(kind: str, what: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Headline rows that differ from dense in `kind` of level only."""
+
+    def rows(frame: pd.DataFrame) -> pd.DataFrame:
+        return select.wanted(select.level(select.headlines(frame), kind), what)
+
+    return rows
+
+
+@figure("score_by_sparsity", "Score against sparsity", of("sparsity", "unstructured variant"))
+def score_by_sparsity(rows: pd.DataFrame) -> Figure:
+    """Every task's headline metric against unstructured sparsity."""
+    return grid(rows, sparsity_panel)
+
+
+@figure("score_by_bits", "Score against bits", of("bits", "quantized variant"))
+def score_by_bits(rows: pd.DataFrame) -> Figure:
+    """Every task's headline metric against bits per weight."""
+    return grid(rows, bits_panel)
+
+
+@figure("score_by_pattern", "Score by N:M pattern", of("nm", "N:M variant"))
+def score_by_pattern(rows: pd.DataFrame) -> Figure:
+    """Every task's headline metric by N:M pattern."""
+    return grid(rows, nm_panel)
+
+
+# ---------------------------------------------------------------------------------------- the paper's figures
+
+
+def by_levels(name: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The headline rows of a task family, with the kind of level each differs in."""
+
+    def rows(frame: pd.DataFrame) -> pd.DataFrame:
+        return leveled(select.family(select.headlines(frame), name), f"variant on {name.replace('_', ' ')}")
+
+    return rows
+
+
+def leveled(chosen: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The rows that differ from dense in one kind of level, once a kind, with it as column `kind`."""
+    parts = [select.level(chosen, kind).assign(kind=kind) for kind in PANELS]
+    parts = [part for part in parts if len(part)]
+    return select.wanted(pd.concat(parts) if parts else chosen.iloc[:0], what)
+
+
+def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
+    """A line of panels for each (title, rows): unstructured, N:M and bits, as far as there are any.
+
+    Published rows get a panel of their own, last.
+    """
+    kinds = [kind for kind in PANELS if (rows["kind"] == kind).any()]
+    printed = rows[rows["kind"] == "published"]
+    columns = len(kinds) + bool(len(printed))
+    drawn, axes = style.panels(columns * len(lines), columns=columns)
+    for number, (title, part) in enumerate(lines):
+        spaces = axes[number * columns : (number + 1) * columns]
+        for ax, kind in zip(spaces, kinds, strict=False):
+            shown = part[part["kind"] == kind]
+            if len(shown):
+                PANELS[kind](ax, shown)
+            else:
+                ax.set_axis_off()
+        style.head(spaces[0], title, wording.metric_label(part.iloc[0]["metric"]))
+        if len(printed) and number == 0:
+            _published_panel(spaces[-1], printed)
+        elif len(printed):
+            spaces[-1].remove()
+    _legend(drawn, rows)
+    return drawn
+
+
+def _published_panel(axes: Axes, rows: pd.DataFrame) -> None:
+    sparsity_panel(axes, rows)
+    unit = wording.UNITS[rows["unit"].iloc[0]][2]
+    style.head(axes, f"published: {rows['base'].iloc[0]}", f"{rows['metric'].iloc[0]} ({unit})")
+    axes.yaxis.label.set_fontsize(7)
+
+
+def by_task(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(title, rows) of each task that is ours."""
+    ours = rows[rows["kind"] != "published"]
+    parts = [select.of_task(ours, task) for task in select.tasks(ours)]
+    return [(wording.task_label(part.iloc[0]), part) for part in parts]
+
+
+@figure("factoid_qa", "Factoid questions", by_levels("factoid_qa"), paper="Fig 2", published="factoid_qa")
+def factoid_qa(rows: pd.DataFrame) -> Figure:
+    """Closed-book facts against sparsity, N:M pattern and bits."""
+    return three_ways(rows, by_task(rows))
+
+
+@figure("mcr_qa", "Multiple choice", by_levels("mcr_qa"), paper="Fig 3", published="mcr_qa")
+def mcr_qa(rows: pd.DataFrame) -> Figure:
+    """Multiple choice against sparsity, N:M pattern and bits."""
+    return three_ways(rows, by_task(rows))
+
+
+def _disciplines(frame: pd.DataFrame) -> pd.DataFrame:
+    chosen = select.by_group(select.family(frame[frame["replica"] == ""], "mcr_qa"))
+    if not set(chosen["group"]) & set(groups.DISCIPLINES):
+        chosen = chosen[chosen["group"].isin(sorted(set(chosen["group"]))[:8])]
+    return leveled(chosen, "multiple choice with subjects")
+
+
+@figure("mcr_qa_by_group", "Multiple choice by discipline", _disciplines, paper="Fig 3")
+def mcr_qa_by_group(rows: pd.DataFrame) -> Figure:
+    """The same by discipline (MMLU), or by category."""
+    names = list(dict.fromkeys(rows["group"]))
+    return three_ways(rows, [(name, rows[rows["group"] == name]) for name in names])
+
+
+def _retrieval(frame: pd.DataFrame) -> pd.DataFrame:
+    chosen = pd.concat([select.family(frame, f"icra_qa_{book}") for book in ("closed", "open")])
+    chosen = chosen[(chosen["replica"] == "") & (chosen["group"] == "")]
+    return leveled(chosen[chosen["metric"].isin(["exact_match", "f1"])], "closed- or open-book variant")
+
+
+@figure("icra_qa", "Retrieval questions, closed and open book", _retrieval, paper="Fig 4")
+def icra_qa(rows: pd.DataFrame) -> Figure:
+    """Exact match and F1 with the book closed and open."""
+    lines = []
+    for task in select.tasks(rows):
+        part = select.of_task(rows, task)
+        for metric in ("exact_match", "f1"):
+            shown = part[part["metric"] == metric]
+            if len(shown):
+                lines.append((wording.task_label(shown.iloc[0]), shown))
+    return three_ways(rows, lines)
+
+
+def _summaries(frame: pd.DataFrame) -> pd.DataFrame:
+    chosen = select.family(frame[(frame["replica"] == "") & (frame["group"] == "")], "summarization")
+    wanted = chosen["metric"].str.startswith(("judge_c", "judge_f", "judge_r", "rouge"))
+    return leveled(chosen[wanted & ~chosen["metric"].eq("judge_failure")], "summary variant")
+
+
+@figure("summarization", "Summaries", _summaries, paper="Fig 5", published="summarization")
+def summarization(rows: pd.DataFrame) -> Figure:
+    """ROUGE, and the judge's four criteria where there is one, named as what they are."""
+    ours = rows[rows["kind"] != "published"]
+    names = list(dict.fromkeys(ours["metric"]))
+    return three_ways(rows, [("summaries", ours[ours["metric"] == name]) for name in names])
+
+
+def _instructions(frame: pd.DataFrame) -> pd.DataFrame:
+    chosen = select.family(frame[(frame["replica"] == "") & (frame["group"] == "")], "instruction_following")
+    chosen = chosen[chosen["metric"].isin(["judge", "distinct", "distinct_tokens"])]
+    return leveled(chosen, "instruction-following variant")
+
+
+@figure(
+    "instruction_following",
+    "Instruction following",
+    _instructions,
+    paper="Fig 6",
+    published="instruction_following",
+)
+def instruction_following(rows: pd.DataFrame) -> Figure:
+    """The judge's grade and the distinct tokens of an answer."""
+    ours = rows[rows["kind"] != "published"]
+    names = list(dict.fromkeys(ours["metric"]))
+    return three_ways(rows, [("instructions", ours[ours["metric"] == name]) for name in names])

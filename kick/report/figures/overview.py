@@ -1,0 +1,222 @@
+"""All variants at a glance: differences to dense, what perplexity hides, closed against open book."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from kick.report import pairs, select, wording
+from kick.report.figures import levels, style
+from kick.report.figures.entry import figure
+from kick.significance import MARGIN
+
+
+def _differences(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = select.headlines(frame)
+    rows = rows[~rows["dense"] & rows["dense_value"].ne(0) & (rows["verdict"] != "")]
+    return select.variant_order(select.wanted(rows, "variant with a verdict"))
+
+
+@figure("differences", "Differences to dense, with verdicts", _differences)
+def differences(rows: pd.DataFrame) -> Figure:
+    """Every variant's gap as a share of the dense score, a column a task; better is to the right."""
+    tasks, labels = select.tasks(rows), list(dict.fromkeys(rows["label"]))
+    width, height = 1.7 + 1.35 * len(tasks), 1.1 + 0.19 * len(labels)
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    axes = drawn.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for ax, task in zip(axes, tasks, strict=True):
+        _forest(ax, select.of_task(rows, task), labels)
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    looks = {name: look for name, look in style.VERDICTS.items() if name}
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=look.color, marker=look.marker, markerfacecolor=_face(name, look), label=name)
+        for name, look in looks.items()
+    ]
+    style.key(drawn, [*handles, Patch(facecolor=style.SKY, alpha=0.22, label="within 5 % of dense")])
+    return drawn
+
+
+def _face(verdict: str, look: style.Look) -> str:
+    """Hollow where nothing was shown."""
+    return "white" if verdict in ("undecided", wording.WITHIN_NOISE) else look.color
+
+
+def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
+    sign = np.where(rows["higher_is_better"], 100.0, -100.0) / rows["dense_value"].abs()
+    shown = rows.assign(at=rows["gap"] * sign, first=rows["gap_low"] * sign, second=rows["gap_high"] * sign)
+    axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=style.SKY, alpha=0.22, linewidth=0, zorder=0)
+    axes.axvline(0, color=style.INK, linewidth=0.6, zorder=1)
+    reach = min(110.0, max(12.0, float(shown[["at", "first", "second"]].abs().max().max()) * 1.05))
+    for _, row in shown.iterrows():
+        verdict, place = wording.verdict(row), labels.index(row["label"])
+        look = style.VERDICTS[verdict]
+        low, high = sorted((row["first"], row["second"]))
+        axes.plot([low, high], [place, place], color=look.color, linewidth=1.1, zorder=2)
+        at = np.clip(row["at"], -reach, reach)
+        beyond = at != row["at"]
+        mark = "<" if beyond else look.marker
+        axes.plot(
+            at, place, mark, color=look.color, markerfacecolor=_face(verdict, look), markersize=4, zorder=3
+        )
+    axes.set_xlim(
+        -reach * 1.05, min(reach, max(12.0, float(shown[["at", "first", "second"]].max().max()) * 1.2))
+    )
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    first = rows.iloc[0]
+    axes.set_title(_short(wording.task_label(first)), fontsize=7.5)
+    axes.set_xlabel("% of dense", fontsize=7)
+
+
+def _short(title: str, width: int = 18) -> str:
+    """The title in lines of about `width` characters."""
+    lines = [""]
+    for word in title.split():
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------- perplexity
+
+
+def beside_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
+    """Headline rows of all other compared tasks with the variant's perplexity over dense's as `ratio`.
+
+    Raises Nothing without a perplexity task or without another.
+    """
+    rows = select.headlines(frame)
+    corpus = rows[rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0)]
+    corpus = select.wanted(corpus, "perplexity task").drop_duplicates([*select.SECTION, "variant"])
+    corpus = corpus.assign(ratio=corpus["value"] / corpus["dense_value"])
+    others = rows[~rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0) & ~rows["dense"]]
+    others = others[others["verdict"] != ""]
+    joined = others.merge(corpus[[*select.SECTION, "variant", "ratio"]], on=[*select.SECTION, "variant"])
+    return select.wanted(joined, "task beside the perplexity task")
+
+
+def hidden(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of `beside_perplexity`: what perplexity hides, a shown loss where perplexity rose by at most 5 %."""
+    lost = rows.apply(lambda row: wording.verdict(row) == "worse", axis=1)
+    return rows[lost & (rows["ratio"] <= 1 + MARGIN)]
+
+
+@figure("perplexity_hides", "What perplexity hides", beside_perplexity, paper="Fig 1")
+def perplexity_hides(rows: pd.DataFrame) -> Figure:
+    """Each task's change against the rise of perplexity; the shaded corner is hidden from it."""
+    tasks = select.tasks(rows)
+    drawn, axes = style.panels(len(tasks), height=2.1)
+    for ax, task in zip(axes, tasks, strict=True):
+        _against(ax, select.of_task(rows, task))
+    corner = Patch(facecolor=style.ORANGE, alpha=0.2, label="perplexity within 5 %, task more than 5 % down")
+    filled = Line2D([], [], color=style.INK, marker="o", linestyle="", label="filled: loss shown")
+    style.legend(drawn, select.method_order(rows["method"]), [filled, corner])
+    return drawn
+
+
+def _against(axes: Axes, rows: pd.DataFrame) -> None:
+    right = max(1.3, float(rows["ratio"].max()) * 1.1)
+    sign = np.where(rows["higher_is_better"], 100.0, -100.0)
+    shown = rows.assign(at=rows["relative"] * sign)
+    lowest = np.minimum(shown["gap_low"] * sign, shown["gap_high"] * sign) / shown["dense_value"].abs()
+    floor = min(-20.0, float(lowest.min()) * 1.05)
+    axes.add_patch(
+        Rectangle((0.9, floor), 0.15, -100 * MARGIN - floor, color=style.ORANGE, alpha=0.2, linewidth=0)
+    )
+    axes.axhline(0, color=style.INK, linewidth=0.6)
+    for _, row in shown.iterrows():
+        look = style.look(row["method"])
+        bounds = np.array([[row["gap_low"]], [row["gap_high"]]]) / abs(row["dense_value"]) * 100
+        reach = np.abs(np.sort(bounds * (1 if row["higher_is_better"] else -1), axis=0) - row["at"])
+        face = look.color if wording.verdict(row) in ("worse", "better") else "white"
+        axes.errorbar(
+            row["ratio"], row["at"], reach, fmt=look.marker if look.marker not in "x+_" else "o",
+            color=look.color, markerfacecolor=face, markersize=4.5, elinewidth=0.5,
+        )  # fmt: skip
+    for _, row in hidden(shown).nsmallest(2, "at").iterrows():
+        axes.annotate(
+            row["label"], (row["ratio"], row["at"]), (5, -3), textcoords="offset points", fontsize=6
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(0.95, right)
+    axes.set_ylim(floor, max(10.0, float(shown["at"].max()) * 1.3))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if right > 3 else (1.0, 1.1, 1.2, 1.5, 2.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}\u00d7"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("perplexity, of dense")
+    style.head(axes, wording.task_label(rows.iloc[0]), "change (% of dense)")
+
+
+def _corpus_and_facts(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = select.headlines(frame)
+    chosen = pd.concat([select.family(rows, "perplexity"), select.family(rows, "factoid_qa")])
+    return levels.leveled(chosen, "perplexity or factoid variant")
+
+
+@figure("perplexity_and_knowledge", "Perplexity beside knowledge", _corpus_and_facts, paper="Fig 1")
+def perplexity_and_knowledge(rows: pd.DataFrame) -> Figure:
+    """Perplexity against compression, above a knowledge task's score."""
+    return levels.three_ways(rows, levels.by_task(rows))
+
+
+# ---------------------------------------------------------------------------------------- books
+
+
+def _books(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = frame[frame["task"].str.contains(select.PAIRED, regex=False) & (frame["replica"] == "")]
+    return select.variant_order(select.wanted(rows, "task asked with the book closed and open"))
+
+
+_QUADRANTS = {
+    "known_and_read": (style.BLUE, "right closed and open"),
+    "known_not_read": (style.RED, "right closed, wrong open"),
+    "read_only": (style.SKY, "right open only"),
+    "neither": (style.FAINT, "wrong both times"),
+}
+
+
+@figure("closed_open", "Closed against open book", _books, paper="Fig 4")
+def closed_open(rows: pd.DataFrame) -> Figure:
+    """The four outcomes an item can have, and what is lost of what dense had: knowledge and reading apart."""
+    labels = list(dict.fromkeys(rows["label"]))
+    drawn = Figure(figsize=(7.2, 1.2 + 0.19 * len(labels)), layout="constrained")
+    left, right = drawn.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    start = np.zeros(len(labels))
+    for name in pairs.QUADRANTS:
+        color, text = _QUADRANTS[name]
+        values = rows[rows["metric"] == name].set_index("label")["value"].reindex(labels).to_numpy() * 100
+        left.barh(range(len(labels)), values, left=start, color=color, height=0.72, label=text)
+        start = start + np.nan_to_num(values)
+    for name, shift, look in (
+        ("knowledge_lost", -0.14, style.Look(style.BLUE, "o", "-")),
+        ("reading_lost", 0.14, style.Look(style.ORANGE, "s", "-")),
+    ):
+        part = rows[(rows["metric"] == name) & ~rows["dense"]]
+        at = np.array([labels.index(label) for label in part["label"]]) + shift
+        text = name.replace("_", " ")
+        right.plot(part["value"] * 100, at, look.marker, color=look.color, label=text, markersize=4)
+        right.hlines(at, part["low"] * 100, part["high"] * 100, color=look.color, linewidth=0.8)
+    left.set_xlim(0, 100)
+    left.set_yticks(range(len(labels)), labels)
+    left.set_ylim(len(labels) - 0.4, -0.6)
+    right.set_xlim(-1, 101)
+    for ax, title, text in (
+        (left, "outcome of each question", "% of items"),
+        (right, "lost of what dense had", "%"),
+    ):
+        ax.set_title(title)
+        ax.set_xlabel(text)
+        ax.grid(visible=False, axis="y")
+        ax.tick_params(axis="y", length=0)
+    right.grid(axis="x")
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    drawn.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.1, handlelength=1.2)
+    return drawn

@@ -1,0 +1,194 @@
+"""How figures look: a palette that colour-blind readers can tell apart, quiet axes, a paper's sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from kick.report import select, wording
+
+INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
+NOISE = "#bdbdbd"
+# Okabe and Ito's palette: told apart with every common colour blindness; yellow left out, too pale on white.
+ORANGE, SKY, GREEN, BLUE, RED, PINK = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A method's colour, marker and line: no method is told by colour alone."""
+
+    color: str
+    marker: str
+    line: str
+
+
+_FIRST = {
+    "dense": Look(INK, "_", "--"),
+    "magnitude": Look(RED, "o", "-"),
+    "wanda": Look(BLUE, "s", "-"),
+    "sparsegpt": Look(GREEN, "^", "-"),
+    "gptq": Look(PINK, "D", "-"),
+    "rtn": Look(ORANGE, "v", "-"),
+    "awq": Look(SKY, "P", "-"),
+    "random": Look(QUIET, "x", ":"),
+}
+_COLORS = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
+_MARKERS, _LINES = ("X", "<", ">", "p", "h", "*", "d", "8"), ("--", "-.", ":")
+
+VERDICTS = {
+    "matching": Look(BLUE, "o", "-"),
+    "worse": Look(RED, "v", "-"),
+    "better": Look(GREEN, "^", "-"),
+    "undecided": Look(QUIET, "o", "-"),
+    wording.WITHIN_NOISE: Look(QUIET, "s", "-"),
+    "": Look(QUIET, ".", "-"),
+}
+
+
+def look(method: str) -> Look:
+    """The look of a method, the same in every figure."""
+    if method in _FIRST:
+        return _FIRST[method]
+    others = [name for name in select.METHOD_ORDER if name not in _FIRST]
+    place = others.index(method) if method in others else sum(method.encode())
+    return Look(_COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)])
+
+
+def settings() -> dict[str, Any]:
+    """matplotlib's settings for all figures, to be used with `matplotlib.rc_context`."""
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = [name for name in ("Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans") if name in there]
+    return {
+        "font.family": fonts,
+        "font.size": 8,
+        "axes.titlesize": 8.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.titlepad": 7,
+        "axes.labelsize": 8,
+        "axes.labelcolor": QUIET,
+        "axes.edgecolor": QUIET,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "axes.unicode_minus": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.4,
+        "xtick.color": QUIET,
+        "ytick.color": QUIET,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 4,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+    }
+
+
+def panels(
+    count: int, *, columns: int = 3, width: float = 2.35, height: float = 1.95
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most `columns` beside one another; sizes in inches a panel."""
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(width * columns + 0.3, height * lines + 0.45), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08)
+    return figure, list(axes[:count])
+
+
+def legend(figure: Figure, methods: Sequence[str], extra: Sequence[Line2D | Patch] = ()) -> None:
+    """One legend for all panels, above them."""
+    handles: list[Any] = []
+    for name in methods:
+        style = look(name)
+        handles.append(
+            Line2D([], [], color=style.color, marker=style.marker, linestyle=style.line, label=name)
+        )
+    key(figure, [*handles, *extra])
+
+
+def key(figure: Figure, handles: Sequence[Any]) -> None:
+    """The legend of these handles above all panels, in as many lines as the figure's width asks for."""
+    inches = sum(0.62 + 0.062 * len(handle.get_label()) for handle in handles)
+    lines = max(1, -(-inches // figure.get_figwidth()))
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=int(-(-len(handles) // lines)),
+            handlelength=2.0,
+            columnspacing=1.3,
+        )
+
+
+def scaled(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column in readers' units: shares in percent."""
+    factor = wording.UNITS.get(rows["unit"].iloc[0], wording.UNITS["ratio"])[0]
+    return rows[name] * factor
+
+
+def head(axes: Axes, title: str, label: str = "") -> None:
+    """A panel's title, left, and the name of its y axis."""
+    axes.set_title(title)
+    axes.set_ylabel(label)
+
+
+def dense_line(axes: Axes, rows: pd.DataFrame, *, label: bool = True) -> None:
+    """The dense score as a dashed line with its number, and the noise band around it."""
+    dense = rows[rows["dense"]]
+    if dense.empty:
+        return
+    value, noise = float(scaled(dense, "value").iloc[0]), float(scaled(dense, "noise").iloc[0])
+    axes.axhline(value, color=INK, linestyle=(0, (4, 2)), linewidth=0.8, zorder=1)
+    if noise > 0:
+        axes.axhspan(value - noise, value + noise, color=NOISE, alpha=0.35, linewidth=0, zorder=0)
+    if label:
+        text = f"dense {wording.number(float(dense['value'].iloc[0]), dense['unit'].iloc[0])}"
+        above = bool(dense["higher_is_better"].iloc[0])  # the side that worse scores leave free
+        axes.annotate(
+            text, (1, value), xycoords=("axes fraction", "data"), xytext=(-1, 2 if above else -2),
+            textcoords="offset points", ha="right", va="bottom" if above else "top", fontsize=7, color=INK,
+            zorder=5,
+        )  # fmt: skip
+
+
+def noise_key() -> Patch:
+    """The legend's entry for the noise band."""
+    return Patch(facecolor=NOISE, alpha=0.35, label="noise of dense replicas")
+
+
+def percent_axis(axes: Axes, values: Sequence[float], name: str = "sparsity (%)") -> None:
+    """Sparsity on the x axis, in percent."""
+    axes.set_xlabel(name)
+    top = max(values, default=1) or 1
+    axes.set_xlim(-0.03 * top, top * 1.04)
+
+
+def log_if_wide(axes: Axes, values: pd.Series, unit: str) -> None:
+    """A logarithmic y axis where ratios such as perplexity span more than a factor of five."""
+    known = values[values > 0]
+    if unit == "ratio" and len(known) and known.max() > 5 * known.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
