@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kick.engine import fidelity, plain
+from kick.engine import fidelity
 from kick.engine.encode import Encoder, Scoring, max_length
-from kick.engine.network import Network
-from kick.engine.reference import Reference, same_device
+from kick.engine.reader import Reader
+from kick.engine.reference import Reference, on_device
+from kick.engine.score import score
 from kick.engine.stopping import Decoding, Stops
 from kick.records import KickError, Request, Response
 
 OnDone = Callable[[int, Response], None]
 Scored = Callable[[int, float, bool, int], None]  # item, log-probability, greedy, scored tokens
-DEFAULT_BATCH_TOKENS = 2048
 
 
 class Engine:
@@ -44,12 +44,26 @@ class Engine:
         window: int | None = None,
     ):
         self.tokenizer = tokenizer
-        self.network = Network(model)
+        self.reader = Reader(model, batch_tokens)
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache)
-        self.batch_tokens = batch_tokens or DEFAULT_BATCH_TOKENS
         self.reference = reference
         ends = model.generation_config.eos_token_id
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
+
+    def notes(self) -> dict[str, Any]:
+        """How requests are answered, as JSON values for run.json: BOS, window, packing, drafts so far."""
+        reader = self.reader
+        return {
+            "bos": "added by the tokenizer" if self.encoder.adds_bos else "only where the text has it",
+            "window": self.encoder.max_length,
+            "cut": "left, by tokens",
+            "batch_tokens": reader.batch_tokens,
+            "packed": reader.packed,
+            "packed_up_to": reader.trusted,
+            "texts": dict(self.encoder.counts),
+            "drafted": reader.acceptance.drafted,
+            "accepted": reader.acceptance.accepted,
+        }
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Response]:
@@ -64,25 +78,26 @@ class Engine:
             if on_done is not None:
                 on_done(index, response)
 
-        kinds: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
-            kinds.setdefault(request.kind, []).append(index)
-        for kind in ("fidelity", "loglikelihood", "rolling", "tokens", "generate"):
-            if kind in kinds:
-                indices = kinds[kind]
-                getattr(self, f"_{kind}")(
-                    [requests[i] for i in indices], lambda i, r, at=indices: finish(at[i], r)
-                )
+        answers = {
+            "fidelity": self._fidelity,
+            "loglikelihood": self._loglikelihood,
+            "rolling": self._rolling,
+            "tokens": self._tokens,
+            "generate": self._generate,
+        }
+        for kind, give in answers.items():
+            at = [i for i, request in enumerate(requests) if request.kind == kind]
+            if at:
+                give([requests[i] for i in at], lambda i, response, at=at: finish(at[i], response))
         return responses
 
     # ------------------------------------------------------------------------------------ scoring
 
     def _loglikelihood(self, requests: Sequence[Request], finish: OnDone) -> None:
         pairs = self.encoder.pairs(requests)
-        cut = [truncated for _, truncated in pairs]
 
         def done(i: int, logprob: float, greedy: bool, count: int) -> None:
-            finish(i, Response(logprob=logprob, greedy=greedy, count=count, truncated=cut[i]))
+            finish(i, Response(logprob=logprob, greedy=greedy, count=count, truncated=pairs[i][1]))
 
         self._score([windows for windows, _ in pairs], done)
 
@@ -105,7 +120,7 @@ class Engine:
         )
 
     def _score(self, windows: Sequence[Sequence[Scoring]], done: Scored) -> None:
-        """Sum the log-probabilities of each item's windows; `done` once for each."""
+        """Sum the log-probabilities of each item's windows; `done` once for each. Equal inputs go in once."""
         owners: dict[tuple[int, ...], list[tuple[int, Scoring]]] = {}
         left = [len(own) for own in windows]
         sums, greedy = [0.0] * len(windows), [True] * len(windows)
@@ -116,79 +131,72 @@ class Engine:
             if not own:
                 done(item, 0.0, True, 0)
         inputs = list(owners)
-        readings = [(ids, max(len(w.targets) for _, w in owners[ids])) for ids in inputs]
-        for batch in self._read(readings):
-            for index, hidden in batch:
-                asked = owners[inputs[index]]
-                found = score_targets(self.network, hidden, [w.targets for _, w in asked])
-                for (item, _), (logprob, best) in zip(asked, found, strict=True):
+        for batch in self.reader.read([(ids, max(len(w.targets) for _, w in owners[ids])) for ids in inputs]):
+            asked = [owners[inputs[index]] for index, _ in batch]
+            read = [
+                (hidden, [w.targets for _, w in own]) for (_, hidden), own in zip(batch, asked, strict=True)
+            ]
+            for own, found in zip(asked, score(self.reader.network, read), strict=True):
+                for (item, _), (logprob, best) in zip(own, found, strict=True):
                     sums[item] += logprob
                     greedy[item] &= best
                     left[item] -= 1
                     if not left[item]:
                         done(item, sums[item], greedy[item], counts[item])
 
-    def _read(self, readings):
-        return plain.read(self.network, readings, self.batch_tokens)
-
     # ------------------------------------------------------------------------------------ fidelity
 
     def _fidelity(self, requests: Sequence[Request], finish: OnDone) -> None:
         prompts = self.encoder.prompts(requests)
-        reference = self.reference
+        network, reference = self.reader.network, self.reference
         if reference is not None and reference.write:
-            reference.add_head(self.network.head if self.network.plain_head else None)
-        head = None if reference is None else same_device(reference.head(), self.network.device)
-        asked = [i for i, request in enumerate(requests) if request.tokens]
-        for i in sorted(set(range(len(requests))) - set(asked)):
-            finish(i, Response(values=self._measure(requests[i], None, None), truncated=prompts[i].truncated))
-        readings = [(prompts[i].ids + requests[i].tokens[:-1], len(requests[i].tokens)) for i in asked]
-        for batch in self._read(readings):
-            for index, hidden in batch:
-                i = asked[index]
-                values = self._measure(requests[i], hidden, head)
-                finish(i, Response(values=values, truncated=prompts[i].truncated))
+            reference.add_head(network.head if network.plain_head else None)
+        head = None if reference is None else on_device(reference.head(), network.device)
 
-    def _measure(self, request: Request, hidden: Tensor | None, head) -> dict[str, float]:
-        reference = self.reference
-        if not request.tokens:
-            return fidelity.measure(self.network, hidden, (), None, None)
-        if reference is not None and reference.write:
-            reference.add_hidden(request, hidden)
-        dense = None if reference is None else reference.hidden(request)
-        return fidelity.measure(self.network, hidden, request.tokens, dense, head)
+        def done(i: int, hidden: Tensor | None) -> None:
+            dense = None if reference is None or hidden is None else self._dense(requests[i], hidden)
+            values = fidelity.measure(network, hidden, requests[i].tokens, dense, head)
+            finish(i, Response(values=values, truncated=prompts[i].truncated))
+
+        asked = [i for i, request in enumerate(requests) if request.tokens]
+        for i, request in enumerate(requests):
+            if not request.tokens:
+                done(i, None)
+        readings = [(prompts[i].ids + requests[i].tokens[:-1], len(requests[i].tokens)) for i in asked]
+        for batch in self.reader.read(readings):
+            for index, hidden in batch:
+                done(asked[index], hidden)
+
+    def _dense(self, request: Request, hidden: Tensor) -> Tensor | None:
+        """The dense model's hidden states for the request, None if not known; its own are kept."""
+        if self.reference.write:
+            self.reference.add_hidden(request, hidden)
+        return self.reference.hidden(request)
 
     # ------------------------------------------------------------------------------------ generation
 
     def _generate(self, requests: Sequence[Request], finish: OnDone) -> None:
         prompts = self.encoder.prompts(requests)
         stops = {until: Stops.of(self.tokenizer, until, self.ends) for until in {r.until for r in requests}}
-        rows = [
-            Decoding(prompt.ids, r.max_tokens, stops[r.until], r.temperature, r.top_p, r.seed)
-            for prompt, r in zip(prompts, requests, strict=True)
-        ]
-        for i, row in plain.generate(self.network, rows, self.batch_tokens):
-            if self.reference is not None and self.reference.write and requests[i].temperature == 0.0:
-                self.reference.add_draft(requests[i], row.tokens)
+        owners: dict[tuple, list[int]] = {}
+        for i, r in enumerate(requests):  # equal ones are generated once
+            sampling = (r.temperature, r.top_p, r.seed) if r.temperature else ()
+            owners.setdefault((prompts[i].ids, r.until, r.max_tokens, *sampling), []).append(i)
+        groups = list(owners.values())
+        rows, drafts = [], {}
+        for place, (i, *_) in enumerate(groups):
+            r = requests[i]
+            rows.append(
+                Decoding(prompts[i].ids, r.max_tokens, stops[r.until], r.temperature, r.top_p, r.seed)
+            )
+            draft = None if self.reference is None or self.reference.write else self.reference.draft(r)
+            if draft:
+                drafts[place] = draft
+        for place in self.reader.decode(rows, drafts):
+            row = rows[place]
             text, tokens = row.stops.text(row.tokens), tuple(row.tokens)
-            finish(i, Response(text=text, tokens=tokens, count=len(tokens), truncated=prompts[i].truncated))
-
-
-def score_targets(
-    network: Network, hidden: Tensor, targets: Sequence[tuple[int, ...]]
-) -> list[tuple[float, bool]]:
-    """(log-probability, greedy) of each sequence of targets; the last of the hidden states (N, H) predict it."""
-    wanted = torch.zeros(len(hidden), len(targets), dtype=torch.long, device=hidden.device)
-    for column, ids in enumerate(targets):
-        wanted[len(hidden) - len(ids) :, column] = torch.tensor(ids, device=hidden.device)
-    logs, best = [], []
-    for part, logits in network.chunks(hidden):
-        logs.append(logits.gather(1, wanted[part]) - logits.logsumexp(-1, keepdim=True))
-        best.append(logits.argmax(-1))
-    logs, best = torch.cat(logs).double(), torch.cat(best)
-    found = []
-    for column, ids in enumerate(targets):
-        part = slice(len(hidden) - len(ids), None)
-        logprob = math.fsum(logs[part, column].tolist())
-        found.append((logprob, bool((best[part] == wanted[part, column]).all())))
-    return found
+            for i in groups[place]:
+                if self.reference is not None and self.reference.write and row.temperature == 0.0:
+                    self.reference.add_draft(requests[i], tokens)
+                cut = prompts[i].truncated
+                finish(i, Response(text=text, tokens=tokens, count=len(tokens), truncated=cut))

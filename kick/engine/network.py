@@ -9,10 +9,13 @@ of whole forwards, and logits are made by the model itself with the hidden state
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from kick.engine.attend import NAME
 
 CHUNK_ELEMENTS = 2**22  # logits held at once: 16 MB in float32
 
@@ -70,6 +73,19 @@ class Network:
         got = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state[0])
         return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-3, atol=1e-3)
 
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """Within it the model's attention goes through `attend`; afterwards it is as it was."""
+        configs = {id(m.config): m.config for m in self.model.modules() if hasattr(m, "config")}
+        before = [(config, config._attn_implementation) for config in configs.values()]
+        for config in configs.values():
+            config._attn_implementation = NAME
+        try:
+            yield
+        finally:
+            for config, name in before:
+                config._attn_implementation = name
+
     def hidden(self, ids: Tensor, **options) -> Tensor:
         """Last hidden states (B, T, H) of token ids (B, T); `options` are the model's own keywords."""
         options.setdefault("use_cache", False)
@@ -105,6 +121,12 @@ class Network:
         for start in range(0, len(hidden), rows):
             part = slice(start, min(start + rows, len(hidden)))
             yield part, self.logits(hidden[part])
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the error says that memory ran out, on whatever device."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
 
 
 def pad_right(rows: list[tuple[int, ...]], device) -> Tensor:

@@ -7,48 +7,59 @@ recurrent hybrids, ALiBi), and is what the packed engine is tested against.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from kick.engine.network import Network, pad_right
+from kick.engine.network import Network, out_of_memory, pad_right
 from kick.engine.stopping import Decoding, pick
 
+Found = list[tuple[int, Tensor]]  # indices of readings, each with its hidden states (count, H)
 Reading = tuple[tuple[int, ...], int]  # token ids, and how many of the last positions are wanted
 
 
-def read(
-    network: Network, readings: Sequence[Reading], batch_tokens: int
-) -> Iterator[list[tuple[int, Tensor]]]:
+def read(network: Network, readings: Sequence[Reading], batch_tokens: int) -> Iterator[Found]:
     """Batches of (index, hidden states (count, H)) of the last positions of each reading, longest first."""
     order = sorted(range(len(readings)), key=lambda i: -len(readings[i][0]))
-    start = 0
-    while start < len(order):
-        width = len(readings[order[start]][0])
-        part = order[start : start + max(1, batch_tokens // width)]
-        hidden = network.hidden(pad_right([readings[i][0] for i in part], network.device))
-        found = []
-        for row, i in enumerate(part):
-            ids, count = readings[i]
-            found.append((i, hidden[row, len(ids) - count : len(ids)]))
-        yield found
-        start += len(part)
+    while order:
+        part = order[: max(1, batch_tokens // len(readings[order[0]][0]))]
+        try:
+            hidden = network.hidden(pad_right([readings[i][0] for i in part], network.device))
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(part) == 1:
+                raise
+            batch_tokens //= 2
+            continue
+        order = order[len(part) :]
+        yield [
+            (i, hidden[row, len(readings[i][0]) - readings[i][1] : len(readings[i][0])])
+            for row, i in enumerate(part)
+        ]
 
 
-def generate(
-    network: Network, decodings: Sequence[Decoding], batch_tokens: int
-) -> Iterator[tuple[int, Decoding]]:
+def generate(network: Network, decodings: Sequence[Decoding], batch_tokens: int) -> Iterator[int]:
     """Continue each with the model's own `generate`; rows of a batch have equal lengths, unpadded."""
-    order = sorted(range(len(decodings)), key=lambda i: (-len(decodings[i].prompt), decodings[i].limit))
-    for (width, limit), group in groupby(order, key=lambda i: (len(decodings[i].prompt), decodings[i].limit)):
-        members = list(group)
-        size = max(1, batch_tokens // (width + limit))
-        for start in range(0, len(members), size):
-            part = members[start : start + size]
-            _batch(network, [decodings[i] for i in part])
-            yield from ((i, decodings[i]) for i in part)
+    waiting: dict[tuple[int, int], list[int]] = {}
+    for i, row in enumerate(decodings):
+        if row.done:
+            yield i
+        else:
+            waiting.setdefault((len(row.prompt), row.limit), []).append(i)
+    for (width, limit), members in sorted(waiting.items(), reverse=True):
+        while members:
+            part = members[: max(1, batch_tokens // (width + limit))]
+            try:
+                _batch(network, [decodings[i] for i in part])
+            except RuntimeError as error:
+                if not out_of_memory(error) or len(part) == 1:
+                    raise
+                batch_tokens //= 2
+                for i in part:
+                    decodings[i].restart()
+                continue
+            members = members[len(part) :]
+            yield from part
 
 
 def _batch(network: Network, rows: list[Decoding]) -> None:

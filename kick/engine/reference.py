@@ -150,7 +150,7 @@ class Reference:
             self.close()
 
 
-def same_device(head: Head | None, device: torch.device) -> Head | None:
+def on_device(head: Head | None, device: torch.device) -> Head | None:
     """The head on a device."""
     if head is None or head.weight.device == device:
         return head

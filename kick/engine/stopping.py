@@ -61,6 +61,13 @@ class Decoding:
     done: bool = False
     random: torch.Generator | None = None
 
+    def __post_init__(self) -> None:
+        self.done = self.limit <= 0
+
+    def restart(self) -> None:
+        """Forget all tokens."""
+        self.tokens, self.done, self.random = [], self.limit <= 0, None
+
     def accept(self, token: int) -> None:
         """Append a token; the answer is done at a stop or at its limit."""
         self.tokens.append(token)

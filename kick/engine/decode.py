@@ -1,0 +1,189 @@
+"""Generation: prompts read through the tree of shared prefixes, then all rows a token at a time.
+
+A finished row leaves and a waiting one enters at once. Rows with a draft of their answer have it checked
+while their prompt is read: what is accepted is not generated, and a row whose draft holds to its end never
+enters the batch. The tokens are those of plain decoding, row by row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kick.engine.draft import Acceptance
+from kick.engine.network import Network, out_of_memory
+from kick.engine.pack import Done, Runner
+from kick.engine.slots import Row, Slots
+from kick.engine.stopping import Decoding, pick
+from kick.engine.tree import Node, grow
+
+SHARE = 256  # tokens that sharing a prefix must save to be worth a part of its own in every step
+FIRST_BUDGET = 256  # tokens of the first forward with drafts: it tells whether they are worth it
+Drafts = Mapping[int, tuple[int, ...]]
+
+
+class Decode:
+    """Finishes every decoding; iterate over it to get their indices as they are done.
+
+    Args:
+        network: with its attention set to ours.
+        decodings: what is to be continued, from prompt and tokens so far.
+        budget: tokens of one prompt-reading forward.
+        slots: (bytes of keys and values, rows) at most under way.
+        drafts: answers to be checked, by index; greedy rows only.
+        acceptance: what is known of the drafts' quality, updated.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        decodings: Sequence[Decoding],
+        budget: int,
+        slots: tuple[int, int],
+        drafts: Drafts,
+        acceptance: Acceptance,
+    ):
+        self.network = network
+        self.decodings = decodings
+        self.budget = budget
+        self.limits = slots
+        self.drafts = drafts
+        self.acceptance = acceptance
+
+    def __iter__(self) -> Iterator[int]:
+        left = [i for i, decoding in enumerate(self.decodings) if not decoding.done]
+        while left:
+            try:
+                yield from self._pass(left)
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.limits[1] == 1:
+                    raise
+                self.limits = self.limits[0] // 2, max(1, self.limits[1] // 2)
+            left = [i for i in left if not self.decodings[i].done]
+
+    # ------------------------------------------------------------------------------------ one pass
+
+    def _pass(self, indices: list[int]) -> Iterator[int]:
+        """Decode all of them; what was done before memory ran out stays done."""
+        slots = Slots(*self.limits)
+        arrivals = self._arrivals(indices)
+        ready: deque[tuple[Row, Done]] = deque()
+        more = True
+        while True:
+            while more and not ready and len(slots.rows) < slots.most:
+                batch = next(arrivals, None)
+                more = batch is not None
+                for row, done in batch or ():
+                    if row.decoding.done:
+                        yield row.index
+                    else:
+                        ready.append((row, done))
+                self._admit(slots, ready)
+            self._admit(slots, ready)
+            if not slots.rows:
+                return
+            self._step(slots)
+            for place in reversed(range(len(slots.rows))):
+                if slots.rows[place].decoding.done:
+                    yield slots.rows[place].index
+                    slots.leave(place)
+
+    def _admit(self, slots: Slots, ready: deque[tuple[Row, Done]]) -> None:
+        while ready and slots.fits(ready[0][0], ready[0][1].tail):
+            row, done = ready.popleft()
+            slots.enter(row, done.tail)
+
+    def _step(self, slots: Slots) -> None:
+        ids, positions = slots.begin(self.network.device)
+        hidden = self.network.hidden(ids, position_ids=positions, layout=slots)[:, 0]
+        slots.end()
+        decodings = [row.decoding for row in slots.rows]
+        for decoding, token in zip(decodings, choose(self.network, hidden, decodings), strict=True):
+            decoding.accept(token)
+
+    # ------------------------------------------------------------------------------------ arrivals
+
+    def _arrivals(self, indices: list[int]) -> Iterator[list[tuple[Row, Done]]]:
+        """Rows whose prompt has been read, with their first tokens; those that are done already too.
+
+        Every row is a leaf of its own in the tree, with the prompt's last token and its draft: a negative
+        number stands there until it is run.
+        """
+        rows = [self.decodings[i] for i in indices]
+        known = [(*row.prompt, *row.tokens) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: -len(known[i]))  # longest first
+        root = grow([(*known[i][:-1], -1 - place) for place, i in enumerate(order)], worth)
+        for node in root.below():
+            node.children.sort(key=lambda child: -child.size)
+        counts = [1] * len(order)
+        fed: list[tuple[int, ...]] = [()] * len(order)
+
+        def extend(node: Node) -> None:
+            for leaf in node.below():
+                if leaf.ids[-1] < 0:
+                    place = -1 - leaf.ids[-1]
+                    fed[place] = self._draft(indices[order[place]])
+                    counts[place] += len(fed[place])
+                    leaf.ids = (*leaf.ids[:-1], known[order[place]][-1], *fed[place])
+                    leaf.wanted = counts[place]
+            node.measure()
+
+        budget = min(self.budget, FIRST_BUDGET) if self.drafts else self.budget
+        runner = Runner(self.network, root, counts, budget, keep=True, extend=extend)
+        for batch in runner:
+            if runner.budget == budget:
+                runner.budget = budget = self.budget
+            arrived = []
+            hidden = torch.cat([done.hidden for done in batch]) if batch else None
+            starts = [rows[order[done.reading]] for done in batch]
+            tokens = iter(choose(self.network, hidden, starts, [len(done.hidden) for done in batch]))
+            for done in batch:
+                place = done.reading
+                index = indices[order[place]]
+                offered = [next(tokens) for _ in done.hidden]
+                matched = self._check(self.decodings[index], fed[place], offered)
+                length = len(done.tail) - len(fed[place]) + matched
+                arrived.append((Row(index, self.decodings[index], done.spans, length), done))
+            yield arrived
+
+    def _draft(self, index: int) -> tuple[int, ...]:
+        """The draft tokens to feed: never the last one, which nothing follows."""
+        draft, row = self.drafts.get(index, ()), self.decodings[index]
+        if row.temperature != 0.0 or row.tokens:
+            return ()
+        return draft[: min(self.acceptance.length(), max(0, len(draft) - 1))]
+
+    def _check(self, row: Decoding, fed: tuple[int, ...], offered: list[int]) -> int:
+        """Accept what the model says itself, as long as it is what was fed; how much of it was."""
+        matched = 0
+        for place, token in enumerate(offered):
+            row.accept(token)
+            if row.done or place == len(fed) or token != fed[place]:
+                break
+            matched += 1
+        if fed:
+            self.acceptance.observe(len(fed), matched)
+        return matched
+
+
+def worth(tokens: int, sequences: int) -> bool:
+    """Whether rows should share a prefix while they are generated."""
+    return tokens * (sequences - 1) >= SHARE
+
+
+def choose(
+    network: Network, hidden: Tensor | None, rows: Sequence[Decoding], counts: Sequence[int] | None = None
+) -> list[int]:
+    """The next token at each of the hidden states (N, H); `counts` of them belong to each row (1)."""
+    if hidden is None:
+        return []
+    owners = [row for row, count in zip(rows, counts or [1] * len(rows), strict=True) for _ in range(count)]
+    tokens: list[int] = []
+    for part, logits in network.chunks(hidden):
+        best = logits.argmax(-1).tolist()
+        for i, row in enumerate(owners[part]):
+            tokens.append(best[i] if row.temperature == 0.0 else pick(logits[i], row))
+    return tokens

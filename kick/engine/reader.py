@@ -1,0 +1,83 @@
+"""One model's two services: read token sequences, and continue them; in packs where they may be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from kick.engine import budget, plain
+from kick.engine.decode import Decode
+from kick.engine.draft import Acceptance
+from kick.engine.network import Network
+from kick.engine.pack import Runner
+from kick.engine.stopping import Decoding
+from kick.engine.tree import grow
+from kick.engine.trust import packs_well, trusted_length
+
+WORTH = 16  # tokens that sharing a prefix must save
+_PROCESSORS = (
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_length",
+    "min_new_tokens",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "exponential_decay_length_penalty",
+)
+
+
+class Reader:
+    """The model behind an engine.
+
+    `packed`: whether the architecture may be run in packs; `trusted`: up to which length (None: any);
+    `processed`: whether its generation configuration changes logits, which only its own `generate` does.
+    """
+
+    def __init__(self, model, batch_tokens: int | None = None):
+        self.network = Network(model)
+        self.batch_tokens = batch_tokens or budget.batch_tokens(self.network.device)
+        self.packed = packs_well(self.network)
+        self.trusted = trusted_length(model.config)
+        settings = model.generation_config
+        self.processed = any(getattr(settings, name, None) not in (None, 0, 1.0) for name in _PROCESSORS)
+        self.acceptance = Acceptance()
+
+    def _packs(self, length: int) -> bool:
+        return self.packed and (self.trusted is None or length <= self.trusted)
+
+    def read(self, readings: Sequence[plain.Reading]) -> Iterator[plain.Found]:
+        """Batches of (index, hidden states (count, H)) of the last positions of each reading."""
+        packed = [i for i, (ids, _) in enumerate(readings) if self._packs(len(ids))]
+        if packed:
+            root = grow([readings[i][0] for i in packed], lambda tokens, n: tokens * (n - 1) >= WORTH)
+            counts = [readings[i][1] for i in packed]
+            with self.network.ours():
+                for batch in Runner(self.network, root, counts, self.batch_tokens):
+                    if batch:
+                        yield [(packed[done.reading], done.hidden) for done in batch]
+        rest = sorted(set(range(len(readings))) - set(packed))
+        for batch in plain.read(self.network, [readings[i] for i in rest], self.batch_tokens):
+            yield [(rest[index], hidden) for index, hidden in batch]
+
+    def decode(self, rows: Sequence[Decoding], drafts: Mapping[int, tuple[int, ...]]) -> Iterator[int]:
+        """Finish every row; their indices as they are done. `drafts`: answers to be checked, by index."""
+        packed = [
+            i
+            for i, row in enumerate(rows)
+            if not self.processed and self._packs(len(row.prompt) + row.limit) and not row.done
+        ]
+        if packed:
+            mine = {place: drafts[i] for place, i in enumerate(packed) if i in drafts}
+            limits = budget.slots(self.network.device)
+            decode = Decode(
+                self.network, [rows[i] for i in packed], self.batch_tokens, limits, mine, self.acceptance
+            )
+            with self.network.ours():
+                for index in decode:
+                    yield packed[index]
+        rest = sorted(set(range(len(rows))) - set(packed))
+        for index in plain.generate(self.network, [rows[i] for i in rest], self.batch_tokens):
+            yield rest[index]

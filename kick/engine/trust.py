@@ -1,0 +1,70 @@
+"""Whether an architecture may be run in packs: found out on a few tokens, never assumed from its name.
+
+A model passes if a packed forward (a shared prefix computed first, two branches side by side, explicit
+positions) and a decoding step give the hidden states of plain whole forwards. Mamba keeps no keys and
+values, ALiBi takes positions from a mask, some attentions do not go through transformers' interface: they
+fail here and are run plainly. What shows only on long texts is read from the configuration.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kick.engine.attend import Unsupported
+from kick.engine.network import Network, pad_right
+from kick.engine.pack import Done, Runner
+from kick.engine.slots import Row, Slots
+from kick.engine.stopping import Decoding, Stops
+from kick.engine.tree import grow
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest hidden value
+LOOSE = 6e-2  # the tolerance of half precision
+BUDGET = 10  # tokens of a forward: less than the tree has
+_SHARED, _BRANCHES = (5, 3, 7, 4, 9), ((8, 6, 5), (3, 11, 2, 10), (3, 11, 12))
+
+
+def trusted_length(config) -> int | None:
+    """Tokens up to which packing is right, None for any: windows and rotations that change with length."""
+    config = getattr(config, "text_config", None) or config
+    limits = []
+    if getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None):
+        limits.append(config.sliding_window)
+    if getattr(config, "attention_chunk_size", None):
+        limits.append(config.attention_chunk_size)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    if any(kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope") for kind in kinds):
+        original = [kind.get("original_max_position_embeddings") for kind in kinds]
+        limits.append(min(filter(None, original), default=config.max_position_embeddings))
+    return min(limits, default=None)
+
+
+@torch.inference_mode()
+def packs_well(network: Network) -> bool:
+    """Whether packs and decoding steps give this model's own hidden states."""
+    sequences = [tuple(i % network.vocabulary for i in (*_SHARED, *branch)) for branch in _BRANCHES]
+    plain = network.hidden(pad_right(sequences, network.device))
+    limit = TOLERANCE.get(plain.dtype, LOOSE) * float(plain.abs().max())
+    root = grow([ids[:-1] for ids in sequences], lambda tokens, _: tokens > 1)
+    counts = [len(ids) - 2 for ids in sequences]
+    try:
+        with network.ours():
+            batches = list(Runner(network, root, counts, BUDGET, keep=True))
+            done = [one for batch in batches for one in batch]
+            if not all(one.tail.keys for one in done):
+                return False
+            step = _step(network, sequences[done[-1].reading], done[-1])
+    except (Unsupported, TypeError, AttributeError):  # it cannot even be called like this
+        return False
+    pairs = [(one.hidden, plain[one.reading, 1 : 1 + len(one.hidden)]) for one in done]
+    pairs.append((step, plain[done[-1].reading, len(sequences[done[-1].reading]) - 1][None]))
+    return all(float((found - wanted).abs().max()) <= limit for found, wanted in pairs)
+
+
+def _step(network: Network, ids: tuple[int, ...], done: Done) -> torch.Tensor:
+    slots = Slots(2**40, 4)
+    stops = Stops(frozenset(), (), (), None)
+    row = Row(0, Decoding(ids[:-1], 9, stops, tokens=[ids[-1]]), done.spans, len(done.tail))
+    slots.enter(row, done.tail)
+    tokens, positions = slots.begin(network.device)
+    return network.hidden(tokens, position_ids=positions, layout=slots)[0]
