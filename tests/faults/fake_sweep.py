@@ -147,6 +147,8 @@ def main() -> int:
     jobs = fake_jobs(options.pop("variants", 3), options.pop("tasks", 2), trouble)
     names = ("workers", "time_limit", "address")
     where = executor(options.pop("executor", "local"), **{n: options.pop(n) for n in names if n in options})
+    from fake_sweep import FakeWork  # not this program's own: other processes import it by name
+
     work = FakeWork(arguments.root, **options)
 
     def show(event: object) -> None:
