@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -57,9 +58,10 @@ class Fidelity(HarnessTask):
     ) -> list[Item]:
         """For the dense model the prefixes to continue; for a variant the continuations to read.
 
-        Raises KickError where the dense model's answer to an item is missing.
+        Prefixes are running text: a chat template is never put around them. Raises KickError where the dense
+        model's answer to an item is missing.
         """
-        asked = super().items(spec, tokenizer)
+        asked = super().items(replace(spec, chat_template=False), tokenizer)
         return asked if reference is None else [self._read(item, reference) for item in asked]
 
     def _read(self, item: Item, reference: Mapping[str, Sample]) -> Item:
