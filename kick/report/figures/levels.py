@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kick.report import groups, select, wording
+from kick.report import groups, palette, select, wording
 from kick.report.figures import style
 from kick.report.figures.entry import figure
 
-FULL_BITS = 16.0  # where the dense model stands on an axis of bits
+BANDS = 3  # up to so many methods have bands in one panel; of more only whiskers can be told apart
 
 
 def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
@@ -27,29 +27,42 @@ def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     if column == "sparsity" and len(dense):
         low, high = (style.scaled(dense, name).iloc[0] for name in ("low", "high"))
         axes.vlines(0, low, high, color=style.INK, linewidth=0.8)
-    for name in select.method_order(rows.loc[~rows["dense"], "method"]):
-        start = dense.assign(at=0.0) if column == "sparsity" else dense.iloc[:0]
-        _line(axes, rows[rows["method"] == name], start, name)
+    methods = select.method_order(rows.loc[~rows["dense"], "method"])
+    reach = float(rows["at"].max() - rows["at"].min()) or 1.0
+    for number, name in enumerate(methods):
+        part = rows[rows["method"] == name]
+        shift = None if len(methods) <= BANDS else reach * 0.008 * (number - (len(methods) - 1) / 2)
+        _interval(axes, part, palette.method_look(name), shift)
+        _line(axes, part, dense.assign(at=0.0) if column == "sparsity" else dense.iloc[:0], name)
     style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
 
 
+def _interval(axes: Axes, rows: pd.DataFrame, look: palette.Look, shift: float | None) -> None:
+    """The interval over items: a band, or with a shift whiskers beside those of the other methods."""
+    ends = pd.DataFrame({"at": rows["at"], **{name: style.scaled(rows, name) for name in ("low", "high")}})
+    mean = ends.groupby("at").mean()
+    if shift is None:
+        axes.fill_between(mean.index, mean["low"], mean["high"], color=look.hex, alpha=0.12, linewidth=0)
+    else:
+        at = mean.index + shift
+        axes.vlines(at, mean["low"], mean["high"], color=look.hex, alpha=0.45, linewidth=0.7)
+
+
 def _line(axes: Axes, rows: pd.DataFrame, dense: pd.DataFrame, method: str) -> None:
-    look = style.look(method)
-    scores = pd.DataFrame({name: style.scaled(rows, name) for name in ("value", "low", "high")})
-    scores["at"] = rows["at"]
-    mean = scores.groupby("at").mean()
-    axes.fill_between(mean.index, mean["low"], mean["high"], color=look.color, alpha=0.12, linewidth=0)
-    whole = pd.concat([pd.Series(style.scaled(dense, "value").to_numpy(), dense["at"]), mean["value"]])
-    axes.plot(whole.index, whole, color=look.color, linestyle=look.line)
-    axes.plot(mean.index, mean["value"], look.marker, color=look.color)
+    look = palette.method_look(method)
+    scores = pd.DataFrame({"at": rows["at"], "value": style.scaled(rows, "value")})
+    mean = scores.groupby("at")["value"].mean()
+    whole = pd.concat([pd.Series(style.scaled(dense, "value").to_numpy(), dense["at"]), mean])
+    axes.plot(whole.index, whole, color=look.hex, linestyle=look.line)
+    axes.plot(mean.index, mean, look.marker, color=look.hex)
     again = scores[scores.duplicated("at", keep=False)]
-    axes.plot(again["at"], again["value"], ".", color=look.color, markersize=3, alpha=0.6)
+    axes.plot(again["at"], again["value"], ".", color=look.hex, markersize=3, alpha=0.6)
 
 
 def sparsity_panel(axes: Axes, rows: pd.DataFrame) -> None:
     """A task's score against sparsity in percent."""
     curve(axes, rows.assign(sparsity=rows["sparsity"] * 100), "sparsity")
-    style.percent_axis(axes, list(rows["sparsity"] * 100), "unstructured sparsity (%)")
+    style.percent_axis(axes, list(rows["sparsity"] * 100))
 
 
 def bits_panel(axes: Axes, rows: pd.DataFrame) -> None:
@@ -75,7 +88,7 @@ def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
         at = np.array([patterns.index(pattern) for pattern in part.index])
         at = at + (number - (len(methods) - 1) / 2) * width
         reach = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
-        axes.bar(at, part["value"], width * 0.9, color=style.look(name).color, zorder=0.5)
+        axes.bar(at, part["value"], width * 0.9, color=palette.method_look(name).hex, zorder=1)
         axes.errorbar(at, part["value"], reach, fmt="none", ecolor=style.INK, elinewidth=0.7, zorder=3)
     axes.set_xticks(range(len(patterns)), patterns)
     axes.set_xlim(-0.6, len(patterns) - 0.4)

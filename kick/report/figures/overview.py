@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kick.report import pairs, select, wording
+from kick.report import pairs, palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
 from kick.significance import MARGIN
@@ -33,18 +33,18 @@ def differences(rows: pd.DataFrame) -> Figure:
         _forest(ax, select.of_task(rows, task), labels)
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    looks = {name: look for name, look in style.VERDICTS.items() if name}
+    looks = {name: look for name, look in palette.VERDICTS.items() if name}
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=look.color, marker=look.marker, markerfacecolor=_face(name, look), label=name)
+        Line2D([], [], color=look.hex, marker=look.marker, markerfacecolor=_face(name, look), label=name)
         for name, look in looks.items()
     ]
     style.key(drawn, [*handles, Patch(facecolor=style.SKY, alpha=0.22, label="within 5 % of dense")])
     return drawn
 
 
-def _face(verdict: str, look: style.Look) -> str:
+def _face(verdict: str, look: palette.Look) -> str:
     """Hollow where nothing was shown."""
-    return "white" if verdict in ("undecided", wording.WITHIN_NOISE) else look.color
+    return "white" if verdict in ("undecided", wording.WITHIN_NOISE) else look.hex
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
@@ -55,14 +55,14 @@ def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
     reach = min(110.0, max(12.0, float(shown[["at", "first", "second"]].abs().max().max()) * 1.05))
     for _, row in shown.iterrows():
         verdict, place = wording.verdict(row), labels.index(row["label"])
-        look = style.VERDICTS[verdict]
+        look = palette.VERDICTS[verdict]
         low, high = sorted((row["first"], row["second"]))
-        axes.plot([low, high], [place, place], color=look.color, linewidth=1.1, zorder=2)
+        axes.plot([low, high], [place, place], color=look.hex, linewidth=1.1, zorder=2)
         at = np.clip(row["at"], -reach, reach)
         beyond = at != row["at"]
         mark = "<" if beyond else look.marker
         axes.plot(
-            at, place, mark, color=look.color, markerfacecolor=_face(verdict, look), markersize=4, zorder=3
+            at, place, mark, color=look.hex, markerfacecolor=_face(verdict, look), markersize=4, zorder=3
         )
     axes.set_xlim(
         -reach * 1.05, min(reach, max(12.0, float(shown[["at", "first", "second"]].max().max()) * 1.2))
@@ -133,17 +133,18 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
     )
     axes.axhline(0, color=style.INK, linewidth=0.6)
     for _, row in shown.iterrows():
-        look = style.look(row["method"])
+        look = palette.method_look(row["method"])
         bounds = np.array([[row["gap_low"]], [row["gap_high"]]]) / abs(row["dense_value"]) * 100
         reach = np.abs(np.sort(bounds * (1 if row["higher_is_better"] else -1), axis=0) - row["at"])
-        face = look.color if wording.verdict(row) in ("worse", "better") else "white"
+        face = look.hex if wording.verdict(row) in ("worse", "better") else "white"
         axes.errorbar(
             row["ratio"], row["at"], reach, fmt=look.marker if look.marker not in "x+_" else "o",
-            color=look.color, markerfacecolor=face, markersize=4.5, elinewidth=0.5,
+            color=look.hex, markerfacecolor=face, markersize=4, elinewidth=0.4, markeredgewidth=0.9,
         )  # fmt: skip
-    for _, row in hidden(shown).nsmallest(2, "at").iterrows():
+    for _, row in hidden(shown).nsmallest(1, "at").iterrows():
+        place = row["ratio"], row["at"]
         axes.annotate(
-            row["label"], (row["ratio"], row["at"]), (5, -3), textcoords="offset points", fontsize=6
+            row["label"], place, (6, -4), textcoords="offset points", fontsize=6.5, path_effects=style.HALO
         )
     axes.set_xscale("log")
     axes.set_xlim(0.95, right)
@@ -196,14 +197,14 @@ def closed_open(rows: pd.DataFrame) -> Figure:
         left.barh(range(len(labels)), values, left=start, color=color, height=0.72, label=text)
         start = start + np.nan_to_num(values)
     for name, shift, look in (
-        ("knowledge_lost", -0.14, style.Look(style.BLUE, "o", "-")),
-        ("reading_lost", 0.14, style.Look(style.ORANGE, "s", "-")),
+        ("knowledge_lost", -0.14, palette.Look("blue", "o", "-")),
+        ("reading_lost", 0.14, palette.Look("orange", "s", "-")),
     ):
         part = rows[(rows["metric"] == name) & ~rows["dense"]]
         at = np.array([labels.index(label) for label in part["label"]]) + shift
         text = name.replace("_", " ")
-        right.plot(part["value"] * 100, at, look.marker, color=look.color, label=text, markersize=4)
-        right.hlines(at, part["low"] * 100, part["high"] * 100, color=look.color, linewidth=0.8)
+        right.plot(part["value"] * 100, at, look.marker, color=look.hex, label=text, markersize=4)
+        right.hlines(at, part["low"] * 100, part["high"] * 100, color=look.hex, linewidth=0.8)
     left.set_xlim(0, 100)
     left.set_yticks(range(len(labels)), labels)
     left.set_ylim(len(labels) - 0.4, -0.6)

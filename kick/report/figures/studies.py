@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from kick.report import select, wording
+from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
 
@@ -70,11 +70,11 @@ def shots(rows: pd.DataFrame) -> Figure:
     drawn, axes = style.panels(len(parts))
     for ax, (_, method, part) in zip(axes, parts, strict=True):
         for number, (count, line) in enumerate(part.groupby("shots")):
-            look = style.Look(style._COLORS[number % 6], style._MARKERS[number % 8], "-")
+            look = palette.numbered(number)
             line = line.sort_values("sparsity")
             values = style.scaled(line, "value")
             ax.plot(
-                line["sparsity"] * 100, values, color=look.color, marker=look.marker, label=f"{count:g}-shot"
+                line["sparsity"] * 100, values, color=look.hex, marker=look.marker, label=f"{count:g}-shot"
             )
         style.percent_axis(ax, list(part["sparsity"] * 100))
         style.head(ax, f"{part['title'].iloc[0]}: {method}", wording.metric_label(part["metric"].iloc[0]))
@@ -100,11 +100,9 @@ def seeds(rows: pd.DataFrame) -> Figure:
         for number, name in enumerate(recipes):
             one = part[part["recipe"] == name]
             at = number + np.linspace(-0.2, 0.2, len(one))
-            look = style.look(one["method"].iloc[0])
-            ax.plot(at, style.scaled(one, "value"), look.marker, color=look.color)
-            ax.vlines(
-                at, style.scaled(one, "low"), style.scaled(one, "high"), color=look.color, linewidth=0.6
-            )
+            look = palette.method_look(one["method"].iloc[0])
+            ax.plot(at, style.scaled(one, "value"), look.marker, color=look.hex)
+            ax.vlines(at, style.scaled(one, "low"), style.scaled(one, "high"), color=look.hex, linewidth=0.6)
         ax.set_xticks(range(len(recipes)), names, rotation=0 if len(recipes) < 3 else 30)
         ax.set_xlim(-0.6, len(recipes) - 0.4)
         style.head(ax, wording.task_label(part.iloc[0]), wording.metric_label(part["metric"].iloc[0]))
@@ -114,11 +112,11 @@ def seeds(rows: pd.DataFrame) -> Figure:
 def _over(axes: Axes, rows: pd.DataFrame, column: str, text: str) -> None:
     """A line a method over `column`."""
     for name in select.method_order(rows["method"]):
-        part, look = rows[rows["method"] == name].sort_values(column), style.look(name)
+        part, look = rows[rows["method"] == name].sort_values(column), palette.method_look(name)
         values = style.scaled(part, "value")
-        axes.plot(part[column], values, color=look.color, marker=look.marker, linestyle=look.line)
+        axes.plot(part[column], values, color=look.hex, marker=look.marker, linestyle=look.line)
         low, high = style.scaled(part, "low"), style.scaled(part, "high")
-        axes.fill_between(part[column], low, high, color=look.color, alpha=0.13, linewidth=0)
+        axes.fill_between(part[column], low, high, color=look.hex, alpha=0.13, linewidth=0)
     axes.set_xlabel(text)
 
 
@@ -142,11 +140,9 @@ def small_dense_large_sparse(rows: pd.DataFrame) -> Figure:
         for (base, method), line in part[~part["dense"]].groupby(["base", "method"], sort=False):
             start = part[part["dense"] & (part["base"] == base)]
             line = pd.concat([start, line]).sort_values("left")
-            look = style.look(method)
+            look = palette.method_look(method)
             mark = "-" if bases.index(base) == 0 else "--"
-            ax.plot(
-                line["left"] / 1e6, style.scaled(line, "value"), mark, color=look.color, marker=look.marker
-            )
+            ax.plot(line["left"] / 1e6, style.scaled(line, "value"), mark, color=look.hex, marker=look.marker)
         for _, dense in part[part["dense"]].iterrows():
             value = dense["value"] * wording.UNITS[dense["unit"]][0]
             ax.plot(dense["left"] / 1e6, value, "*", color=style.INK, markersize=9)

@@ -3,65 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
+from matplotlib import font_manager, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kick.report import select, wording
+from kick.report import palette, wording
 
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 NOISE = "#bdbdbd"
-# Okabe and Ito's palette: told apart with every common colour blindness; yellow left out, too pale on white.
-ORANGE, SKY, GREEN, BLUE, RED, PINK = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
-
-
-@dataclass(frozen=True)
-class Look:
-    """A method's colour, marker and line: no method is told by colour alone."""
-
-    color: str
-    marker: str
-    line: str
-
-
-_FIRST = {
-    "dense": Look(INK, "_", "--"),
-    "magnitude": Look(RED, "o", "-"),
-    "wanda": Look(BLUE, "s", "-"),
-    "sparsegpt": Look(GREEN, "^", "-"),
-    "gptq": Look(PINK, "D", "-"),
-    "rtn": Look(ORANGE, "v", "-"),
-    "awq": Look(SKY, "P", "-"),
-    "random": Look(QUIET, "x", ":"),
-}
-_COLORS = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
-_MARKERS, _LINES = ("X", "<", ">", "p", "h", "*", "d", "8"), ("--", "-.", ":")
-
-VERDICTS = {
-    "matching": Look(BLUE, "o", "-"),
-    "worse": Look(RED, "v", "-"),
-    "better": Look(GREEN, "^", "-"),
-    "undecided": Look(QUIET, "o", "-"),
-    wording.WITHIN_NOISE: Look(QUIET, "s", "-"),
-    "": Look(QUIET, ".", "-"),
-}
-
-
-def look(method: str) -> Look:
-    """The look of a method, the same in every figure."""
-    if method in _FIRST:
-        return _FIRST[method]
-    others = [name for name in select.METHOD_ORDER if name not in _FIRST]
-    place = others.index(method) if method in others else sum(method.encode())
-    return Look(_COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)])
+ORANGE, SKY, GREEN, BLUE, RED = (palette.COLORS[name] for name in ("orange", "sky", "green", "blue", "red"))
+HALO = [patheffects.withStroke(linewidth=1.6, foreground="white")]  # of text that lines may cross
 
 
 def settings() -> dict[str, Any]:
@@ -122,10 +80,8 @@ def legend(figure: Figure, methods: Sequence[str], extra: Sequence[Line2D | Patc
     """One legend for all panels, above them."""
     handles: list[Any] = []
     for name in methods:
-        style = look(name)
-        handles.append(
-            Line2D([], [], color=style.color, marker=style.marker, linestyle=style.line, label=name)
-        )
+        style = palette.method_look(name)
+        handles.append(Line2D([], [], color=style.hex, marker=style.marker, linestyle=style.line, label=name))
     key(figure, [*handles, *extra])
 
 
@@ -145,8 +101,7 @@ def key(figure: Figure, handles: Sequence[Any]) -> None:
 
 def scaled(rows: pd.DataFrame, name: str) -> pd.Series:
     """A column in readers' units: shares in percent."""
-    factor = wording.UNITS.get(rows["unit"].iloc[0], wording.UNITS["ratio"])[0]
-    return rows[name] * factor
+    return rows[name] * rows["unit"].map(lambda unit: wording.UNITS[unit][0]).astype(float)
 
 
 def head(axes: Axes, title: str, label: str = "") -> None:
@@ -161,7 +116,7 @@ def dense_line(axes: Axes, rows: pd.DataFrame, *, label: bool = True) -> None:
     if dense.empty:
         return
     value, noise = float(scaled(dense, "value").iloc[0]), float(scaled(dense, "noise").iloc[0])
-    axes.axhline(value, color=INK, linestyle=(0, (4, 2)), linewidth=0.8, zorder=1)
+    axes.axhline(value, color=INK, linestyle=(0, (4, 2)), linewidth=0.8, zorder=2)
     if noise > 0:
         axes.axhspan(value - noise, value + noise, color=NOISE, alpha=0.35, linewidth=0, zorder=0)
     if label:
@@ -170,7 +125,7 @@ def dense_line(axes: Axes, rows: pd.DataFrame, *, label: bool = True) -> None:
         axes.annotate(
             text, (1, value), xycoords=("axes fraction", "data"), xytext=(-1, 2 if above else -2),
             textcoords="offset points", ha="right", va="bottom" if above else "top", fontsize=7, color=INK,
-            zorder=5,
+            zorder=5, path_effects=HALO,
         )  # fmt: skip
 
 
@@ -179,9 +134,9 @@ def noise_key() -> Patch:
     return Patch(facecolor=NOISE, alpha=0.35, label="noise of dense replicas")
 
 
-def percent_axis(axes: Axes, values: Sequence[float], name: str = "sparsity (%)") -> None:
+def percent_axis(axes: Axes, values: Sequence[float]) -> None:
     """Sparsity on the x axis, in percent."""
-    axes.set_xlabel(name)
+    axes.set_xlabel("sparsity (%)")
     top = max(values, default=1) or 1
     axes.set_xlim(-0.03 * top, top * 1.04)
 
