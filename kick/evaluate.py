@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +14,6 @@ from kick import metrics, significance
 from kick.records import KickError, Request, Response, Sample, Score, TaskSpec
 from kick.tasks.harness import unflatten
 from kick.tasks.task import Aggregate, Item, Task
-
-Answers = Mapping[str, Sequence[Response]]  # by item id
-OnItem = Callable[[Item, Sequence[Response]], None]
 
 AGGREGATE_RESAMPLES = 1000  # for lm-eval's aggregations that are plain Python functions of a list
 
@@ -38,52 +36,54 @@ class Evaluation:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def evaluate(
-    task: Task,
-    items: Sequence[Item],
-    engine: Engine,
-    *,
-    answered: Answers | None = None,
-    on_item: OnItem | None = None,
-) -> Evaluation:
+class Kept(Protocol):
+    """Answers of one list of requests, by index, that outlive an interruption."""
+
+    answers: dict[int, Response]
+
+    def add(self, index: int, response: Response) -> None:
+        """Keep the answer to request `index`."""
+
+
+Keep = Callable[[str, int], AbstractContextManager[Kept]]  # (phase, number of requests) -> Kept
+
+
+@dataclass
+class InMemory:
+    """Keeps nothing beyond the run."""
+
+    answers: dict[int, Response] = field(default_factory=dict)
+
+    def add(self, index: int, response: Response) -> None:
+        """Keep the answer in memory."""
+        self.answers[index] = response
+
+
+def evaluate(task: Task, items: Sequence[Item], engine: Engine, keep: Keep | None = None) -> Evaluation:
     """Ask what is not yet answered, score everything.
 
-    `answered` holds answers kept from an interrupted run; `on_item` is called with each item that is answered
-    now, in the order in which the engine finishes them.
+    `keep` opens the answers of a phase ("first", "second": a task may ask again with the first answers in
+    hand); those that an interrupted run left are not asked again.
     """
-    first = ask(engine, items, answered or {}, on_item)
-    responses = [first[item.id] for item in items]
+    keep = keep or (lambda phase, total: nullcontext(InMemory()))
+    responses = ask(engine, items, keep, "first")
     more = task.follow_up(items, responses)
     if more:
-        second = ask(engine, more, {}, None)
-        responses = [[*one, *second[item.id]] for one, item in zip(responses, more, strict=True)]
+        second = ask(engine, more, keep, "second")
+        responses = [[*one, *two] for one, two in zip(responses, second, strict=True)]
     samples = score(task, items, responses)
-    return Evaluation(samples, summarise(task, samples), _counts(samples))
+    return Evaluation(samples, summarise(task, samples), counts(samples))
 
 
-def ask(
-    engine: Engine, items: Sequence[Item], answered: Answers, on_item: OnItem | None
-) -> dict[str, list[Response]]:
-    """The responses of every item, by id; items in `answered` are not asked again."""
-    found = {item.id: list(answered[item.id]) for item in items if item.id in answered}
-    owners = [(item, i) for item in items if item.id not in found for i in range(len(item.requests))]
-    parts: dict[str, dict[int, Response]] = {}
-
-    def done(index: int, response: Response) -> None:
-        item, place = owners[index]
-        got = parts.setdefault(item.id, {})
-        got[place] = response
-        if len(got) == len(item.requests):
-            found[item.id] = [got[i] for i in range(len(got))]
-            if on_item:
-                on_item(item, found[item.id])
-
-    if owners:
-        engine.answer([item.requests[i] for item, i in owners], done)
-    missing = [item.id for item in items if item.id not in found]
-    if missing:
-        raise RuntimeError(f"the engine left {len(missing)} of {len(items)} items without an answer")
-    return found
+def ask(engine: Engine, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
+    """The responses of every item, in order; requests whose answers were kept are not asked again."""
+    requests = [request for item in items for request in item.requests]
+    with keep(phase, len(requests)) as kept:
+        todo = [i for i in range(len(requests)) if i not in kept.answers]
+        if todo:
+            engine.answer([requests[i] for i in todo], lambda j, response: kept.add(todo[j], response))
+        answers = iter([kept.answers[i] for i in range(len(requests))])
+    return [[next(answers) for _ in item.requests] for item in items]
 
 
 def score(task: Task, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> tuple[Sample, ...]:
@@ -94,14 +94,13 @@ def score(task: Task, items: Sequence[Item], responses: Sequence[Sequence[Respon
     )
 
 
-def rescore(task: Task, spec: TaskSpec, tokenizer: Any, samples: Sequence[Sample]) -> Evaluation:
-    """Score stored answers again, with no model.
+def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation:
+    """Score stored answers again, with no model and no tokenizer.
 
-    `tokenizer` is needed only by tasks whose prompts or windows are made of it. Raises KickError where the
-    stored samples do not answer the task as it is now.
+    Raises KickError where the stored samples do not answer the task as it is now.
     """
     stored = {sample.item: sample for sample in samples}
-    items = task.items(spec, tokenizer, stored if task.needs_reference else None)
+    items = task.answered(spec, samples)
     lost = [item.id for item in items if item.id not in stored]
     if lost or len(items) != len(stored):
         raise KickError(
@@ -109,8 +108,10 @@ def rescore(task: Task, spec: TaskSpec, tokenizer: Any, samples: Sequence[Sample
             f"(stored: {len(stored)}): the cell must be run again, not rescored"
         )
     again = score(task, items, [stored[item.id].responses for item in items])
-    again = tuple(replace(new, prompt=stored[new.item].prompt) for new in again)
-    return Evaluation(again, summarise(task, again), _counts(again))
+    again = tuple(
+        replace(new, prompt=stored[new.item].prompt, preview=stored[new.item].preview) for new in again
+    )
+    return Evaluation(again, summarise(task, again), counts(again))
 
 
 def summarise(task: Task, samples: Sequence[Sample]) -> tuple[Score, ...]:
@@ -165,7 +166,8 @@ def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], di
     return Score(name, float(aggregate(values)), len(values), stderr, float(low), float(high), direction)
 
 
-def _counts(samples: Sequence[Sample]) -> dict[str, int]:
+def counts(samples: Sequence[Sample]) -> dict[str, int]:
+    """Items, requests, prompts that were cut, tokens generated."""
     responses = [response for sample in samples for response in sample.responses]
     return {
         "items": len(samples),

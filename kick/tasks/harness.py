@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,10 @@ class HarnessTask:
     def follow_up(self, items, responses) -> None:
         """None: lm-eval's tasks ask once."""
         return
+
+    def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
+        """The items; their prompts lack the chat template, which scoring does not look at."""
+        return HarnessTask.items(self, replace(spec, chat_template=False), None)
 
     def _build(self, spec: TaskSpec, tokenizer: Any) -> None:
         wanted = (spec.shots, spec.limit, spec.chat_template, id(tokenizer) if spec.chat_template else None)

@@ -37,6 +37,10 @@ class Perplexity(HarnessTask):
             raise KickError(f"task {self.name}: the text has {len(ids)} tokens, a window {self.seqlen}")
         return [Item(digest(list(w)), (Request("tokens", tokens=w),)) for w in windows]
 
+    def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
+        """The stored windows: their ids are hashes of their tokens."""
+        return [Item(sample.item, ()) for sample in samples]
+
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
         """The mean negative log-likelihood of each window, in nats per token."""
         return [{"nll": -answer.logprob / answer.count} for (answer,) in responses]

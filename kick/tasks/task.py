@@ -68,6 +68,9 @@ class Task(Protocol):
         Their responses are appended to the first ones' before scoring.
         """
 
+    def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
+        """The items as far as scoring needs them, made without a tokenizer."""
+
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
         """One dict of scores an item; NaN where a score could not be computed."""
 
