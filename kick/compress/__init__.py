@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from torch import Tensor, nn
 
 import kick.compress.methods as _package
 from kick.compress.context import Calibration, Propagate
+from kick.compress.dense import DenseWeights
 from kick.compress.method import Entry, build, canonical, describe, method, methods, option
 from kick.model.footprint import VALUE_BITS, Storage, footprint
-from kick.model.structure import block_list, linears
+from kick.model.structure import block_list, blocks, linears
 from kick.records import KickError, Step
 
 for _module in pkgutil.iter_modules(_package.__path__):
@@ -50,11 +53,22 @@ def needs_calibration(recipe: Sequence[Step]) -> bool:
 
 
 def check(model: nn.Module, recipe: Sequence[Step]) -> None:
-    """Raises KickError where a step cannot serve this model: group sizes, patterns, structures."""
-    for step in recipe:
+    """Raises KickError where a step cannot serve this model, or not in this order."""
+    kinds = [methods[step.method].kind for step in recipe]
+    for number, step in enumerate(recipe):
+        if kinds[number] == "structure" and set(kinds[:number]) - {"structure"}:
+            raise KickError(
+                f"{step.method} makes the model smaller and must come before {recipe[number - 1].method}"
+            )
+        if "compensate" in kinds[:number]:
+            raise KickError(f"{step.method} would change weights after their compensation; put it before")
         made = build(step)
         if hasattr(made, "check"):
             made.check(model)
+    if kinds and kinds[0] == "compensate":
+        raise KickError(f"{recipe[0].method} makes up for earlier steps: put it after another method")
+    if "structure" in kinds and "compensate" in kinds:
+        raise KickError("a compensation needs the dense weights in place; not after structured pruning")
 
 
 def compress(
@@ -82,7 +96,8 @@ def compress(
             and written by the first step with propagate "dense".
 
     Returns:
-        JSON values: steps (method, options, version, seconds, zeros after it), notes, footprint, propagate.
+        JSON values: steps (method, options, version, seconds, pruned, weights, sparsity), notes, footprint,
+        propagate.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.
@@ -93,20 +108,36 @@ def compress(
         names = ", ".join(step.method for step in recipe if methods[step.method].calibrated)
         raise KickError(f"{names} needs calibration sequences; got none")
     check(model, recipe)
-    steps = []
-    for number, step in enumerate(recipe):
-        start = time.monotonic()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            build(step)(model, calibration)
-        if number:
-            _settle(model, calibration)
-        calibration.memory = None  # the next step does not start from the dense model
-        seconds = round(time.monotonic() - start, 3)
-        described = {"method": step.method, "options": dict(step.options), "version": step.version}
-        steps.append(described | {"seconds": seconds} | _zeros(model))
+    with _dense_weights(model, recipe, calibration), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        steps = [_apply(model, step, calibration) for step in recipe]
     size = footprint(model, storages(calibration))
-    return {"steps": steps, "propagate": propagate, "notes": list(calibration.notes), "footprint": size}
+    facts = {"propagate": calibration.propagate, "notes": list(calibration.notes)}
+    return {"steps": steps, **facts, "footprint": size}
+
+
+def _apply(model: nn.Module, step: Step, calibration: Calibration) -> dict[str, Any]:
+    """Carry out a step; what it did, as JSON values."""
+    start = time.monotonic()
+    build(step)(model, calibration)
+    _settle(model, calibration)
+    calibration.memory = None  # a later step does not start from the dense model
+    seconds = round(time.monotonic() - start, 3)
+    facts = {"method": step.method, "options": dict(step.options), "version": step.version}
+    return facts | {"seconds": seconds} | _pruned(model, calibration)
+
+
+@contextmanager
+def _dense_weights(model: nn.Module, recipe: Sequence[Step], calibration: Calibration) -> Iterator[None]:
+    """The dense weights on disk while a recipe that compensates is carried out."""
+    if not any(methods[step.method].kind == "compensate" for step in recipe[1:]):
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:
+        calibration.dense = DenseWeights(Path(folder))
+        calibration.dense.keep(model)
+        yield
+        calibration.dense = None
 
 
 def storages(calibration: Calibration) -> dict[str, Storage]:
@@ -137,11 +168,8 @@ def _settle(model: nn.Module, calibration: Calibration) -> None:
                 calibration.note("no longer on its grid", linear=name)
 
 
-def _zeros(model: nn.Module) -> dict[str, Any]:
-    """The share of zeros over all matrices of the blocks, and how many there are."""
-    weights = zeros = 0
-    for block in block_list(model)[1]:
-        for linear in linears(block):
-            weights += linear.weight.numel()
-            zeros += linear.weight.numel() - int(torch.count_nonzero(linear.weight))
-    return {"zeros": zeros, "weights": weights, "sparsity": zeros / weights}
+def _pruned(model: nn.Module, calibration: Calibration) -> dict[str, Any]:
+    """How many weights of the blocks' matrices are pruned by now, of how many, and that share."""
+    weights = sum(linear.weight.numel() for block in blocks(model) for linear in linears(block))
+    pruned = sum(int((~kept).sum()) for kept in calibration.masks.values())
+    return {"pruned": pruned, "weights": weights, "sparsity": pruned / weights}

@@ -37,12 +37,17 @@ class _Stop(Exception):
     """Everything wanted of a forward pass has been seen."""
 
 
-def walk(model: nn.Module, calibration: Sequence[Tensor]) -> Iterator[Block]:
-    """Each block in turn; change it before taking the next. Raises CellFailed at a weight not finite."""
+def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) -> Iterator[Block]:
+    """Each block in turn; change it before taking the next. Raises CellFailed at a weight not finite.
+
+    `runs` says that blocks will be run, not only measured: statistics kept on disk cannot stand in then.
+    """
     calibration = calibration_of(calibration)
     path, modules = block_list(model)
     with tempfile.TemporaryDirectory(dir=calibration.offload) as scratch:
         feed = _Feed(model, list(modules), calibration, Path(scratch))
+        if runs:
+            feed.memory = None
         for index, module in enumerate(modules):
             block = Block(index, f"{path}.{index}", module, linears(module), feed)
             for linear in block.linears:
@@ -197,10 +202,10 @@ class _Feed:
     def reach(self, index: int) -> None:
         """Bring the states up to block `index`. Dense states must be taken before a block is changed."""
         if self.at is None:
-            if index and self.dense:
-                raise RuntimeError("propagate dense: measure every block, the first one too")
             self._start()
         while self.at < index:
+            if self.dense:
+                raise RuntimeError("propagate dense: measure every block before it is changed")
             for sample in range(len(self.calibration)):
                 output = self.run(self.at, sample)
                 self.give(self.at, sample, output)

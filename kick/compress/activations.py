@@ -1,0 +1,45 @@
+"""Quantized activations: what W8A8 methods share. Each token's vector is rounded as it goes into a matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.context import Quantized
+from kick.model import Linear
+
+TOP = 127
+
+
+def round_rows(values: Tensor) -> Tensor:
+    """Each row (..., n) rounded to 8 bits, -127 .. 127 times its largest absolute value / 127."""
+    step = (values.abs().amax(dim=-1, keepdim=True) / TOP).clamp(min=1e-30)
+    return (values / step).round_().clamp_(-TOP, TOP).mul_(step)
+
+
+def int8(inputs: int) -> Quantized:
+    """The storage of a weight of so many inputs: 8-bit rows with a 16-bit scale, 8-bit activations."""
+    return Quantized("int8", 8 + 16 / inputs, activation_bits=8)
+
+
+class RoundedInput:
+    """A hook that rounds a module's input, token by token; features of a token beyond `outlier` are left as
+    they are.
+
+    It depends on nothing but the token itself, so that answers do not depend on how they are batched.
+    """
+
+    def __init__(self, outlier: float = float("inf")):
+        self.outlier = outlier
+
+    def __call__(self, _module: nn.Module, args: tuple) -> tuple:
+        x = args[0]
+        if self.outlier == float("inf"):
+            return (round_rows(x), *args[1:])
+        large = x.abs() > self.outlier
+        return (torch.where(large, x, round_rows(x.masked_fill(large, 0.0))), *args[1:])
+
+
+def round_inputs(linear: Linear, outlier: float = float("inf")) -> None:
+    """From now on the module rounds what goes into it."""
+    linear.module.register_forward_pre_hook(RoundedInput(outlier))

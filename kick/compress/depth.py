@@ -1,0 +1,97 @@
+"""Dropping whole blocks: what the layer-dropping methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.context import Calibration, tokens
+from kick.model import block_list
+from kick.model.structure import device_of
+from kick.records import KickError
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The blocks of a model in order, with the kind of each where its config says one."""
+
+    blocks: tuple[nn.Module, ...]
+    kinds: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Stack:
+        """The model's blocks as they are."""
+        kinds = vars(model.config).get("layer_types")  # a property where all blocks are of one kind
+        return cls(tuple(block_list(model)[1]), tuple(kinds) if kinds else None)
+
+    def without(self, gone: Collection[int]) -> Stack:
+        """The blocks that are not gone."""
+        kept = [index for index in range(len(self.blocks)) if index not in gone]
+        kinds = tuple(self.kinds[index] for index in kept) if self.kinds else None
+        return Stack(tuple(self.blocks[index] for index in kept), kinds)
+
+    def place(self, model: nn.Module) -> None:
+        """Make these the model's blocks: its config says so, and the key/value cache numbers them anew."""
+        modules = block_list(model)[1]
+        del modules[:]
+        modules.extend(self.blocks)
+        model.config.num_hidden_layers = len(self.blocks)
+        if self.kinds:
+            model.config.layer_types = list(self.kinds)
+        for index, block in enumerate(self.blocks):
+            for module in block.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = index
+
+
+def check_depth(model: nn.Module, layers: int) -> None:
+    """Raises KickError where so many blocks cannot be dropped."""
+    count = len(block_list(model)[1])
+    if layers >= count:
+        raise KickError(f"{layers} layers cannot be dropped of {count}; drop at most {count - 1}")
+
+
+def drop(model: nn.Module, gone: Collection[int], calibration: Calibration) -> None:
+    """Take blocks out of the model and of its config, and note which."""
+    calibration.note("dropped layers", layers=sorted(gone))
+    Stack.of(model).without(gone).place(model)
+
+
+@contextmanager
+def outputs_of(modules: list[nn.Module], see: Callable[[int, Tensor, Tensor], None]) -> Iterator[None]:
+    """While open, `see(index, input, output)` is called as each of the blocks has run."""
+    handles = []
+    try:
+        for index, module in enumerate(modules):
+
+            def hook(_module, args, kwargs, output, index=index) -> None:
+                see(index, args[0] if args else kwargs["hidden_states"], output)
+
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def run(model: nn.Module, calibration: Calibration, most: int | None = None) -> int:
+    """Run the model on its first `most` sequences, for what hooks see; the number of tokens."""
+    count = 0
+    for ids in list(tokens(calibration, device_of(model)))[:most]:
+        model(ids, use_cache=False, logits_to_keep=1)
+        count += ids.numel()
+    return count
+
+
+def last_states(model: nn.Module, calibration: Calibration, most: int) -> list[Tensor]:
+    """The last block's output on the first `most` sequences, (tokens, hidden) each."""
+    found: list[Tensor] = []
+    last = list(block_list(model)[1])[-1:]
+    with outputs_of(last, lambda _index, _before, after: found.append(after.flatten(0, 1))):
+        run(model, calibration, most)
+    return found

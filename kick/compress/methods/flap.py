@@ -1,0 +1,78 @@
+"""FLAP: structures whose activations hardly vary go, and a bias stands in for their mean.
+
+Yongqi An, Xu Zhao, Tao Yu, Ming Tang, Jinqiao Wang: Fluctuation-based Adaptive Structured Pruning for Large
+Language Models. AAAI 2024, arXiv 2312.11983. An input channel's score is its variance times the squared
+norm of the column that reads it; a head's is the mean over its channels. The model is really smaller
+afterwards.
+
+Deviations: every block keeps the same numbers (the paper's uniform structure, UL-UM), since no model of
+transformers describes widths that differ from block to block; heads go in groups that share a key/value
+head; a channel's variance is exact over all tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.context import calibration_of
+from kick.compress.method import method, option
+from kick.compress.sequential import walk
+from kick.compress.sparsity import Sparsity
+from kick.compress.stats import Moments
+from kick.compress.widths import Coupled, Kept, add_bias, check_widths, coupled, cut, describe, largest
+from kick.model import blocks
+
+
+@method(
+    "flap",
+    title="FLAP",
+    paper="An et al., AAAI 2024, arXiv 2312.11983",
+    kind="structure",
+    needs=("calibration", "structure"),
+)
+@dataclass(frozen=True)
+class Flap:
+    """Heads and channels that hardly vary go, a bias stands in for them; the model is smaller."""
+
+    share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
+    bias: bool = option("add the mean of what goes to the biases", True)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError where blocks are not built as Llama's."""
+        check_widths(model)
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
+        level = Sparsity.parse(self.share)
+        first = coupled(blocks(model)[0], model)
+        groups = first.kv_heads - level.count(first.kv_heads)
+        channels = first.channels - level.count(first.channels)
+        for block in walk(model, calibration):
+            structure = coupled(block.module, model)
+            found = block.measure(Moments, [structure.o, structure.down])
+            self._cut(model, structure, found, (groups, channels))
+        describe(model, groups, channels, first)
+
+    def _cut(
+        self, model: nn.Module, structure: Coupled, found: dict[str, Moments], size: tuple[int, int]
+    ) -> None:
+        o, down = structure.o, structure.down
+        heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
+        kept = Kept(largest(heads, size[0]), largest(score(down.weight, found[down.name]), size[1]))
+        biases = []
+        for linear, stays in ((o, structure.query_channels(kept.groups)), (down, kept.channels)):
+            mean = found[linear.name].mean.clone()
+            mean[stays] = 0
+            biases.append(linear.weight.float() @ mean)
+        cut(structure, kept)
+        if self.bias:
+            add_bias(structure, ("o", "down"), biases, model)
+
+
+def score(weight: Tensor, moments: Moments) -> Tensor:
+    """(in,): the variance of each input times the squared norm of its column."""
+    return moments.variance * torch.linalg.vector_norm(weight.float(), dim=0).square()

@@ -1,0 +1,71 @@
+"""LLM-Pruner: coupled structures go by a first-order estimate of what the loss would change.
+
+Xinyin Ma, Gongfan Fang, Xinchao Wang: LLM-Pruner: On the Structural Pruning of Large Language Models.
+NeurIPS 2023, arXiv 2305.11627. A weight's importance is |w dL/dw|; a structure's is the sum over all its
+weights in all matrices that it couples. The model is really smaller afterwards. The paper's recovery by
+fine-tuning is not part of this method.
+
+Deviations: every block keeps the same numbers, the first and last ones too (the authors' scripts leave some
+blocks whole), since no model of transformers describes widths that differ from block to block; heads go in
+groups that share a key/value head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kick.compress.context import calibration_of
+from kick.compress.gradients import Gradients, scratch_gradients
+from kick.compress.method import method, option
+from kick.compress.sequential import walk
+from kick.compress.sparsity import Sparsity
+from kick.compress.widths import Coupled, Kept, check_widths, coupled, cut, describe, largest
+from kick.model import Linear, blocks
+
+
+@method(
+    "llm-pruner",
+    title="LLM-Pruner",
+    paper="Ma et al., NeurIPS 2023, arXiv 2305.11627",
+    kind="structure",
+    needs=("calibration", "gradients", "structure"),
+)
+@dataclass(frozen=True)
+class LlmPruner:
+    """Heads and channels go by weight times gradient; the model is smaller."""
+
+    share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
+    by_block: bool = option("one backward pass a block, with the sums on disk: less memory", False)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError where blocks are not built as Llama's."""
+        check_widths(model)
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
+        level = Sparsity.parse(self.share)
+        first = coupled(blocks(model)[0], model)
+        groups = first.kv_heads - level.count(first.kv_heads)
+        channels = first.channels - level.count(first.channels)
+        with scratch_gradients(model, calibration, "sum", self.by_block) as gradients:
+            for block in walk(model, calibration):
+                structure = coupled(block.module, model)
+                heads, mlp = importance(structure, gradients, block.index)
+                cut(structure, Kept(largest(heads, groups), largest(mlp, channels)))
+        describe(model, groups, channels, first)
+
+
+def importance(structure: Coupled, gradients: Gradients, block: int) -> tuple[Tensor, Tensor]:
+    """The importance of each group of heads (groups,) and of each MLP channel (channels,)."""
+
+    def change(linear: Linear) -> Tensor:
+        return (linear.weight.float() * gradients.of(block, linear)).abs_()
+
+    heads = structure.by_group(change(structure.q).sum(dim=1) + change(structure.o).sum(dim=0)).sum(dim=1)
+    for linear in (structure.k, structure.v):
+        heads += structure.by_group(change(linear).sum(dim=1)).sum(dim=1)
+    mlp = change(structure.gate).sum(dim=1) + change(structure.up).sum(dim=1)
+    return heads, mlp + change(structure.down).sum(dim=0)

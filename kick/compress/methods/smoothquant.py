@@ -1,0 +1,108 @@
+"""SmoothQuant W8A8: what makes activations hard to round is moved into the weights before both are rounded.
+
+Guangxuan Xiao, Ji Lin, Mickael Seznec, Hao Wu, Julien Demouth, Song Han: SmoothQuant: Accurate and Efficient
+Post-Training Quantization for Large Language Models. ICML 2023, arXiv 2211.10438. Rows of weights and
+tokens are rounded to 8 bits each (the paper's O1); activations are really rounded in every forward pass.
+
+A norm's output is divided, and the weights that read it multiplied, by max|X|^alpha / max|W|^(1-alpha),
+folded into the norm. Deviations: which linears read a norm is seen in a forward pass, not looked up by
+architecture; a fold that changes the block's output beyond rounding (a norm that feeds something else too)
+is taken back and noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.activations import int8, round_inputs, round_rows
+from kick.compress.context import calibration_of
+from kick.compress.method import method, option
+from kick.compress.quantizing import store
+from kick.compress.sequential import Block, walk
+from kick.compress.stats import AbsMax
+from kick.model import Linear, watch
+from kick.model.structure import check_called
+
+
+@method(
+    "smoothquant",
+    title="SmoothQuant W8A8",
+    paper="Xiao et al., ICML 2023, arXiv 2211.10438",
+    kind="quantize",
+    needs=("calibration",),
+)
+@dataclass(frozen=True)
+class SmoothQuant:
+    """8-bit weights and activations after moving outliers into the weights (activations really rounded)."""
+
+    alpha: float = option("how much of the difficulty moves into the weights", 0.5, low=0, high=1)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError where a matrix is used without a call."""
+        check_called(model, "smoothquant")
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
+        for block in walk(model, calibration, runs=True):
+            largest = block.measure(AbsMax)
+            for norm, readers in norm_readers(block):
+                scale = self.scale(largest[readers[0].name].value, [linear.weight for linear in readers])
+                if not _fold(block, norm, readers, scale):
+                    calibration.note("not smoothed", linear=block.full(readers[0]))
+            for linear in block.linears:
+                rounded = round_rows(linear.weight.float())
+                store(block, linear, rounded, calibration, int8(linear.weight.shape[1]))
+                round_inputs(linear)
+
+    def scale(self, largest: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """(in,): what a norm's output is divided by, from its largest values and its readers' weights."""
+        reading = torch.stack([weight.float().abs().amax(dim=0) for weight in weights]).amax(dim=0)
+        scale = largest.clamp(min=1e-5).pow(self.alpha) / reading.clamp(min=1e-5).pow(1 - self.alpha)
+        return scale.clamp(min=1e-5)
+
+
+def norm_readers(block: Block) -> list[tuple[nn.Module, list[Linear]]]:
+    """The norms of a block with the linears that read their output, seen on the first sample."""
+    made: dict[tuple[int, int], nn.Module] = {}
+    readers: dict[int, tuple[nn.Module, list[Linear]]] = {}
+    held: list[Tensor] = []  # outputs stay alive, so that no address is used twice
+
+    def leave(module: nn.Module, _args: tuple, output: Tensor) -> None:
+        held.append(output)
+        made[output.data_ptr(), output.numel()] = module
+
+    def see(linear: Linear, x: Tensor) -> None:
+        norm = made.get((x.data_ptr(), x.numel()))
+        if norm is not None:
+            readers.setdefault(id(norm), (norm, []))[1].append(linear)
+
+    norms = [module for module in block.module.modules() if "Norm" in type(module).__name__]
+    handles = [norm.register_forward_hook(leave) for norm in norms]
+    try:
+        with watch(block.module, block.linears, see):
+            block.run(0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(readers.values())
+
+
+def _fold(block: Block, norm: nn.Module, readers: list[Linear], scale: Tensor) -> bool:
+    """Divide the norm and multiply its readers; False, and all as it was, where outputs differ."""
+    before = block.run(0)
+    own = [parameter for parameter in (norm.weight, getattr(norm, "bias", None)) if parameter is not None]
+    kept = [parameter.data.clone() for parameter in own] + [linear.weight.clone() for linear in readers]
+    for parameter in own:
+        parameter.data.div_(scale)
+    for linear in readers:
+        linear.weight.mul_(scale)
+    after = block.run(0)
+    if torch.allclose(before, after, rtol=1e-2, atol=1e-3 * float(before.abs().max())):
+        return True
+    for parameter, value in zip([*own, *readers], kept, strict=True):
+        (parameter.data if isinstance(parameter, nn.Parameter) else parameter.weight).copy_(value)
+    return False

@@ -1,0 +1,138 @@
+"""Coupled structures: what must go together so that a model is really smaller.
+
+In a block as Llama's, a group of attention heads is the rows of q, k, v that feed one key/value head and
+the columns of o that read it; an MLP channel is a row of gate and up and a column of down. Every block
+keeps the same numbers, so that the model's own config describes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.model import Linear, block_list, linears
+from kick.records import KickError
+
+_PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, eq=False)
+class Coupled:
+    """A block's matrices by role, and its heads."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+    kv_heads: int
+    head: int  # channels of a head
+
+    @property
+    def channels(self) -> int:
+        """Channels of the MLP."""
+        return self.down.weight.shape[1]
+
+    @property
+    def heads_a_group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.o.weight.shape[1] // (self.kv_heads * self.head)
+
+    def by_group(self, channels: Tensor) -> Tensor:
+        """Scores of o's input channels (heads x head,) as (groups, channels of a group)."""
+        return channels.view(self.kv_heads, -1)
+
+    def query_channels(self, groups: Tensor) -> Tensor:
+        """The channels of q's output, which are o's input, that belong to groups (kept,)."""
+        width = self.heads_a_group * self.head
+        return (groups[:, None] * width + torch.arange(width, device=groups.device)).flatten()
+
+    def key_channels(self, groups: Tensor) -> Tensor:
+        """The channels of k's and v's output that belong to groups (kept,)."""
+        return (groups[:, None] * self.head + torch.arange(self.head, device=groups.device)).flatten()
+
+
+def coupled(block: nn.Module, model: nn.Module) -> Coupled:
+    """The roles of a block's matrices. Raises KickError where it is not built as Llama's."""
+    found = {linear.name.rpartition(".")[2]: linear for linear in linears(block)}
+    if set(found) != set(_PARTS) or any(linear.expert is not None for linear in found.values()):
+        raise KickError(
+            f"{type(model).__name__} has no blocks as Llama's ({', '.join(_PARTS)}); pruning of widths "
+            "serves Llama, Mistral, Qwen2 and Qwen3; choose last-n, shortgpt or laco, which drop whole layers"
+        )
+    kv_heads = model.config.num_key_value_heads
+    head = found["k_proj"].weight.shape[0] // kv_heads
+    return Coupled(*(found[part] for part in _PARTS), kv_heads, head)
+
+
+def check_widths(model: nn.Module) -> None:
+    """Raises KickError where a block of the model is not built as Llama's."""
+    for block in block_list(model)[1]:
+        coupled(block, model)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a block keeps: groups of heads and MLP channels, sorted."""
+
+    groups: Tensor
+    channels: Tensor
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """The places of the `count` largest scores, sorted; of equal ones the last."""
+    return scores.argsort(stable=True)[len(scores) - count :].sort().values
+
+
+def cut(structure: Coupled, kept: Kept) -> None:
+    """Make a block smaller in place."""
+    queries, keys = structure.query_channels(kept.groups), structure.key_channels(kept.groups)
+    _rows(structure.q, queries)
+    _rows(structure.k, keys)
+    _rows(structure.v, keys)
+    _columns(structure.o, queries)
+    _rows(structure.gate, kept.channels)
+    _rows(structure.up, kept.channels)
+    _columns(structure.down, kept.channels)
+
+
+def describe(model: nn.Module, groups: int, channels: int, structure: Coupled) -> None:
+    """Write the new widths into the model's config."""
+    config = model.config
+    config.head_dim = structure.head
+    config.num_attention_heads = groups * structure.heads_a_group
+    config.num_key_value_heads = groups
+    config.intermediate_size = channels
+
+
+def add_bias(structure: Coupled, names: Sequence[str], biases: Sequence[Tensor], model: nn.Module) -> None:
+    """Add to the biases of o and down; where the config gives biases to all of them, the others get zeros."""
+    for name, bias in zip(names, biases, strict=True):
+        module = getattr(structure, name).module
+        old = module.bias.data if module.bias is not None else 0.0
+        module.bias = nn.Parameter((bias + old).to(module.weight.dtype), requires_grad=False)
+    for flag, parts in (("attention_bias", "qkvo"), ("mlp_bias", ("gate", "up", "down"))):
+        if hasattr(model.config, flag) and not getattr(model.config, flag):
+            setattr(model.config, flag, True)
+        for part in parts:
+            module = getattr(structure, part).module
+            if module.bias is None and getattr(model.config, flag, False):
+                zeros = torch.zeros(module.weight.shape[0], dtype=module.weight.dtype)
+                module.bias = nn.Parameter(zeros.to(module.weight.device), requires_grad=False)
+
+
+def _rows(linear: Linear, kept: Tensor) -> None:
+    linear.set_weight(linear.weight[kept])
+    linear.module.out_features = len(kept)
+    if linear.bias is not None:
+        linear.module.bias = nn.Parameter(linear.bias.data[kept], requires_grad=False)
+
+
+def _columns(linear: Linear, kept: Tensor) -> None:
+    linear.set_weight(linear.weight[:, kept])
+    linear.module.in_features = len(kept)

@@ -1,0 +1,218 @@
+"""One matrix over all methods and architectures: a new method joins it by being registered."""
+
+import copy
+import math
+from functools import cache
+
+import pytest
+import torch
+
+from kick.compress import canonical, check, compress, describe, methods
+from kick.compress.context import Calibration
+from kick.model import block_list, linears
+from kick.records import KickError
+from tests.architectures import ARCHITECTURES, sequences, tiny
+
+REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2}
+SPECIAL = {
+    "gptq": {"group_size": 8},
+    "hqq": {"group_size": 8},
+    "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
+}
+UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
+WIDTHS = {"llama", "qwen3"}
+REFUSED = {
+    "llm.int8": UNCALLED,
+    "smoothquant": UNCALLED,
+    "eora": UNCALLED,
+    "flap": set(ARCHITECTURES) - WIDTHS,
+    "llm-pruner": set(ARCHITECTURES) - WIDTHS,
+}
+PAIRS = [(method, name) for method in methods for name in ARCHITECTURES]
+
+
+def step(method: str, **options):
+    needed = {
+        item["name"]: REQUIRED[item["name"]] for item in describe(method)["options"] if item["required"]
+    }
+    return canonical(method, needed | SPECIAL.get(method, {}) | options)
+
+
+def recipe(method: str):
+    steps = [step(method)]
+    return [step("rtn", bits=2), *steps] if methods[method].kind == "compensate" else steps
+
+
+@cache
+def compressed(method: str, name: str):
+    model = tiny(name)
+    calibration = Calibration(tuple(sequences()))
+    report = compress(model, recipe(method), calibration)
+    return model, calibration, report
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    path, modules = block_list(model)
+    return {
+        f"{path}.{index}.{linear.name}": linear.weight
+        for index, block in enumerate(modules)
+        for linear in linears(block)
+    }
+
+
+def served(method: str, name: str) -> None:
+    if name in REFUSED.get(method, ()):
+        pytest.skip("refused: see test_refused_before_anything_is_run")
+
+
+@pytest.mark.parametrize(("method", "name"), [(m, n) for m in sorted(REFUSED) for n in sorted(REFUSED[m])])
+def test_refused_before_anything_is_run(method, name):
+    model = tiny(name)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KickError, match="choose"):
+        check(model, recipe(method))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("method", "name"), PAIRS)
+def test_what_was_asked_for(method, name):
+    served(method, name)
+    model, calibration, report = compressed(method, name)
+    kind = methods[method].kind
+    if kind == "prune":
+        found = weights(model)
+        assert set(calibration.masks) == set(found)
+        for key, weight in found.items():
+            assert int((~calibration.masks[key]).sum()) == weight.numel() // 2, key
+            assert torch.equal(weight == 0, ~calibration.masks[key]), key
+        assert report["steps"][-1]["sparsity"] == 0.5
+        assert report["footprint"]["linear_zeros"] == report["footprint"]["linear_parameters"] // 2
+    elif kind == "quantize":
+        for key, weight in weights(model).items():
+            stored = calibration.formats[key]
+            assert stored.bits >= (8 if "8" in method else 4)
+            if stored.grid:
+                codes = stored.grid.quantize(weight, stored.scale)
+                assert torch.equal(stored.grid.dequantize(codes, stored.scale), weight), key
+        assert report["footprint"]["bits_per_weight"] < 16
+    elif kind == "structure":
+        dense = sum(p.numel() for p in tiny(name).parameters())
+        assert sum(p.numel() for p in model.parameters()) < dense
+    else:
+        assert report["footprint"]["packed_bytes"] > 0
+
+
+@pytest.mark.parametrize(("method", "name"), PAIRS)
+def test_nothing_else_changes(method, name):
+    served(method, name)
+    model, _, _ = compressed(method, name)
+    dense = tiny(name)
+    before = dict(dense.named_parameters())
+    path = block_list(model)[0]
+    for key, parameter in model.named_parameters():
+        outside = not key.startswith(f"{path}.")
+        if outside and methods[method].kind != "structure":
+            assert torch.equal(parameter, before[key]), key
+        assert parameter.dtype == torch.float32
+        assert not parameter.requires_grad
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = dense.get_output_embeddings().weight.data_ptr() == dense.get_input_embeddings().weight.data_ptr()
+    assert (head.weight.data_ptr() == table.weight.data_ptr()) == tied
+    if methods[method].kind != "structure":
+        shapes = {key: value.shape for key, value in dense.state_dict().items()}
+        assert all(model.state_dict()[key].shape == shape for key, shape in shapes.items())
+    for module in model.modules():
+        assert not module.training
+
+
+@pytest.mark.parametrize(("method", "name"), PAIRS)
+def test_it_still_runs_and_the_same_seed_gives_the_same_bytes(method, name):
+    served(method, name)
+    model, _, report = compressed(method, name)
+    ids = sequences(1, 16, seed=5)[0]
+    with torch.no_grad():
+        logits = model(ids).logits
+        answer = model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert torch.isfinite(logits).all()
+    assert answer.shape == (1, 19)
+    again = tiny(name)
+    torch.manual_seed(123)  # the state of the global generator has no say
+    second = compress(again, recipe(method), sequences())
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+    for one, other in zip(report["steps"], second["steps"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+@pytest.mark.parametrize("method", [name for name in methods if methods[name].kind == "prune"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4"])
+def test_pattern_in_every_group(method, pattern):
+    model = tiny("llama")
+    compress(model, [step(method, sparsity=pattern)], sequences())
+    n, m = map(int, pattern.split(":"))
+    for key, weight in weights(model).items():
+        assert ((weight.reshape(-1, m) == 0).sum(1) == n).all(), key
+
+
+@pytest.mark.parametrize("method", [name for name in methods if methods[name].kind == "prune"])
+@pytest.mark.parametrize("share", [0.0, 0.29, 0.7])
+def test_share_to_the_weight(method, share):
+    """floor(share x size) of each comparison group: a row, a matrix, or 128 columns of a matrix."""
+    model = tiny("llama")
+    compress(model, [step(method, sparsity=share)], sequences())
+    for key, weight in weights(model).items():
+        rows, columns = weight.shape
+        by_row = rows * math.floor(round(share * columns, 9))
+        whole = math.floor(round(share * rows * columns, 9))
+        assert int((weight == 0).sum()) == (
+            whole if method in ("magnitude", "admm", "sparsegpt") else by_row
+        ), key
+
+
+@pytest.mark.parametrize("quantizer", [name for name in methods if methods[name].kind == "quantize"])
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
+def test_masks_are_kept_through_quantization(pruner, quantizer):
+    model = tiny("llama")
+    calibration = Calibration(tuple(sequences()))
+    report = compress(model, [step(pruner), step(quantizer)], calibration)
+    for key, weight in weights(model).items():
+        assert (weight[~calibration.masks[key]] == 0).all(), key
+    assert [item["sparsity"] for item in report["steps"]] == [0.5, 0.5]
+    assert report["footprint"]["bits_per_weight"] < 9
+
+
+def test_prune_quantize_compensate():
+    model, without = tiny("llama"), tiny("llama")
+    dense = tiny("llama")
+    steps = [step("wanda"), step("gptq", bits=3)]
+    compress(without, steps, sequences())
+    report = compress(model, [*steps, step("eora", rank=8)], sequences())
+    ids = sequences(2, 24, seed=7)
+
+    def error(other):
+        with torch.no_grad():
+            return sum(float((other(x).logits - dense(x).logits).square().mean()) for x in ids)
+
+    assert error(model) < error(without)
+    alone = compress(tiny("llama"), steps, sequences())
+    sides = sum(8 * (w.shape[0] + w.shape[1]) for w in weights(dense).values())
+    assert report["footprint"]["parameters"] - alone["footprint"]["parameters"] == sides
+    assert report["footprint"]["packed_bytes"] - alone["footprint"]["packed_bytes"] == 2 * sides
+
+
+@pytest.mark.parametrize(
+    ("steps", "word"),
+    [
+        (["wanda", "last-n"], "must come before wanda"),
+        (["eora"], "after another method"),
+        (["rtn", "eora", "wanda"], "put it before"),
+        (["flap", "eora"], "not after structured"),
+    ],
+)
+def test_orders_that_make_no_sense(steps, word):
+    with pytest.raises(KickError, match=word):
+        compress(tiny("llama"), [step(name) for name in steps], sequences())
+
+
+def test_no_calibration_is_refused():
+    with pytest.raises(KickError, match="wanda needs calibration"):
+        compress(tiny("llama"), [step("rtn"), step("wanda")], [])
