@@ -24,6 +24,7 @@ import pyarrow as pa
 from kick.records import Cell, KickError, Result, Sample
 from kick.store import chunks, claims, index, rows, status
 from kick.store.files import TEMPORARY, LocalFiles, StoreError, open_files
+from kick.store.processes import left_by_dead
 from kick.store.runs import FAILED, RUN, Failure, parse_failure, parse_run, render_failure, render_run
 from kick.store.status import PARTIAL, SAMPLES, State
 
@@ -249,7 +250,7 @@ class Store:
         claim = claims.take(self.files, folder, sweep)
         if claim is not None:
             for name in self.files.names(folder):
-                if name.startswith(".") and name.endswith(TEMPORARY):  # rests of a writer that was killed
+                if name.endswith(TEMPORARY) and left_by_dead(name.split(".")[-3]):
                     self.files.delete(f"{folder}/{name}")
         return claim
 

@@ -13,17 +13,14 @@ import json
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from kick.store.files import Files, StoreError
+from kick.store.processes import machine, started
 
 log = logging.getLogger("kick.store")
 BEAT = 5.0  # seconds between two beats
@@ -43,36 +40,9 @@ class Claim:
     lost: bool = False
 
 
-def machine() -> str:
-    """This machine since its last start, and this process-id space: where process ids can be compared."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            parts.append(file.read().strip()[:8])
-        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
-    return ":".join(parts)
-
-
-def _started(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot (no wall clock); None where it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            parts = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0 if not os.path.exists("/proc/self/stat") and psutil.pid_exists(pid) else None
-    return None if parts[0] in "ZX" else int(parts[19])
-
-
 def _content(claim: Claim) -> bytes:
-    pid = os.getpid()
-    body = {
-        "owner": claim.owner,
-        "beat": claim.beat,
-        "machine": machine(),
-        "pid": pid,
-        "started": _started(pid),
-    }
-    return json.dumps(body).encode()
+    process = {"machine": machine(), "pid": os.getpid(), "started": started(os.getpid())}
+    return json.dumps({"owner": claim.owner, "sweep": claim.sweep, "beat": claim.beat, **process}).encode()
 
 
 def take(files: Files, folder: str, sweep: str = "") -> Claim | None:
@@ -113,7 +83,7 @@ def dead_here(seen: Mapping[str, Any]) -> bool:
     """Whether the owner was a process of this machine that is gone, or its id another process's now."""
     if seen.get("machine") != machine():
         return False
-    return _started(int(seen.get("pid", 0))) != seen.get("started")
+    return started(int(seen.get("pid", 0))) != seen.get("started")
 
 
 def clear(files: Files, folder: str, seen: Mapping[str, Any]) -> bool:
@@ -126,9 +96,7 @@ def clear(files: Files, folder: str, seen: Mapping[str, Any]) -> bool:
         if look(files, folder) != seen:
             return False
         files.delete(f"{folder}/{CLAIM}")
-        log.warning(
-            "took over %s from process %s on %s, which is gone", folder, seen.get("pid"), seen.get("machine")
-        )
+        log.info("%s: the claim of process %s on %s is removed", folder, seen.get("pid"), seen.get("machine"))
         return True
     finally:
         files.delete(mark)
@@ -137,7 +105,7 @@ def clear(files: Files, folder: str, seen: Mapping[str, Any]) -> bool:
 def _clear_rest(files: Files, mark: str) -> None:
     """Remove the mark of a take-over whose process, on this machine, died in the middle of it."""
     seen = _read(files, mark)
-    if seen and seen.get("machine") == machine() and _started(int(seen.get("pid", 0))) is None:
+    if seen and seen.get("machine") == machine() and started(int(seen.get("pid", 0))) is None:
         files.delete(mark)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kick.records import KickError
+from kick.store.processes import mark
 
 TEMPORARY = ".tmp"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -117,7 +118,7 @@ class LocalFiles:
         """A synced temporary file in the same folder, gone afterwards whatever happens."""
         full = self._full(path)
         folder, name = os.path.split(full)
-        temporary = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+        temporary = os.path.join(folder, f".{name}.{mark(os.getpid())}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
             os.makedirs(folder, exist_ok=True)
             try:

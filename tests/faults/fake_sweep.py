@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kick.executors import executor
+from kick.progress import show
 from kick.records import (
     Cell,
     CellFailed,
@@ -137,10 +138,11 @@ def contents(root: str | Path) -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Run a fake sweep and print its events as JSON lines."""
+    """Run a fake sweep and show its events, as JSON lines by default."""
     parser = argparse.ArgumentParser()
     parser.add_argument("root")
     parser.add_argument("options", type=json.loads)
+    parser.add_argument("--how", default="json")
     arguments = parser.parse_args()
     options = arguments.options
     trouble = tuple(options.pop("trouble", ()))
@@ -151,10 +153,9 @@ def main() -> int:
 
     work = FakeWork(arguments.root, **options)
 
-    def show(event: object) -> None:
-        print(json.dumps({"kind": event.kind, "message": event.message}), flush=True)
-
-    return run_sweep(work, jobs, Store(arguments.root, MATRIX), where, on_event=show).status
+    store = Store(arguments.root, MATRIX)
+    with show(jobs, store, arguments.how) as view:
+        return run_sweep(work, jobs, store, where, on_event=view).status
 
 
 if __name__ == "__main__":
