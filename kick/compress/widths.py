@@ -32,16 +32,12 @@ class Coupled:
     down: Linear
     kv_heads: int
     head: int  # channels of a head
+    heads_a_group: int  # query heads that share a key/value head
 
     @property
     def channels(self) -> int:
         """Channels of the MLP."""
         return self.down.weight.shape[1]
-
-    @property
-    def heads_a_group(self) -> int:
-        """Query heads that share a key/value head."""
-        return self.o.weight.shape[1] // (self.kv_heads * self.head)
 
     def by_group(self, channels: Tensor) -> Tensor:
         """Scores of o's input channels (heads x head,) as (groups, channels of a group)."""
@@ -67,7 +63,8 @@ def coupled(block: nn.Module, model: nn.Module) -> Coupled:
         )
     kv_heads = model.config.num_key_value_heads
     head = found["k_proj"].weight.shape[0] // kv_heads
-    return Coupled(*(found[part] for part in _PARTS), kv_heads, head)
+    heads_a_group = found["o_proj"].weight.shape[1] // (kv_heads * head)
+    return Coupled(*(found[part] for part in _PARTS), kv_heads, head, heads_a_group)
 
 
 def check_widths(model: nn.Module) -> None:

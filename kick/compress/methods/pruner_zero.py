@@ -49,7 +49,5 @@ class PrunerZero:
                 for linear in block.linears:
                     gradient = gradients.of(block.index, linear).sqrt()
                     low, high = gradient.min(), gradient.max()
-                    scaled = (gradient - low) / (high - low + _TINY)
-                    prune(
-                        block, linear, scaled.mul_(linear.weight.float().square()), Comparison(self.sparsity)
-                    )
+                    saliency = (gradient - low) / (high - low + _TINY) * linear.weight.float().square()
+                    prune(block, linear, saliency, Comparison(self.sparsity))

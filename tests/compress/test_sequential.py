@@ -1,0 +1,206 @@
+"""The walk, its statistics and its numerics."""
+
+import pytest
+import torch
+
+from kick.compress import canonical, compress
+from kick.compress.context import Calibration
+from kick.compress.sequential import shared, walk
+from kick.compress.solver import factor, silence
+from kick.compress.stats import AbsMax, Hessian, InputNorm, Moments
+from kick.model import blocks, linears, watch
+from kick.records import CellFailed
+from tests.architectures import ARCHITECTURES, sequences, tiny
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def seen_in_a_plain_forward(model, index, ids):
+    """Inputs of a block's linears when the whole model runs."""
+    seen = {}
+    block = blocks(model)[index]
+    with torch.no_grad(), watch(block, linears(block), lambda linear, x: seen.update({linear.name: x})):
+        model(ids, use_cache=False)
+    return seen
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_block_inputs_are_those_of_the_whole_model(name):
+    """Every block's statistics equal what a forward pass of the model as it is by then shows."""
+    model = tiny(name)
+    data = sequences(2) + sequences(1, length=17)
+    for block in walk(model, data):
+        found = block.measure(Moments)
+        for linear in block.linears:
+            total = torch.zeros(linear.weight.shape[1])
+            for ids in data:
+                x = seen_in_a_plain_forward(model, block.index, ids).get(linear.name)
+                total += 0 if x is None else x.reshape(-1, x.shape[-1]).sum(0)
+            if linear.expert is None or found[linear.name].tokens > 1:
+                torch.testing.assert_close(
+                    found[linear.name].tensors["total"].float(), total, rtol=1e-3, atol=1e-3
+                )
+        for linear in block.linears:
+            linear.weight.mul_(0.9)  # the next block must see this
+
+
+def test_shared_inputs_share_one_statistic():
+    block = next(iter(walk(tiny("llama"), sequences())))
+    groups = [[linear.name for linear in group] for _, group in shared(block.measure(Hessian), block.linears)]
+    assert groups == [
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ["self_attn.o_proj"],
+        ["mlp.gate_proj", "mlp.up_proj"],
+        ["mlp.down_proj"],
+    ]
+
+
+def test_an_expert_without_tokens_is_noted_and_served():
+    model = tiny("mixtral")
+    for block in blocks(model):
+        block.mlp.gate.weight.data[3:] = 0
+        block.mlp.gate.weight.data[:3] = 5 * random(3, 32)
+    calibration = Calibration(tuple(sequences(1, length=6)))
+    report = compress(model, [canonical("sparsegpt", {"sparsity": 0.5})], calibration)
+    missed = [note["linear"] for note in report["notes"] if note["kind"] == "expert saw no token"]
+    assert missed
+    assert report["steps"][0]["sparsity"] == 0.5
+
+
+def test_disk_and_memory_give_the_same(tmp_path):
+    states = []
+    for offload in (None, tmp_path):
+        model = tiny("llama")
+        compress(model, [canonical("gptq", {"bits": 4})], sequences(), offload=offload)
+        states.append(model.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_run_where_nothing_is_measured(monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr(model, "forward", None)
+    compress(model, [canonical("magnitude", {"sparsity": 0.5})], sequences())
+
+
+def test_last_block_is_not_run_again_and_the_first_forward_stops_early():
+    model = tiny("llama")
+    runs = {"down": 0, "last": 0}
+
+    def count(key):
+        def hook(*_):
+            runs[key] += 1
+
+        return hook
+
+    blocks(model)[0].mlp.down_proj.register_forward_hook(count("down"))
+    blocks(model)[2].mlp.down_proj.register_forward_hook(count("last"))
+    compress(model, [canonical("wanda", {"sparsity": 0.5})], sequences(4))
+    assert runs == {"down": 1 + 4, "last": 1}  # only the first sample shows what comes last
+
+
+# ------------------------------------------------------------------------------- propagate: dense
+
+
+def test_dense_propagation_is_one_pass_of_the_dense_model():
+    """All blocks see the dense model's inputs, however the blocks before them were changed."""
+    model, dense = tiny("llama"), tiny("llama")
+    ids = sequences(1)[0]
+    for block in walk(model, Calibration((ids,), propagate="dense")):
+        found = block.measure(InputNorm)
+        wanted = seen_in_a_plain_forward(dense, block.index, ids)
+        for linear in block.linears:
+            square = wanted[linear.name].reshape(-1, linear.weight.shape[1]).square().sum(0)
+            torch.testing.assert_close(found[linear.name].square, square, rtol=1e-4, atol=1e-6)
+            linear.weight.zero_()
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "smoothquant", "awq"])
+def test_statistics_on_disk_serve_every_level(method, tmp_path, monkeypatch):
+    options = {"wanda": {"sparsity": 0.5}, "sparsegpt": {"sparsity": "2:4"}, "awq": {"bits": 4}}
+    step = canonical(method, options.get(method, {}))
+    direct, kept = tiny("llama"), tiny("llama")
+    compress(direct, [step], sequences(), propagate="dense")
+    compress(kept, [step], sequences(), propagate="dense", memory=tmp_path)
+    again = tiny("llama")
+    if method != "smoothquant":  # which has to run blocks
+        monkeypatch.setattr(again, "forward", None)
+    compress(again, [step], sequences(), propagate="dense", memory=tmp_path)
+    for key, value in direct.state_dict().items():
+        assert torch.equal(value, kept.state_dict()[key])
+        assert torch.equal(value, again.state_dict()[key])
+
+
+def test_dense_and_compressed_propagation_differ():
+    step = canonical("sparsegpt", {"sparsity": 0.7})
+    states = []
+    for propagate in ("compressed", "dense"):
+        model = tiny("llama")
+        report = compress(model, [step], sequences(), propagate=propagate)
+        assert report["propagate"] == propagate
+        states.append(model.state_dict())
+    assert not all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+# ------------------------------------------------------------------------------- numerics
+
+
+def test_statistics_do_not_depend_on_how_samples_come():
+    x = random(30, 8)
+    for kind in (InputNorm, Hessian, AbsMax, Moments):
+        one, two = kind(8), kind(8)
+        one.add(x[:20])
+        one.add(x[20:])
+        two.add(x[20:])
+        two.add(x[:20])
+        for name, tensor in one.tensors.items():
+            torch.testing.assert_close(tensor, two.tensors[name])
+
+
+def test_factor_is_the_three_steps():
+    """U^T U is the inverse of the damped Hessian: damping reaches the matrix itself."""
+    x = random(50, 40)
+    hessian = x.t() @ x
+    upper = factor(hessian.clone(), 0.1, "layer", Calibration())
+    damped = hessian.double() + 0.1 * hessian.diagonal().mean().double() * torch.eye(40, dtype=torch.float64)
+    wanted = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    torch.testing.assert_close(upper.double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_more_damping_is_noted_and_has_an_end():
+    x = random(4, 40)
+    calibration = Calibration()
+    factor(x.t() @ x, 0.0, "layer", calibration)
+    assert calibration.notes[0]["kind"] == "more damping"
+    assert 0 < calibration.notes[0]["used"] <= 1
+    with pytest.raises(CellFailed, match="layer is not positive definite"):
+        factor(-(x.t() @ x), 0.01, "layer", Calibration())
+
+
+def test_dead_inputs_get_zero_weights():
+    model = tiny("llama")
+    for block in blocks(model):
+        block.input_layernorm.weight.data[5] = 0  # input 5 of q, k, v is always zero
+    for method, options in (("sparsegpt", {"sparsity": 0.3}), ("gptq", {"bits": 8})):
+        again = tiny("llama")
+        again.load_state_dict(model.state_dict())
+        compress(again, [canonical(method, options)], sequences())
+        for block in blocks(again):
+            assert (block.self_attn.q_proj.weight[:, 5] == 0).all()
+    assert silence(torch.diag(torch.tensor([1.0, 0.0]))).tolist() == [False, True]
+
+
+def test_a_weight_with_nan_is_named():
+    model = tiny("llama")
+    blocks(model)[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(CellFailed, match=r"weight of model\.layers\.1\.mlp\.up_proj has NaN"):
+        compress(model, [canonical("magnitude", {"sparsity": 0.5})], [])
+
+
+def test_an_input_with_infinity_is_named():
+    model = tiny("llama")
+    blocks(model)[1].post_attention_layernorm.weight.data[0] = float("inf")
+    with pytest.raises(CellFailed, match=r"input of model\.layers\.1\.mlp\.gate_proj has NaN or infinity"):
+        compress(model, [canonical("wanda", {"sparsity": 0.5})], sequences())
