@@ -108,10 +108,14 @@ def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation
             f"(stored: {len(stored)}): the cell must be run again, not rescored"
         )
     again = score(task, items, [stored[item.id].responses for item in items])
-    again = tuple(
-        replace(new, prompt=stored[new.item].prompt, preview=stored[new.item].preview) for new in again
-    )
+    again = tuple(_as_stored(new, stored[new.item]) for new in again)
     return Evaluation(again, summarise(task, again), counts(again))
+
+
+def _as_stored(new: Sample, old: Sample) -> Sample:
+    """The new scores on the old sample; a judge's grades are no scores of the task's own, and stay."""
+    judged = {name: value for name, value in old.scores.items() if name.startswith("judge")}
+    return replace(old, target=new.target or old.target, scores=judged | dict(new.scores))
 
 
 def summarise(task: Task, samples: Sequence[Sample]) -> tuple[Score, ...]:

@@ -13,8 +13,22 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"records", "registry", "yaml_marks", "interrupts"},
     {"config", "model", "metrics", "significance", "tasks", "store"},
-    {"calibration", "compress", "engine", "evaluate", "report", "sweep"},
-    {"variants", "costs", "stale", "plan", "executors", "worker"},
+    {"calibration", "compress", "engine", "evaluate", "report", "sweep", "progress"},
+    {
+        "provenance",
+        "variants",
+        "costs",
+        "stale",
+        "plan",
+        "executors",
+        "worker",
+        "rescoring",
+        "measuring",
+        "running",
+        "planning",
+        "reproducing",
+        "doctor",
+    },
     {"cli", "__main__"},
 ]
 APART = {"compress", "engine", "evaluate", "report"}

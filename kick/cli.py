@@ -1,0 +1,294 @@
+"""The command line: each command calls one function and prints what it gives.
+
+Exit status 0 is success, 1 a cell failed (the rest ran), 2 wrong usage or configuration. Results go to
+standard output; progress and errors go to standard error. A traceback is shown only with --debug.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kick import __version__
+from kick.records import KickError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Measures what compression does to a language model.",
+)
+study = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix.")
+app.add_typer(study, name="study")
+
+Matrix = Annotated[str, typer.Argument(help="a matrix file, or a preset: smoke, demo, demo-full, ...")]
+Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results")]
+Out = Annotated[str, typer.Option(help="where results are stored: a folder or an fsspec URL")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Limit = Annotated[int | None, typer.Option(help="items of every task, in place of the matrix's own")]
+DataRoot = Annotated[str | None, typer.Option(help="a local mirror of data sets (else KICK_DATA_ROOT)")]
+TaskFolders = Annotated[list[str] | None, typer.Option("--tasks", help="a folder of your own task files")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `kick` command. Ends the process with the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["lm-eval"]:
+        from kick.engine import harness
+
+        return harness.main(arguments[1:])
+    debug = "--debug" in arguments
+    try:
+        app(args=[one for one in arguments if one != "--debug"], prog_name="kick")
+    except KickError as error:
+        if debug:
+            raise
+        print(f"kick: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """A table in a terminal; tab-separated lines elsewhere, so that other programs can read them."""
+    console = Console()
+    if not console.is_terminal:
+        for row in [heads, *rows]:
+            print("\t".join(row))
+        return
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*[cell.replace("[", r"\[") for cell in row])
+    console.print(table)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Measures what compression does to a language model."""
+    if show:
+        print(f"kick {__version__}")
+        raise typer.Exit
+
+
+# ------------------------------------------------------------------------------ running
+
+
+@app.command()
+def run(
+    matrix: Matrix,
+    out: Out = "results",
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    executor: Annotated[str, typer.Option(help="local, ray or inline")] = "local",
+    workers: Annotated[int | None, typer.Option(help="jobs at once")] = None,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="try failed cells again")] = False,
+    log_json: Annotated[bool, typer.Option(help="progress as JSON lines on standard output")] = False,
+    offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
+) -> None:
+    """Run a matrix; what is done already is not done again."""
+    from kick import running
+
+    options = running.Options(
+        out=out,
+        limit=limit,
+        data_root=data_root,
+        task_folders=tuple(tasks or ()),
+        executor=executor,
+        workers=workers,
+        address=address,
+        retry_failed=retry_failed,
+        view="json" if log_json else "auto",
+        offline=offline,
+    )
+    planned, summary = running.run(matrix, options, ["kick", *sys.argv[1:]], _say)
+    if not log_json:
+        _scores(f"{out.rstrip('/')}/{planned.matrix.name}")
+    raise typer.Exit(summary.status)
+
+
+def _scores(results: str) -> None:
+    """The headline scores of what is done, and where it is stored."""
+    from kick.report import frame, tables
+    from kick.store import Store
+
+    store = Store(results)
+    if next(store.runs(), None) is None:
+        return
+    table = tables.tables["scores"].make(frame.read([store]).frame)
+    _print_table(list(table.heads), [list(row) for row in table.cells])
+    print(f"results: {results}\nnext: kick leaderboard {results} --out leaderboards/{Path(results).name}")
+
+
+@app.command()
+def plan(
+    matrix: Matrix,
+    out: Out = "results",
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    measure: Annotated[bool, typer.Option(help="time one forward for a better estimate")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a matrix and list its cells, what is done, and the estimated time, memory and disk."""
+    from kick import planning, running
+
+    options = running.Options(out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()))
+    report = planning.report(matrix, options, measure)
+    if as_json:
+        _print_json(report)
+        return
+    _print_table(planning.HEADS, planning.rows(report))
+    for line in planning.lines(report):
+        print(line)
+
+
+@app.command()
+def status(results: Results, as_json: Json = False) -> None:
+    """What is done, running, failed with its cause."""
+    from kick import planning
+
+    states = planning.status(results)
+    if as_json:
+        _print_json(states)
+        return
+    _print_table(planning.STATUS_HEADS, planning.status_rows(states))
+    print(planning.status_line(states))
+
+
+@app.command()
+def rescore(results: str, tasks: TaskFolders = None) -> None:
+    """Score again from stored answers, with no model."""
+    from kick import rescoring
+
+    done = rescoring.rescore(results, tuple(tasks or ()), _say)
+    print(f"{done} cells scored again")
+
+
+@app.command()
+def reproduce(cell: Annotated[str, typer.Argument(help="RESULTS/KEY")], data_root: DataRoot = None) -> None:
+    """Run one stored cell again and compare its scores with the stored ones."""
+    from kick import reproducing
+
+    found = reproducing.reproduce(cell, data_root)
+    _print_table(reproducing.HEADS, reproducing.rows(found))
+    raise typer.Exit(0 if found.equal else 1)
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+@app.command()
+def leaderboard(results: Results, out: Annotated[str, typer.Option(help="the folder to write")]) -> None:
+    """Write index.html (one self-contained page), leaderboard.csv, .md, .tex and .json."""
+    from kick.report import frame, leaderboard
+    from kick.store import Store
+
+    for file in leaderboard.write(frame.read([Store(folder) for folder in results]), Path(out)):
+        print(file)
+
+
+@app.command()
+def figures(
+    results: Results,
+    out: Annotated[str, typer.Option(help="the folder to write")],
+    paper: Annotated[str | None, typer.Option(help="llm-kick: the paper's figures and numbers")] = None,
+) -> None:
+    """Write each figure as PNG and PDF, with the CSV behind it."""
+    from kick.report import figures, frame
+    from kick.store import Store
+
+    drawn = figures.draw(frame.read([Store(folder) for folder in results]).frame, Path(out), paper=paper)
+    for one in drawn:
+        print(one)
+
+
+@app.command()
+def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
+    """Compare two variants item by item: differences, intervals, and the items that flipped."""
+    from kick.report import compare
+    from kick.store import Store
+
+    found = compare.compare(Store(results), a, b)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        found.print(Console())
+
+
+# ------------------------------------------------------------------------------ what there is
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """The compression methods with their options, sources and needs."""
+    from kick import compress
+
+    described = [compress.describe(name) for name in compress.methods]
+    if as_json:
+        _print_json(described)
+        return
+    for one in described:
+        needs = f", needs {', '.join(one['needs'])}" if one["needs"] else ""
+        print(f"{one['name']}  {one['title']} ({one['paper']}; {one['kind']}{needs})")
+        for option in one["options"]:
+            default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
+            choices = f"; one of {', '.join(map(str, option['choices']))}" if option["choices"] else ""
+            print(f"    {option['name']}: {option['type']}, {default}{choices}. {option['help']}")
+
+
+@app.command()
+def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
+    """The tasks and groups; any of lm-eval's own can be named too."""
+    from kick.tasks import describe
+
+    described = describe([Path(folder) for folder in tasks or ()])
+    if as_json:
+        _print_json(described)
+        return
+    rows = [
+        [one["name"], one["kind"] or "", one["title"], ", ".join(one["members"] or one["metrics"])]
+        for one in described
+    ]
+    _print_table(["name", "kind", "title", "metrics or members"], rows)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What works on this machine, and what to do about the rest."""
+    from kick import doctor
+
+    checks = doctor.check()
+    if as_json:
+        _print_json(doctor.as_json(checks))
+    else:
+        _print_table(
+            ["check", "state", "found", "to mend"], [[c.name, c.state, c.found, c.mend] for c in checks]
+        )
+    raise typer.Exit(0 if all(one.state != "missing" for one in checks) else 1)
+
+
+@app.command(
+    name="lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def lm_eval() -> None:
+    """lm-eval's own command line, with the engine as `--model kick`. Handled before any option is read."""
+
+
+if __name__ == "__main__":
+    main()
