@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def rescore_stale(planned: Plan, store: Store) -> int:
-    """Score again the planned cells of which the store has the same answers under another scoring; how many."""
+    """Score again those planned cells whose answers are stored under another scoring; how many."""
     by_key = planned.by_key
     moved = 0
     for one in planned.stale(store):

@@ -91,9 +91,21 @@ def _description(name: str, file: Path, config: Mapping[str, Any]) -> dict[str, 
         "title": options.get("title", config.get("task_alias", "")),
         "members": [m if isinstance(m, str) else m.get("task") for m in config["task"]] if group else [],
         "primary": options.get("primary"),
-        "metrics": [m["metric"] for m in config.get("metric_list", []) if isinstance(m.get("metric"), str)],
+        "metrics": _metrics(config, options.get("protocol")),
         "file": str(file),
     }
+
+
+_MEASURED = {
+    "perplexity": ["perplexity"],
+    "fidelity": ["fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "dppl", "margin"],
+}
+
+
+def _metrics(config: Mapping[str, Any], protocol: str | None) -> list[str]:
+    """What kick reports of a task; under a protocol of its own that is not what lm-eval reports."""
+    named = [m["metric"] for m in config.get("metric_list", []) if isinstance(m.get("metric"), str)]
+    return _MEASURED.get(protocol, named)
 
 
 def expand(wanted: Iterable[str], extra: Sequence[Path] = ()) -> list[str]:
