@@ -163,10 +163,11 @@ def _jsonable(value: Any) -> Any:
 def achieved(compression: Mapping[str, Any]) -> dict[str, float]:
     """What run.json's compression record says: bytes, bits per weight, sparsity, parameters."""
     footprint = compression.get("footprint") or {}
+    zeros, weights = (_first(footprint, name) for name in ("linear_zeros", "linear_parameters"))
     return {
-        "bytes": _first(footprint, "ideal_bytes", "packed_bytes", "bytes"),
-        "bits_per_weight": _first(footprint, "bits_per_weight", "effective_bits"),
-        "achieved_sparsity": _first(footprint, "sparsity"),
+        "bytes": _first(footprint, "packed_bytes"),
+        "bits_per_weight": _first(footprint, "bits_per_weight"),
+        "achieved_sparsity": zeros / weights if weights else math.nan,
         "parameters": _first(footprint, "parameters"),
     }
 

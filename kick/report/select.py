@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from kick.report import wording
 from kick.report.groups import MACRO
+from kick.significance import MARGIN
 
 SECTION = ["matrix", "base"]
 PAIRED = "|"  # in a task's name: derived of two tasks
@@ -82,6 +84,27 @@ def by_group(frame: pd.DataFrame, *, macro: bool = False) -> pd.DataFrame:
     """The rows by subject, discipline or category, without or with their mean."""
     rows = frame[frame["group"] != ""]
     return rows if macro else rows[rows["group"] != MACRO]
+
+
+def beside_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
+    """Headline rows of all other compared tasks with the variant's perplexity over dense's as `ratio`.
+
+    Raises Nothing without a perplexity task or without another.
+    """
+    rows = headlines(frame)
+    corpus = rows[rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0)]
+    corpus = wanted(corpus, "perplexity task").drop_duplicates([*SECTION, "variant"])
+    corpus = corpus.assign(ratio=corpus["value"] / corpus["dense_value"])
+    others = rows[~rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0) & ~rows["dense"]]
+    others = others[others["verdict"] != ""]
+    joined = others.merge(corpus[[*SECTION, "variant", "ratio"]], on=[*SECTION, "variant"])
+    return wanted(joined, "task beside the perplexity task")
+
+
+def hidden(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of `beside_perplexity`: what perplexity hides, a shown loss where perplexity rose by at most 5 %."""
+    lost = rows.apply(lambda row: wording.verdict(row) == "worse", axis=1)
+    return rows[lost & (rows["ratio"] <= 1 + MARGIN)]
 
 
 METHOD_ORDER = (

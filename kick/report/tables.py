@@ -33,9 +33,9 @@ class Table:
     def markdown(self) -> str:
         """As a GitHub table under its title, with the note beneath."""
         lines = [self.heads, tuple("---" if i == 0 else "---:" for i in range(len(self.heads))), *self.cells]
-        body = "\n".join(f"| {' | '.join(_markdown(cell) for cell in line)} |" for line in lines)
-        note = f"\n{_markdown(self.note)}\n" if self.note else ""
-        return f"### {_markdown(self.title)}\n\n{body}\n{note}"
+        body = "\n".join(f"| {' | '.join(markdown_text(cell) for cell in line)} |" for line in lines)
+        note = f"\n{markdown_text(self.note)}\n" if self.note else ""
+        return f"### {markdown_text(self.title)}\n\n{body}\n{note}"
 
     def csv(self) -> str:
         """The rows behind the cells, with full numbers."""
@@ -223,7 +223,7 @@ def make_all(frame: pd.DataFrame, names: Sequence[str] = ()) -> dict[str, Table]
     return made
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that is nothing but text in Markdown and in the HTML that it may hold."""
     for mark in "\\`*_{}[]<>#|!":
         text = text.replace(mark, "\\" + mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,15 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "block_influence": ("ShortGPT", "Men et al. 2024, arXiv 2403.03853"),
     "laco": ("LaCo", "Yang et al. 2024, arXiv 2402.11187"),
     "eora": ("EoRA", "Liu et al. 2024, arXiv 2410.21271"),
+}
+# base model -> what must be said wherever one of its numbers stands
+MODELS: Mapping[str, str] = {
+    "smollm2-135m": (
+        "SmolLM2-135M-Instruct comes from a GGUF file whose weights were quantized once already (Q4_1, groups of "
+        "32 with a float offset; embeddings 8-bit). Dense means that model, dequantized; kick's grids have an "
+        "integer zero point, so rounding it to 4 bits again still costs."
+    ),
+    "smoke": "The model has random weights: its numbers mean nothing.",
 }
 PROTOCOL_SOURCES = (
     "LLM-KICK: Jaiswal et al., ICLR 2024, arXiv 2310.01382",
@@ -141,6 +151,26 @@ def metric_label(name: str) -> str:
 def task_label(row: Mapping[str, Any]) -> str:
     """The task's title, with how it was asked where that is not its default."""
     return f"{row['title']} ({row['setting']})" if row["setting"] else str(row["title"])
+
+
+def visible(text: str, most: int = 400) -> str:
+    """Text from a model as something that can be read and does nothing: at most `most` characters.
+
+    Controls, direction marks and invisible characters are shown as their code points, and piles of combining
+    marks are cut. Escaping for HTML is still to be done.
+    """
+    shown: list[str] = []
+    pile = 0
+    for mark in text[: most + 1]:
+        kind = unicodedata.category(mark)
+        pile = pile + 1 if kind in ("Mn", "Me") else 0
+        if mark == "\n":
+            shown.append("\u21b5\n")
+        elif kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            shown.append(f"\u27e8U+{ord(mark):04X}\u27e9")
+        elif pile <= 2:
+            shown.append(mark)
+    return "".join(shown[:most]) + ("\u2026" if len(text) > most else "")
 
 
 def harmless(value: Any) -> Any:

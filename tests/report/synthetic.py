@@ -38,6 +38,13 @@ TASKS: dict[str, dict[str, float]] = {
     "kick_mini_fidelity": {"fdt": 48.0, "sdt": 0.0, "agreement": 1.0, "kl_mean": 0.0, "margin": math.nan},
 }
 COUNTS = {"kick_mini_perplexity": 40, "kick_mini_summary": 24, "kick_mini_fidelity": 40}
+FOOTPRINT = {
+    "bits_per_weight": 4.5,
+    "packed_bytes": 70_000_000,
+    "linear_zeros": 50,
+    "linear_parameters": 100,
+    "parameters": 134_000_000,
+}
 GRADED = ("f1", "rouge1", "rouge2", "rougeL", "copied")
 
 
@@ -171,13 +178,15 @@ def result(task: str, one: Variant, found: Sequence[Sample], matrix: str = "synt
         counts={"items": len(found), "truncated": 1},
         seconds={"load": 1.0, "compress": 12.5, "answer": 30.0, "score": 0.5},
         peak_memory=1_500_000_000,
-        compression={"footprint": {"bits_per_weight": 4.5, "bytes": 70_000_000}},
+        compression={"footprint": FOOTPRINT},
         provenance={
             "time": "2026-01-01T00:00:00+00:00",
-            "git": "abcdef1",
-            "machine": "two cores",
-            "versions": {"torch": "2.13.0", "kick": "0.1.0"},
-            "command": "kick run synthetic.yaml",
+            "kick": "0.1.0",
+            "commit": "abcdef0123456789",
+            "dirty": False,
+            "machine": {"processor": "a processor", "cores": 2, "memory": 8_000_000_000},
+            "versions": {"torch": "2.13.0", "python": "3.11.7"},
+            "command": ["kick", "run", "synthetic.yaml"],
         },
     )
 

@@ -88,28 +88,7 @@ def _short(title: str, width: int = 18) -> str:
 # ---------------------------------------------------------------------------------------- perplexity
 
 
-def beside_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
-    """Headline rows of all other compared tasks with the variant's perplexity over dense's as `ratio`.
-
-    Raises Nothing without a perplexity task or without another.
-    """
-    rows = select.headlines(frame)
-    corpus = rows[rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0)]
-    corpus = select.wanted(corpus, "perplexity task").drop_duplicates([*select.SECTION, "variant"])
-    corpus = corpus.assign(ratio=corpus["value"] / corpus["dense_value"])
-    others = rows[~rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0) & ~rows["dense"]]
-    others = others[others["verdict"] != ""]
-    joined = others.merge(corpus[[*select.SECTION, "variant", "ratio"]], on=[*select.SECTION, "variant"])
-    return select.wanted(joined, "task beside the perplexity task")
-
-
-def hidden(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of `beside_perplexity`: what perplexity hides, a shown loss where perplexity rose by at most 5 %."""
-    lost = rows.apply(lambda row: wording.verdict(row) == "worse", axis=1)
-    return rows[lost & (rows["ratio"] <= 1 + MARGIN)]
-
-
-@figure("perplexity_hides", "What perplexity hides", beside_perplexity, paper="Fig 1")
+@figure("perplexity_hides", "What perplexity hides", select.beside_perplexity, paper="Fig 1")
 def perplexity_hides(rows: pd.DataFrame) -> Figure:
     """Each task's change against the rise of perplexity; the shaded corner is hidden from it."""
     tasks = select.tasks(rows)
@@ -141,7 +120,7 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
             row["ratio"], row["at"], reach, fmt=look.marker if look.marker not in "x+_" else "o",
             color=look.hex, markerfacecolor=face, markersize=4, elinewidth=0.4, markeredgewidth=0.9,
         )  # fmt: skip
-    for _, row in hidden(shown).nsmallest(1, "at").iterrows():
+    for _, row in select.hidden(shown).nsmallest(1, "at").iterrows():
         place = row["ratio"], row["at"]
         axes.annotate(
             row["label"], place, (6, -4), textcoords="offset points", fontsize=6.5, path_effects=style.HALO

@@ -1,0 +1,104 @@
+"""A few items with what every variant answered: the ones on which the variants disagree most.
+
+Answers are model output: they are made visible here (`wording.visible`) and escaped by the page's template.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kick.records import Sample
+from kick.report import wording
+from kick.report.cells import Cell
+from kick.report.tasks import headline
+
+VARIANTS = 12  # answers of so many variants are shown
+QUESTION = 280
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a variant answered and what that is worth; `right` is None where items are not right or wrong."""
+
+    label: str
+    text: str
+    score: str
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """An item of a task with the variants' answers."""
+
+    question: str
+    target: str
+    group: str
+    answers: tuple[Answer, ...]
+
+
+def examples(
+    cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3, variants: int = VARIANTS
+) -> list[Example]:
+    """The first item of a task, then those with most disagreement; none where answers are no text.
+
+    `cells` are those of one task and setting, dense first; `labels` names them by key.
+    """
+    shown = [cell for cell in cells if not cell.variant.replica][:variants]
+    if not shown or not shown[0].variant.dense:
+        return []
+    metric = headline(shown[0].run.cell.task.name, [score.metric for score in shown[0].run.scores])
+    found = {cell.run.key: {s.item: s for s in cell.store.samples(cell.run.key)} for cell in shown}
+    first = found[shown[0].run.key]
+    items = [name for name, sample in first.items() if _text(sample) is not None]
+    if not items:
+        return []
+    spread = {
+        name: _spread([table[name] for table in found.values() if name in table], metric) for name in items
+    }
+    ranked = sorted(items[1:], key=lambda name: -spread[name])
+    chosen = [items[0], *(name for name in ranked[: most - 1] if spread[name] > 0)]
+    return [_example(name, shown, found, labels, metric) for name in chosen]
+
+
+def _example(
+    name: str,
+    cells: Sequence[Cell],
+    found: Mapping[str, Mapping[str, Sample]],
+    labels: Mapping[str, str],
+    metric: str,
+) -> Example:
+    sample = found[cells[0].run.key][name]
+    answers = [
+        _answer(labels[cell.run.key], found[cell.run.key][name], metric)
+        for cell in cells
+        if name in found[cell.run.key]
+    ]
+    question = sample.preview[-QUESTION:]
+    question = ("\u2026" if len(sample.preview) > QUESTION else "") + question
+    return Example(
+        wording.visible(question),
+        wording.visible(sample.target),
+        wording.visible(sample.group, 60),
+        tuple(answers),
+    )
+
+
+def _answer(label: str, sample: Sample, metric: str) -> Answer:
+    score = sample.scores.get(metric, math.nan)
+    right = bool(score) if score in (0.0, 1.0) else None
+    text = _text(sample)
+    return Answer(label, wording.visible(text or ""), "" if math.isnan(score) else f"{score:.2f}", right)
+
+
+def _text(sample: Sample) -> str | None:
+    """The first generated text; None where nothing was generated."""
+    return next((response.text for response in sample.responses if response.text is not None), None)
+
+
+def _spread(samples: Sequence[Sample], metric: str) -> float:
+    scores = [sample.scores.get(metric, math.nan) for sample in samples]
+    known = [score for score in scores if not math.isnan(score)]
+    mean = sum(known) / len(known) if known else 0.0
+    return sum((score - mean) ** 2 for score in known)

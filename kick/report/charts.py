@@ -1,0 +1,153 @@
+"""The page's charts, made of the frame: score against sparsity and bits, and what perplexity hides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+from markupsafe import Markup
+
+from kick.report import palette, select, svg, wording
+from kick.significance import MARGIN
+
+MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its edge
+
+
+def levels(frame: pd.DataFrame, task: tuple[str, str]) -> Markup | None:
+    """A task's headline metric against sparsity and bits; None where no variant has a level."""
+    rows = select.of_task(select.headlines(frame), task)
+    dense = rows[rows["dense"]]
+    plots = [plot for plot in (_sparsity(rows), _bits(rows)) if plot]
+    if dense.empty or not plots:
+        return None
+    first = dense.iloc[0]
+    unit, factor = first["unit"], wording.UNITS[first["unit"]][0]
+    values = rows["value"].dropna()
+    known = bool(len(values)) and values.min() > 0
+    chart = svg.Chart(
+        title=f"{wording.task_label(first)}: {wording.metric_label(first['metric'])} by level",
+        plots=tuple(plots),
+        dense=first["value"] * factor,
+        noise=0.0 if math.isnan(first["noise"]) else first["noise"] * factor,
+        dense_text=f"dense {wording.number(first['value'], unit)}",
+        better_up=bool(first["higher_is_better"]),
+        log=known and unit == "ratio" and values.max() > 5 * values.min(),
+        write=lambda value: f"{value:,.0f}" if abs(value) >= 10 else f"{value:g}",
+    )
+    return svg.chart(chart)
+
+
+def _sparsity(rows: pd.DataFrame) -> svg.Plot | None:
+    shown = select.level(rows, "sparsity")
+    if shown.empty:
+        return None
+    shown = shown.assign(at=shown["sparsity"] * 100)
+    top = float(shown["at"].max())
+    ticks = svg.Scale(0, top, 0, 1).ticks()
+    start = shown[shown["dense"]].assign(at=0.0)
+    lines = _lines(shown[~shown["dense"]], start)
+    return svg.Plot("sparsity (%)", tuple((tick, f"{tick:g}") for tick in ticks), (0.0, top), lines)
+
+
+def _bits(rows: pd.DataFrame) -> svg.Plot | None:
+    shown = select.level(rows, "bits")
+    if shown.empty:
+        return None
+    widths = sorted(set(shown["bits"].dropna()), reverse=True)
+    shown = shown[~shown["dense"]]
+    shown = shown.assign(at=shown["bits"].map(widths.index))
+    ticks = tuple((float(place), f"{bits:g}") for place, bits in enumerate(widths))
+    return svg.Plot("bits per weight", ticks, (-0.4, len(widths) - 0.6), _lines(shown, shown.iloc[:0]))
+
+
+def _lines(rows: pd.DataFrame, start: pd.DataFrame) -> tuple[svg.Line, ...]:
+    lines = []
+    for name in select.method_order(rows["method"]):
+        part = rows[rows["method"] == name].sort_values(["at", "seed"])
+        points = [*_points(start, title=False), *_points(part)]
+        lines.append(svg.Line(palette.method_look(name), tuple(points)))
+    return tuple(lines)
+
+
+def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
+    for _, row in rows.iterrows():
+        factor = wording.UNITS[row["unit"]][0]
+        if not math.isfinite(row["value"]):
+            continue
+        text = f"{row['label']}: {wording.number(row['value'], row['unit'])}"
+        text += f" [{wording.span(row['low'], row['high'], row['unit'])}]"
+        if not title:
+            yield svg.Point(row["at"], row["value"] * factor, math.nan, math.nan, "")
+        else:
+            yield svg.Point(row["at"], *(row[name] * factor for name in ("value", "low", "high")), text)
+
+
+def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:
+    """(name, sample) of the methods that the charts show, for their legend."""
+    rows = pd.concat([select.level(select.headlines(frame), kind) for kind in ("sparsity", "bits")])
+    names = select.method_order(rows.loc[~rows["dense"], "method"])
+    return [(name, svg.swatch(palette.method_look(name))) for name in names]
+
+
+def hides(rows: pd.DataFrame) -> Markup:
+    """A line a variant: by how much perplexity says it is worse, and by how much each task does.
+
+    `rows`: as `select.beside_perplexity` gives them. Worse is to the right.
+    """
+    labels = list(dict.fromkeys(rows.sort_values("ratio", kind="stable")["label"]))
+    tasks = select.tasks(rows)
+    looks = {task: palette.numbered(place) for place, task in enumerate(tasks)}
+    left, step, top = 170.0, 22.0, 26.0
+    drawn = svg.Drawing(
+        760, top + step * len(labels) + 34, "Loss by perplexity and by task, in per cent of dense"
+    )
+    across = svg.Scale(-15, MOST, left, drawn.width - 14)
+    bottom = top + step * len(labels)
+    drawn.add(
+        "rect", x=across(-100 * MARGIN), y=top - 8, class_="margin", height=bottom - top + 4,
+        width=across(100 * MARGIN) - across(-100 * MARGIN),
+    )  # fmt: skip
+    for tick in across.ticks(8):
+        drawn.line([(across(tick), top - 8), (across(tick), bottom - 4)], "axis" if tick == 0 else "grid")
+        drawn.text(
+            across(tick), bottom + 11, wording.number(tick / 100, "share", signed=True)[:-2], "tick", "middle"
+        )
+    drawn.text(across(across.high), bottom + 27, "% worse than dense \u2192", "label", "end")
+    for place, label in enumerate(labels):
+        y = top + step * place + 4
+        drawn.text(left - 8, y + 4, label, "label", "end")
+        _hidden_line(drawn, rows[rows["label"] == label], (across, y), looks)
+    return drawn.render()
+
+
+def _hidden_line(drawn: svg.Drawing, rows: pd.DataFrame, place: tuple[svg.Scale, float], looks: dict) -> None:
+    across, y = place
+    ratio = float(rows["ratio"].iloc[0])
+    losses = {}
+    for _, row in rows.iterrows():
+        loss = -100 * row["relative"] * (1 if row["higher_is_better"] else -1)
+        losses[(row["task"], row["setting"])] = (loss, row)
+    ends = [min(loss, MOST) for loss, _ in losses.values()] + [min(100 * (ratio - 1), MOST)]
+    drawn.line([(across(max(min(ends), -15)), y), (across(max(ends)), y)], "grid strong")
+    for task, (loss, row) in losses.items():
+        text = f"{wording.task_label(row)}: {loss:+.1f} %, {wording.verdict(row)}"
+        shown = min(max(loss, -15), MOST)
+        hollow = wording.verdict(row) not in ("worse", "better")
+        drawn.mark(across(shown), y, looks[task], title=text, hollow=hollow)
+    at = across(min(100 * (ratio - 1), MOST))
+    drawn.add(
+        "rect", Markup("<title>perplexity: {:+.1f} %</title>").format(100 * (ratio - 1)),
+        x=at - 1.6, y=y - 8, width=3.2, height=16, class_="mark c-ink",
+    )  # fmt: skip
+
+
+def hides_legend(rows: pd.DataFrame) -> list[tuple[str, Markup]]:
+    """(task, sample) of the marks in `hides`."""
+    found = []
+    for place, task in enumerate(select.tasks(rows)):
+        drawn = svg.Drawing(12, 12, "")
+        drawn.mark(6, 6, palette.numbered(place))
+        sample = Markup(drawn.render().replace('role="img" aria-label=""', 'aria-hidden="true"'))
+        found.append((wording.task_label(select.of_task(rows, task).iloc[0]), sample))
+    return found

@@ -1,0 +1,137 @@
+"""Frame and answers -> one self-contained page, index.html, with leaderboard.csv, .md, .tex and .json beside it.
+
+The page makes no request: style and script are inside, under a content security policy of their hashes. It can
+be read without script, which only adds sorting, filters and the metrics that are no headline. Everything that
+comes from results is data: text is escaped by Jinja2, the embedded JSON can end no script, CSV starts no formula.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kick.report import page, select, tables, wording
+from kick.report.frame import Report
+
+HERE = Path(__file__).parent
+TABLES = ("scores", "gaps", "closed_open", "seeds")
+
+
+def render(
+    report: Report,
+    out: str | Path,
+    *,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    examples: int = 3,
+) -> list[Path]:
+    """Write the leaderboard of a report into the folder `out`; returns the files written.
+
+    notes: sentences for the page's head, beside those of the report itself; examples: items a task whose
+    answers are shown, 0 for none.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    view = page.view(report, title=title, notes=notes, examples=examples)
+    made = tables.make_all(report.frame, TABLES)
+    contents = {
+        "index.html": html(view),
+        "leaderboard.csv": wording.csv(report.frame),
+        "leaderboard.md": _markdown(view, made),
+        "leaderboard.tex": "\n".join(table.latex() for table in made.values()),
+        "leaderboard.json": as_json(report, view),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8", errors="replace")
+    return [folder / name for name in contents]
+
+
+def html(view: page.View) -> str:
+    """The page."""
+    style = (HERE / "leaderboard.css").read_text("utf-8")
+    script = (HERE / "leaderboard.js").read_text("utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("leaderboard.html.j2")
+    return template.render(
+        view=view,
+        style=Markup(style),
+        script=Markup(script),
+        policy=policy(style, script),
+        data=embedded([section.data for section in view.sections]),
+        marks=wording.MARKS,
+    )
+
+
+def policy(style: str, script: str) -> str:
+    """The content security policy: nothing but this style and this script."""
+    return (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def embedded(value: Any) -> Markup:
+    """JSON for a script element: ASCII only, and no character that could end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)
+
+
+def as_json(report: Report, view: page.View) -> str:
+    """Everything as JSON: title, notes, provenance, and the frame's rows with null for what is missing."""
+    rows = [{name: _plain(value) for name, value in row.items()} for row in report.frame.to_dict("records")]
+    content = {
+        "title": view.title,
+        "notes": list(view.notes),
+        "provenance": {name: list(values) for name, values in view.provenance},
+        "rows": rows,
+    }
+    return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return None if value is pd.NA else value
+
+
+def _markdown(view: page.View, made: Mapping[str, tables.Table]) -> str:
+    notes = "\n".join(f"- {tables.markdown_text(note)}" for note in view.notes)
+    parts = [f"# {tables.markdown_text(view.title)}", notes, *(table.markdown() for table in made.values())]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def summary(report: Report) -> list[str]:
+    """A line a variant for the terminal: its label and how many tasks match, are worse, or stay undecided."""
+    rows = select.variant_order(select.headlines(report.frame))
+    lines = []
+    for label, part in rows[~rows["dense"]].groupby("label", sort=False):
+        words = part.apply(wording.verdict, axis=1)
+        counts = [
+            f"{(words == word).sum()} {word}"
+            for word in ("matching", "worse", "better", "undecided", wording.WITHIN_NOISE)
+            if (words == word).any()
+        ]
+        lines.append(f"{label}: {', '.join(counts)}")
+    return lines

@@ -1,0 +1,328 @@
+"""What stands on the page, as records for the template: sections, rows, cells, charts, answers, provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from kick import metrics
+from kick.report import answers, charts, select, wording
+from kick.report.frame import Report
+
+KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """A score in the main table. `order` is what it sorts by: larger is better."""
+
+    score: str
+    interval: str
+    gap: str
+    gap_interval: str
+    verdict: str
+    mark: str
+    order: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task in the main table."""
+
+    title: str
+    metric: str
+    direction: str
+    n: str
+    detectable: str
+    noise: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A variant in the main table."""
+
+    label: str
+    name: str
+    kind: str
+    dense: bool
+    replica: bool
+    size: str
+    size_order: float | None
+    cells: tuple[ScoreCell | None, ...]
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """A task beyond its headline: its chart and the answers to a few items."""
+
+    title: str
+    chart: Markup | None
+    examples: tuple[answers.Example, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A matrix on a base model: its table, its charts, and all its metrics as data for the script."""
+
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    tasks: tuple[TaskPart, ...]
+    methods: tuple[tuple[str, Markup], ...]
+    hides: Markup | None
+    hides_legend: tuple[tuple[str, Markup], ...]
+    hidden: tuple[str, ...]
+    books: tuple[tuple[str, ...], ...]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """The whole page."""
+
+    title: str
+    summary: str
+    notes: tuple[str, ...]
+    sections: tuple[Section, ...]
+    methods: tuple[tuple[str, str], ...]
+    metrics: tuple[tuple[str, str], ...]
+    sources: tuple[str, ...]
+    provenance: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def view(report: Report, *, title: str | None, notes: Sequence[str], examples: int) -> View:
+    """The page of a report."""
+    frame = report.frame
+    models = list(dict.fromkeys(frame["base"]))
+    said = [wording.MODELS[name] for name in models if name in wording.MODELS]
+    matrices = list(dict.fromkeys(frame["matrix"]))
+    names = {name for method in frame["method"] for name in method.split(" + ")}
+    known = [name for name in select.method_order(names) if name in wording.METHODS]
+    used = [name for name in dict.fromkeys(frame["metric"]) if name in metrics.metrics]
+    return View(
+        title=title or f"What compression does to {', '.join(models)}",
+        summary=_summary(frame, matrices),
+        notes=(*said, *notes, *report.notes),
+        sections=tuple(_section(name, part, report, examples) for name, part in select.sections(frame)),
+        methods=tuple((name, ": ".join(filter(None, wording.METHODS[name]))) for name in known),
+        metrics=tuple((metrics.metrics[name].label, metrics.metrics[name].description) for name in used),
+        sources=wording.PROTOCOL_SOURCES,
+        provenance=provenance(report),
+    )
+
+
+def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
+    rows = select.headlines(frame)
+    variants = rows[~rows["dense"]][[*select.SECTION, "variant"]].drop_duplicates()
+    words = rows[~rows["dense"]].apply(wording.verdict, axis=1)
+    matching, worse = int((words == "matching").sum()), int((words == "worse").sum())
+    tested = int((rows[~rows["dense"]]["verdict"] != "").sum())
+    return (
+        f"{len(variants)} variants on {len(select.tasks(rows))} tasks (matrix {', '.join(matrices)}). Of {tested} "
+        f"comparisons with the dense model {matching} are shown to match it, {worse} are shown to be worse."
+    )
+
+
+# ---------------------------------------------------------------------------------------- a section
+
+
+def _section(name: str, frame: pd.DataFrame, report: Report, examples: int) -> Section:
+    rows = select.headlines(frame, replicas=True)
+    tasks = select.tasks(rows)
+    columns = [select.of_task(rows, task) for task in tasks]
+    hidden, chart, legend = _hides(frame)
+    return Section(
+        title=name,
+        note=_noise_note(rows),
+        columns=tuple(_column(part) for part in columns),
+        lines=tuple(_lines(frame, columns)),
+        tasks=tuple(_task(frame, task, report, examples) for task in tasks),
+        methods=tuple(charts.methods(frame)),
+        hides=chart,
+        hides_legend=tuple(legend),
+        hidden=tuple(hidden),
+        books=tuple(_books(frame)),
+        data=_data(frame),
+    )
+
+
+def _noise_note(rows: pd.DataFrame) -> str:
+    replicas = sorted(set(rows["replica"]) - {""})
+    if not replicas:
+        return "No dense replica was measured, so there is no noise band: small differences may be noise."
+    kinds = " and ".join({"batch": "another batch size", "dtype": "another dtype"}[kind] for kind in replicas)
+    return f"Noise: the dense model again under {kinds}. A difference inside that band is not a difference."
+
+
+def _column(rows: pd.DataFrame) -> Column:
+    dense = rows[rows["dense"]]
+    first = (dense if len(dense) else rows).iloc[0]
+    least = rows.loc[~rows["dense"] & rows["replica"].eq(""), "detectable"].median()
+    return Column(
+        title=wording.task_label(first),
+        metric=wording.metric_label(first["metric"]),
+        direction="higher is better" if first["higher_is_better"] else "lower is better",
+        n=str(first["n"]),
+        detectable=wording.number(least, first["unit"]) if wording.known(least) else "",
+        noise=wording.number(first["noise"], first["unit"]) if wording.known(first["noise"]) else "",
+    )
+
+
+def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Line]:
+    tables = [part.drop_duplicates("label").set_index("label") for part in columns]
+    for label, part in select.variant_order(frame).groupby("label", sort=False):
+        row = part.iloc[0]
+        yield Line(
+            label=str(label),
+            name=row["variant"],
+            kind=_kind(row),
+            dense=bool(row["dense"]),
+            replica=bool(row["replica"]),
+            size=f"{row['bytes'] / 1e6:,.0f} MB" if wording.known(row["bytes"]) else "",
+            size_order=-float(row["bytes"]) if wording.known(row["bytes"]) else None,
+            cells=tuple(score_cell(table.loc[label]) if label in table.index else None for table in tables),
+        )
+
+
+def _kind(row: pd.Series) -> str:
+    if row["dense"] or row["replica"]:
+        return KINDS[""]
+    parts = ("p" if row["sparsity"] > 0 or row["structured"] else "") + (
+        "q" if wording.known(row["bits"]) else ""
+    )
+    return KINDS[parts or "o"]
+
+
+def score_cell(row: pd.Series) -> ScoreCell:
+    """What a row of the frame says, in words."""
+    unit, verdict = row["unit"], wording.verdict(row)
+    order = None if math.isnan(row["value"]) else float(row["value"]) * (1 if row["higher_is_better"] else -1)
+    dense = bool(row["dense"])
+    return ScoreCell(
+        score=wording.number(row["value"], unit),
+        interval=wording.span(row["low"], row["high"], unit),
+        gap="" if dense else wording.number(row["gap"], unit, signed=True),
+        gap_interval="" if dense else wording.signed_span(row["gap_low"], row["gap_high"], unit),
+        verdict=verdict,
+        mark=wording.MARKS[verdict],
+        order=order,
+    )
+
+
+def _task(frame: pd.DataFrame, task: tuple[str, str], report: Report, examples: int) -> TaskPart:
+    rows = select.variant_order(select.of_task(select.headlines(frame), task))
+    labels = dict(zip(rows["key"], rows["label"], strict=True))
+    cells = {cell.run.key: cell for cell in report.cells if cell.run.matrix == rows["matrix"].iloc[0]}
+    shown = answers.examples([cells[key] for key in labels], labels, most=examples) if examples else []
+    title = wording.task_label(rows.iloc[0])
+    return TaskPart(title, charts.levels(frame, task), tuple(shown))
+
+
+def _hides(frame: pd.DataFrame) -> tuple[list[str], Markup | None, list[tuple[str, Markup]]]:
+    """(sentences, chart, its legend) on what perplexity hides; empty without perplexity."""
+    try:
+        rows = select.beside_perplexity(frame)
+    except select.Nothing:
+        return [], None, []
+    sentences = []
+    for _, row in select.hidden(rows).sort_values("relative").iterrows():
+        corpus = wording.number(row["ratio"] - 1, "share", signed=True)
+        lost = wording.number(row["relative"], "share", signed=True)
+        text = f"{row['label']}: perplexity {corpus} %, {wording.task_label(row)} {lost} % of dense"
+        sentences.append(f"{text} (p {wording.p_value(row['p'])}, Holm {wording.p_value(row['p_holm'])})")
+    return sentences, charts.hides(rows), charts.hides_legend(rows)
+
+
+def _books(frame: pd.DataFrame) -> Iterable[tuple[str, ...]]:
+    """(variant, known and read, lost when reading, open only, neither, knowledge lost, reading lost)."""
+    rows = frame[frame["task"].str.contains(select.PAIRED, regex=False) & (frame["replica"] == "")]
+    order = ("known_and_read", "known_not_read", "read_only", "neither", "knowledge_lost", "reading_lost")
+    for label, part in select.variant_order(rows).groupby("label", sort=False):
+        found = part.drop_duplicates("metric").set_index("metric")
+        line = [str(label)]
+        for name in order:
+            row = found.loc[name]
+            text = wording.number(row["value"], "share")
+            lost = name.endswith("_lost") and not row["dense"]
+            line.append(f"{text} [{wording.span(row['low'], row['high'], 'share')}]" if lost else text)
+        yield tuple(line)
+
+
+def _data(frame: pd.DataFrame) -> dict[str, Any]:
+    """All metrics of all tasks for the script: texts as they are to be shown, and what they sort by.
+
+    {"tasks": [{"title", "metrics": [{"name", "label", "groups": [...]}]}], "rows": {label: {...}}}; a cell is
+    [score, interval, gap, gap interval, verdict, p, Holm, n, lost, won, order].
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for _, row in select.variant_order(frame).iterrows():
+        task = found.setdefault(
+            f"{row['task']} {row['setting']}", {"title": wording.task_label(row), "metrics": {}}
+        )
+        name = f"{row['metric']} {row['group']}".strip()
+        label = wording.metric_label(row["metric"]) + (f", {row['group']}" if row["group"] else "")
+        metric = task["metrics"].setdefault(
+            name, {"label": label, "primary": bool(row["primary"]), "cells": {}}
+        )
+        cell = score_cell(row)
+        flips = [None if math.isnan(row[way]) else int(row[way]) for way in ("lost", "won")]
+        metric["cells"][row["label"]] = [
+            cell.score,
+            cell.interval,
+            cell.gap,
+            cell.gap_interval,
+            cell.verdict,
+            wording.p_value(row["p"]),
+            wording.p_value(row["p_holm"]),
+            int(row["n"]),
+            *flips,
+            cell.order,
+        ]
+    tasks = [{**task, "metrics": list(task["metrics"].values())} for task in found.values()]
+    return {"tasks": tasks}
+
+
+# ---------------------------------------------------------------------------------------- provenance
+
+
+def provenance(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(what, its distinct values) over all runs: kick, commit, machine, versions, models, calibration, times."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in report.cells:
+        run = cell.run
+        for name, value in _flat(run.provenance):
+            found.setdefault(name, {})[value] = None
+        model = run.cell.variant.model
+        text = f"{model.name}, {model.dtype}, weights {model.digest[:16] or 'unknown'}"
+        found.setdefault("model", {})[text] = None
+        spec = run.cell.variant.calibration
+        if spec:
+            text = (
+                f"{spec.corpus}, {spec.sequences} x {spec.length} tokens, seed {spec.seed}, {spec.propagate}"
+            )
+            found.setdefault("calibration", {})[f"{text}, digest {spec.digest or 'unknown'}"] = None
+    times = sorted(found.pop("time", {}))
+    if times:
+        found["measured"] = {times[0]: None, times[-1]: None}
+    return tuple((name, _few(list(values))) for name, values in found.items())
+
+
+def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{name} {key}".strip())
+    elif isinstance(value, list | tuple):
+        yield name, wording.visible(" ".join(map(str, value)))
+    elif value is not None and value != "":
+        yield name, wording.visible(str(value))
+
+
+def _few(values: Sequence[str], most: int = 4) -> tuple[str, ...]:
+    rest = len(values) - most
+    return (*values[:most], *((f"and {rest} more",) if rest > 0 else ()))
