@@ -85,10 +85,11 @@ class Engine:
             "tokens": self._tokens,
             "generate": self._generate,
         }
-        for kind, give in answers.items():
-            at = [i for i, request in enumerate(requests) if request.kind == kind]
-            if at:
-                give([requests[i] for i in at], lambda i, response, at=at: finish(at[i], response))
+        with self.reader.network.linears.on():
+            for kind, give in answers.items():
+                at = [i for i, request in enumerate(requests) if request.kind == kind]
+                if at:
+                    give([requests[i] for i in at], lambda i, response, at=at: finish(at[i], response))
         return responses
 
     # ------------------------------------------------------------------------------------ scoring

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kick.engine.attend import NAME
+from kick.engine.weights import PackedLinears
 
 CHUNK_ELEMENTS = 2**22  # logits held at once: 16 MB in float32
 
@@ -30,7 +31,11 @@ class Head:
     cap: float | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        logits = nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        return self.finish(nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias))
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """What follows the product: float32, the factor, the soft cap."""
+        logits = logits.float()
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.cap is not None:
@@ -63,6 +68,7 @@ class Network:
         self.head = _head_of(model)
         self.body = model.base_model
         self.plain_head = self._checks_out()
+        self.linears = PackedLinears(model)
 
     @torch.inference_mode()
     def _checks_out(self) -> bool:
@@ -107,7 +113,7 @@ class Network:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) in float32 of hidden states (N, H)."""
         if self.plain_head:
-            return self.head(hidden)
+            return self.head.finish(self.embedding(hidden.to(self.head.weight.dtype)))
         handle = self.embedding.register_forward_pre_hook(lambda _, inputs: (hidden[None],))
         try:
             ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
