@@ -108,8 +108,8 @@ class Local:
         if report is None and alive:
             report = self._deadline(worker)
         elif report is None:
-            cause = worker.death()
-            report = Report("stopped" if self._asked else "failed", cause, clean=False, crashed=True)
+            state, cause = ("stopped", "interrupted") if self._asked else ("failed", worker.death())
+            report = Report(state, cause, clean=False, crashed=True)
         if report is None:
             return None
         outcome = report.outcome(worker.job, worker.seconds, worker.name, worker.tail())

@@ -107,9 +107,9 @@ def decode(data: bytes) -> dict[int, Response]:
 
 def progress(files: Files, folder: str) -> tuple[int, int]:
     """Answers kept and answers asked for, from the names of the chunks; (0, 0) where there is none."""
-    done = total = 0
+    done, totals = 0, {}
     for name in files.names(folder):
         parts = name.split(".")
         if len(parts) == 5 and parts[4] == "jsonl":
-            done, total = done + int(parts[0]), int(parts[1])
-    return done, total
+            done, totals[parts[2]] = done + int(parts[0]), int(parts[1])
+    return done, sum(totals.values())

@@ -229,13 +229,14 @@ class UrlFiles:
         return f"{self._base}/{path}" if path else self._base
 
     @contextmanager
-    def _refusals(self, path: str, size: int = 0) -> Iterator[None]:
+    def _refusals(self, path: str, size: int | None = None) -> Iterator[None]:
+        """What the client raises, as StoreError; a missing file when reading (no `size`) stays what it is."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except self._errors as error:
-            raise refusal(error, self.root, path, size) from error
+            if isinstance(error, FileNotFoundError) and size is None:
+                raise
+            raise refusal(error, self.root, path, size or 0) from error
 
     def read(self, path: str) -> bytes:
         """The whole content. Raises FileNotFoundError."""
