@@ -158,7 +158,7 @@ def _settle(model: nn.Module, calibration: Calibration) -> None:
             name = f"{path}.{index}.{linear.name}"
             kept = calibration.kept(name, linear.weight)
             if kept is not None:
-                linear.weight.mul_(kept)
+                linear.weight.masked_fill_(~kept, 0)
             stored = calibration.formats.get(name)
             if stored is None or stored.grid is None:
                 continue

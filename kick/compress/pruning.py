@@ -41,7 +41,7 @@ def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> No
 
 def put(block: Block, linear: Linear, kept: Tensor, sparsity: Sparsity | None = None) -> None:
     """Set a linear's weights to zero where `kept` (out, in) is False, and keep the mask for later steps."""
-    linear.weight.mul_(kept)
+    linear.weight.masked_fill_(~kept, 0)  # a product would leave negative zeros
     block.feed.calibration.keep(block.full(linear), kept, sparsity)
 
 

@@ -29,7 +29,7 @@ def store(block: Block, linear: Linear, weight: Tensor, calibration: Calibration
     linear.weight.copy_(weight)
     kept = calibration.kept(block.full(linear), linear.weight)
     if kept is not None:
-        linear.weight.mul_(kept)
+        linear.weight.masked_fill_(~kept, 0)
     calibration.formats[block.full(linear)] = stored
 
 

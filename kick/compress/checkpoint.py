@@ -1,0 +1,210 @@
+"""A compressed model as a folder that transformers loads with no code of ours.
+
+    context = Calibration(tuple(sequences))
+    report = compress(model, recipe, context)
+    manifest = save(model, tokenizer, context, report, out)
+
+Weights on one integer grid are stored in compressed-tensors' packed format. Pruned ones are dense
+safetensors, their masks in kick/masks.safetensors; smaller models have a config that fits.
+kick/manifest.json says what was done. The folder appears under its name only after it was loaded again and
+gave the same logits.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from kick.compress.context import Calibration, Quantized
+from kick.compress.dense import merge_branch
+from kick.compress.grid import Grid
+from kick.model import block_list, linears
+from kick.model.source import quiet
+from kick.records import CellFailed, KickError
+
+_TOLERANCE = 1e-3  # of the largest logit
+
+
+def save(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    calibration: Calibration,
+    report: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Write a compressed model to the folder `out`, load it again, and compare logits.
+
+    Args:
+        calibration: the one that `compress` was called with: it holds masks and formats.
+        report: what `compress` returned.
+
+    Returns:
+        The manifest: format, recipe, footprint, bytes of each file, the largest difference of logits.
+
+    Raises:
+        KickError: `out` is there already, or the result cannot be a plain checkpoint.
+        CellFailed: the checkpoint does not give the model's logits.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise KickError(f"{out} is there already; give a folder that is new or empty")
+    if any(stored.activation_bits for stored in calibration.formats.values()):
+        raise KickError(
+            "a model that rounds its activations while it runs is no plain checkpoint: transformers would "
+            "run it with full activations; evaluate it with `kick run`, or save a weight-only method"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch, quiet():
+        folder = Path(scratch) / "checkpoint"
+        kind = _write(model, calibration, folder)
+        tokenizer.save_pretrained(folder)
+        manifest = {"format": kind, **report, "logit_difference": _difference(model, folder)}
+        manifest["bytes"] = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+        (folder / "kick").mkdir()
+        if calibration.masks:
+            _write_masks(calibration.masks, folder / "kick" / "masks.safetensors")
+        (folder / "kick" / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    return manifest
+
+
+def _write(model: nn.Module, calibration: Calibration, folder: Path) -> str:
+    """Write weights and config; the format's name."""
+    grid = _one_grid(model, calibration.formats)
+    if grid is not None:
+        _write_packed(model, calibration.formats, grid, folder)
+        return "compressed-tensors pack-quantized"
+    merged = [_merge(linear.module, linear.weight) for linear in _all(model).values() if linear.called]
+    model.save_pretrained(folder, state_dict=_without_branches(model))
+    for undo in merged:
+        undo()
+    if any(hasattr(module, "side_down") for module in model.modules()):
+        return "dense, side branches merged into the weights"
+    if calibration.formats:
+        return "dense, quantized weights stored dequantized"
+    return "dense"
+
+
+def _all(model: nn.Module) -> dict[str, Any]:
+    """Every linear by its full name."""
+    path, modules = block_list(model)
+    return {
+        f"{path}.{index}.{linear.name}": linear
+        for index, block in enumerate(modules)
+        for linear in linears(block)
+    }
+
+
+def _one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None:
+    """The grid that every matrix is on, if all are nn.Linear and on the same one."""
+    found = _all(model)
+    grids = {formats[name].grid if name in formats else None for name in found}
+    plain = all(type(linear.module) is nn.Linear and linear.called for linear in found.values())
+    branches = any(hasattr(module, "side_down") for module in model.modules())
+    return grids.pop() if plain and len(grids) == 1 and not branches else None
+
+
+def _write_packed(model: nn.Module, formats: Mapping[str, Quantized], grid: Grid, folder: Path) -> None:
+    from compressed_tensors.compressors.pack_quantized import pack_to_int32
+
+    half = 2 ** (grid.bits - 1)  # codes are signed there
+    tensors: dict[str, Tensor] = {}
+    found = _all(model)
+    for name, linear in found.items():
+        scale = formats[name].scale
+        codes = grid.quantize(linear.weight, scale) - half
+        tensors[f"{name}.weight_packed"] = pack_to_int32(codes.to(torch.int8), grid.bits)
+        tensors[f"{name}.weight_scale"] = scale.scale.to(linear.weight.dtype)
+        tensors[f"{name}.weight_shape"] = torch.tensor(linear.weight.shape)
+        if not grid.symmetric:
+            zeros = (scale.zero - half).to(torch.int8)
+            tensors[f"{name}.weight_zero_point"] = pack_to_int32(zeros, grid.bits, packed_dim=0)
+    written: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if name.removesuffix(".weight") in found or tensor.data_ptr() in written:
+            continue  # packed above, or tied to one that is written
+        written.add(tensor.data_ptr())
+        tensors[name] = tensor
+    folder.mkdir()
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_dict() | {"quantization_config": _quantization_config(model, grid)}
+    config["architectures"] = [type(model).__name__]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+    model.generation_config.save_pretrained(folder)
+
+
+def _quantization_config(model: nn.Module, grid: Grid) -> dict[str, Any]:
+    """What compressed-tensors reads; everything outside the blocks is left as it is."""
+    path = block_list(model)[0]
+    outside = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(f"{path}.")
+    ]
+    weights = {
+        "num_bits": grid.bits,
+        "type": "int",
+        "symmetric": grid.symmetric,
+        "strategy": "channel" if grid.group_size == -1 else "group",
+        "group_size": None if grid.group_size == -1 else grid.group_size,
+        "dynamic": False,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": outside,
+    }
+
+
+def _merge(module: nn.Module, weight: Tensor):
+    """Add a module's side branch into its weight for a while; what undoes it."""
+    merged = merge_branch(module, weight)
+    before = None if merged is None else weight.clone()
+    if merged is not None:
+        weight.copy_(merged)
+
+    def undo() -> None:
+        if before is not None:
+            weight.copy_(before)
+
+    return undo
+
+
+def _without_branches(model: nn.Module) -> dict[str, Tensor]:
+    sides = (".side_down", ".side_up")
+    return {name: value for name, value in model.state_dict().items() if not name.endswith(sides)}
+
+
+def _write_masks(masks: Mapping[str, Tensor], file: Path) -> None:
+    """Each mask as bits, (out, ceil(in / 8)) uint8, the first input in the high bit; 1 = kept."""
+    bits = {name: np.packbits(kept.cpu().numpy(), axis=1) for name, kept in masks.items()}
+    save_file({name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in bits.items()}, file)
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, folder: Path) -> float:
+    """The largest difference of logits between the model and what is loaded from its folder."""
+    dtype = next(model.parameters()).dtype
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (1, 32), generator=generator)
+    wanted = model(ids.to(model.device)).logits.float().cpu()
+    difference = float((loaded(ids).logits.float() - wanted).abs().max())
+    if not difference <= _TOLERANCE * float(wanted.abs().max()):
+        raise CellFailed(
+            f"the checkpoint, loaded again, gives logits that differ by {difference:g}; it was not kept"
+        )
+    return difference
