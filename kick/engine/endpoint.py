@@ -1,9 +1,9 @@
 """An OpenAI-style endpoint that may be slow, busy, broken or hostile, asked within a budget.
 
-`Endpoint.complete` gives a Reply or raises one of three things: Unanswered (this question got no reply, ask it
-another day), Stopped (nothing more is asked: budget, outage, quota) and KickError (the user must mend key or
-model name). The key lives in memory only: whatever the server says is kept with the key blotted out, and no
-exception that leaves this module hangs on one of the client's, whose request holds the key.
+`Endpoint.complete` gives a Reply or raises one of three things: Unanswered (this question got no reply, ask
+it another day), Stopped (nothing more is asked: budget, outage, quota) and KickError (the user must mend key
+or model name). The key lives in memory only: whatever the server says is kept with the key blotted out, and
+no exception that leaves this module hangs on one of the client's, whose request holds the key.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Message = Mapping[str, str]  # role, content
 
 @dataclass(frozen=True)
 class Settings:
-    """Which judge, asked how. The first six fields make a judge another one; the rest only how it is reached.
+    """Which judge, asked how. The first six fields make it another judge; the rest is how it is reached.
 
-    mode: "grade" each answer alone, "pair" it with the dense model's, or "both". runs: how often each question
-    is asked, with seed, seed + 1, ...; timeout and backoff in seconds; attempts: requests before a question is
-    given up; calls, tokens: the budget of a pass (requests sent; tokens read and written), None for no limit.
-    key_variable names the environment variable that holds the key; a local http:// endpoint needs none.
+    mode: "grade" each answer alone, "pair" it with the dense model's, or "both". runs: how often each
+    question is asked, with seed, seed + 1, ...; timeout and backoff in seconds; attempts: requests before a
+    question is given up; calls, tokens: the budget of a pass (requests sent; tokens read and written), None
+    for no limit. key_variable names the environment variable of the key; an http:// endpoint needs none.
     """
 
     model: str
@@ -72,8 +72,8 @@ class Settings:
             )
         if not _VARIABLE.fullmatch(self.key_variable):
             raise KickError(
-                "the judge's key_variable is no name of an environment variable (what was given is not shown, "
-                "it may be the key itself); give the name, e.g. OPENAI_API_KEY"
+                "the judge's key_variable is no name of an environment variable (it is not shown here, "
+                "for it may be the key itself); give the name, e.g. OPENAI_API_KEY"
             )
         if self.mode not in ("grade", "pair", "both"):
             raise KickError(f"the judge's mode is {self.mode!r}; it is one of grade, pair, both")
@@ -95,7 +95,7 @@ class Reply:
 
 
 class Unanswered(Exception):
-    """A question got no reply; `cause` in a few words. `busy`: the trouble was the server's, not this question."""
+    """A question got no reply; `cause` in a few words; `busy`: for no reason that lies in the question."""
 
     def __init__(self, cause: str, busy: bool = True):
         super().__init__(cause)
@@ -356,7 +356,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _broken_transport() -> tuple[type[Exception], ...]:
-    """What a connection that breaks while its body is read raises: the client wraps only what comes before."""
+    """What a connection raises that breaks inside a body: the client wraps only what comes before."""
     libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     found = [getattr(module, name) for module in libraries for name in ("HTTPError", "StreamError")]
     if "anyio" in sys.modules:
