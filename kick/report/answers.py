@@ -14,15 +14,17 @@ from kick.report import wording
 from kick.report.cells import Cell
 from kick.report.tasks import headline
 
-VARIANTS = 12  # answers of so many variants are shown
-QUESTION = 280
+QUESTION = 280  # characters of a question's end that are shown
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a variant answered and what that is worth; `right` is None where items are not right or wrong."""
+    """What these variants answered, and what that is worth.
 
-    label: str
+    `right` is None where items are not right or wrong.
+    """
+
+    labels: tuple[str, ...]
     text: str
     score: str
     right: bool | None
@@ -38,14 +40,12 @@ class Example:
     answers: tuple[Answer, ...]
 
 
-def examples(
-    cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3, variants: int = VARIANTS
-) -> list[Example]:
+def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3) -> list[Example]:
     """The first item of a task, then those with most disagreement; none where answers are no text.
 
     `cells` are those of one task and setting, dense first; `labels` names them by key.
     """
-    shown = [cell for cell in cells if not cell.variant.replica][:variants]
+    shown = [cell for cell in cells if not cell.variant.replica]
     if not shown or not shown[0].variant.dense:
         return []
     metric = headline(shown[0].run.cell.task.name, [score.metric for score in shown[0].run.scores])
@@ -70,26 +70,25 @@ def _example(
     metric: str,
 ) -> Example:
     sample = found[cells[0].run.key][name]
-    answers = [
-        _answer(labels[cell.run.key], found[cell.run.key][name], metric)
-        for cell in cells
-        if name in found[cell.run.key]
-    ]
-    question = sample.preview[-QUESTION:]
-    question = ("\u2026" if len(sample.preview) > QUESTION else "") + question
+    same: dict[tuple[str, str, bool | None], list[str]] = {}
+    for cell in cells:
+        if name in found[cell.run.key]:
+            answer = _worth(found[cell.run.key][name], metric)
+            same.setdefault(answer, []).append(labels[cell.run.key])
+    question = ("\u2026" if len(sample.preview) > QUESTION else "") + sample.preview[-QUESTION:]
     return Example(
         wording.visible(question),
         wording.visible(sample.target),
         wording.visible(sample.group, 60),
-        tuple(answers),
+        tuple(Answer(tuple(names), *answer) for answer, names in same.items()),
     )
 
 
-def _answer(label: str, sample: Sample, metric: str) -> Answer:
+def _worth(sample: Sample, metric: str) -> tuple[str, str, bool | None]:
+    """The answer as it can be shown, its score, and whether it is right."""
     score = sample.scores.get(metric, math.nan)
     right = bool(score) if score in (0.0, 1.0) else None
-    text = _text(sample)
-    return Answer(label, wording.visible(text or ""), "" if math.isnan(score) else f"{score:.2f}", right)
+    return wording.visible(_text(sample) or ""), "" if math.isnan(score) else f"{score:.2f}", right
 
 
 def _text(sample: Sample) -> str | None:

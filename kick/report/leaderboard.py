@@ -1,8 +1,9 @@
-"""Frame and answers -> one self-contained page, index.html, with leaderboard.csv, .md, .tex and .json beside it.
+"""Frame and answers -> one self-contained page, index.html, with leaderboard.csv, .md, .tex, .json beside it.
 
-The page makes no request: style and script are inside, under a content security policy of their hashes. It can
-be read without script, which only adds sorting, filters and the metrics that are no headline. Everything that
-comes from results is data: text is escaped by Jinja2, the embedded JSON can end no script, CSV starts no formula.
+The page makes no request: style and script are inside, under a content security policy of their hashes. It
+can be read without script, which only adds sorting, filters and the metrics that are no headline. Everything
+that comes from results is data: text is escaped by Jinja2, the embedded JSON can end no script, and a CSV
+cell starts no formula.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def _hash(text: str) -> str:
 
 
 def embedded(value: Any) -> Markup:
-    """JSON for a script element: ASCII only, and no character that could end the element or open a comment."""
+    """JSON for a script element: ASCII only, and nothing that could end the element or open a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")

@@ -1,4 +1,4 @@
-"""What stands on the page, as records for the template: sections, rows, cells, charts, answers, provenance."""
+"""What stands on the page, as records for the template: sections, rows, charts, answers, provenance."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
     matching, worse = int((words == "matching").sum()), int((words == "worse").sum())
     tested = int((rows[~rows["dense"]]["verdict"] != "").sum())
     return (
-        f"{len(variants)} variants on {len(select.tasks(rows))} tasks (matrix {', '.join(matrices)}). Of {tested} "
-        f"comparisons with the dense model {matching} are shown to match it, {worse} are shown to be worse."
+        f"{len(variants)} variants on {len(select.tasks(rows))} tasks (matrix {', '.join(matrices)}). Of "
+        f"{tested} comparisons with the dense model {matching} are shown to match it, {worse} to be worse."
     )
 
 
@@ -292,7 +292,7 @@ def _data(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def provenance(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """(what, its distinct values) over all runs: kick, commit, machine, versions, models, calibration, times."""
+    """(what, its distinct values) over all runs: commit, machine, versions, models, calibration, times."""
     found: dict[str, dict[str, None]] = {}
     for cell in report.cells:
         run = cell.run

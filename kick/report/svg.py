@@ -32,7 +32,7 @@ class Scale:
             low, high, at = math.log(low), math.log(high), math.log(max(value, self.low * 1e-3))
         return self.start + (at - low) / ((high - low) or 1.0) * (self.stop - self.start)
 
-    def ticks(self, count: int = 4) -> list[float]:
+    def ticks(self, count: int = 5) -> list[float]:
         """Round values inside the scale."""
         if self.log:
             tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -188,7 +188,7 @@ class Chart:
     write: Callable[[float], str]
 
 
-def chart(what: Chart, width: float = 460, height: float = 190) -> Markup:
+def chart(what: Chart, width: float = 400, height: float = 200) -> Markup:
     """The chart as SVG."""
     drawn = Drawing(width, height, what.title)
     left, top, bottom, gap = 40.0, 10.0, height - 34.0, 18.0

@@ -58,9 +58,9 @@ METHODS: Mapping[str, tuple[str, str]] = {
 # base model -> what must be said wherever one of its numbers stands
 MODELS: Mapping[str, str] = {
     "smollm2-135m": (
-        "SmolLM2-135M-Instruct comes from a GGUF file whose weights were quantized once already (Q4_1, groups of "
-        "32 with a float offset; embeddings 8-bit). Dense means that model, dequantized; kick's grids have an "
-        "integer zero point, so rounding it to 4 bits again still costs."
+        "SmolLM2-135M-Instruct comes from a GGUF file whose weights were quantized once already (Q4_1, "
+        "groups of 32 with a float offset; embeddings 8-bit). Dense means that model, dequantized; kick's "
+        "grids have an integer zero point, so rounding it to 4 bits again still costs."
     ),
     "smoke": "The model has random weights: its numbers mean nothing.",
 }
