@@ -11,10 +11,12 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kick.executors import executor
 from kick.progress import show
@@ -22,6 +24,7 @@ from kick.records import (
     Cell,
     CellFailed,
     Job,
+    KickError,
     ModelSpec,
     Response,
     Result,
@@ -34,6 +37,7 @@ from kick.records import (
 from kick.store import Store
 from kick.sweep import run_sweep
 
+HERE = Path(__file__).parent
 MATRIX = "fake"
 MODEL = ModelSpec("fake", digest="0" * 64)
 
@@ -90,7 +94,7 @@ def misbehave(name: str) -> None:
 class FakeWork:
     """Answers `items` requests a cell, `pause` seconds each, a chunk every `every`; notes each in `asked`.
 
-    The line is written before the answer is given to the store; after a chunk, a line `kept`.
+    The line `asked` is written before the answer is given to the store; `kept` when all so far are on disk.
     """
 
     root: str
@@ -114,7 +118,7 @@ class FakeWork:
                 self.note(f"asked {key} {index}")
                 time.sleep(self.pause)
                 partial.add(index, fake_answer(key, index))
-                if (index + 1) % self.every == 0:
+                if not partial.waiting:
                     self.note(f"kept {key} {index}")
             return [partial.answers[index] for index in range(self.items)]
 
@@ -137,6 +141,17 @@ def contents(root: str | Path) -> dict[str, bytes]:
     return found
 
 
+def coordinator(
+    root: str | Path, environment: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen:
+    """A sweep as a process, and group of processes, of its own; its events come as JSON lines."""
+    paths = [*(environment or {}).get("PYTHONPATH", "").split(os.pathsep), str(HERE), str(HERE.parent)]
+    environment = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, str(HERE / "fake_sweep.py"), str(root), json.dumps(options)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, process_group=0, **pipes)
+
+
 def main() -> int:
     """Run a fake sweep and show its events, as JSON lines by default."""
     parser = argparse.ArgumentParser()
@@ -148,14 +163,19 @@ def main() -> int:
     trouble = tuple(options.pop("trouble", ()))
     jobs = fake_jobs(options.pop("variants", 3), options.pop("tasks", 2), trouble)
     names = ("workers", "time_limit", "address")
+    retry = options.pop("retry_failed", False)
     where = executor(options.pop("executor", "local"), **{n: options.pop(n) for n in names if n in options})
     from fake_sweep import FakeWork  # not this program's own: other processes import it by name
 
     work = FakeWork(arguments.root, **options)
 
     store = Store(arguments.root, MATRIX)
-    with show(jobs, store, arguments.how) as view:
-        return run_sweep(work, jobs, store, where, on_event=view).status
+    try:
+        with show(jobs, store, arguments.how) as view:
+            return run_sweep(work, jobs, store, where, retry_failed=retry, on_event=view).status
+    except KickError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fake_sweep import MATRIX, FakeWork, fake_jobs
+from fake_sweep import MATRIX, FakeWork, coordinator, fake_jobs
 
 from kick.executors import executor, local
 from kick.executors.local import Local, default_workers, visible_gpus
@@ -99,15 +98,6 @@ def test_threads_do_not_depend_on_the_jobs_and_a_smaller_number_is_kept(monkeypa
     assert visible_gpus() == ["2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
-
-
-def coordinator(root, **options):
-    """A coordinator as a process of its own, in a process group of its own."""
-    command = [sys.executable, str(TESTS / "fake_sweep.py"), str(root), json.dumps(options)]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
 
 
 def wait_for(line, process):

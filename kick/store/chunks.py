@@ -64,6 +64,11 @@ class Partial:
         if len(self._fresh) >= self._every or time.monotonic() - self._flushed >= SECONDS:
             self.flush()
 
+    @property
+    def waiting(self) -> int:
+        """How many answers are not yet on disk: what a kill now would cost."""
+        return len(self._fresh)
+
     def flush(self) -> None:
         """Write the answers not yet on disk as one chunk."""
         self._flushed = time.monotonic()
