@@ -9,8 +9,9 @@ set.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ from typing import Any
 import datasets
 
 from kick.records import KickError
+from kick.tasks.order import Order
+
+log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "KICK_DATA_ROOT"
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+
+SUFFIXES = (".parquet", ".jsonl")
 
 Rows = list[dict[str, Any]]
 
@@ -32,14 +38,17 @@ def tasks_folder() -> Path:
 
 
 def _documents(rows: Rows) -> Rows:
-    """WikiText rows joined into pages: a page starts at a line ` = Title = `."""
+    """WikiText rows joined into pages: a page starts at a line ` = Title = `.
+
+    A row of no text stands for the file's blank line, " \\n"; those before the first title belong to no page.
+    """
     pages: list[str] = []
     for row in rows:
         line = row["text"].strip()
-        title = line.startswith("= ") and line.endswith(" =") and not line.startswith("= =")
-        if title or not pages:
+        if line.startswith("= ") and line.endswith(" =") and not line.startswith("= ="):
             pages.append("")
-        pages[-1] += row["text"]
+        if pages:
+            pages[-1] += row["text"] or " \n"
     return [{"page": page} for page in pages]
 
 
@@ -65,7 +74,11 @@ MIRROR: dict[str, dict[str, Source]] = {
     "google/xquad": {"xquad.en": Source("xquad_en")},
     "abisee/cnn_dailymail": {"3.0.0": Source("cnn_dailymail", subset=True)},
     "openai/gsm8k": {"main": Source("gsm8k")},
-    "mandarjoshi/trivia_qa": {"rc.nocontext": Source("triviaqa_subset", subset=True)},
+    "mandarjoshi/trivia_qa": {
+        "rc.nocontext": Source("triviaqa_subset", subset=True),
+        "rc": Source("triviaqa_rc"),
+    },
+    "freebase_qa": {"": Source("freebase_qa")},
     "lm-sys/mt_bench": {"": Source("mt_bench")},
     "lm-sys/mt_bench_reference": {"": Source("mt_bench_reference")},
     "lm-sys/vicuna_bench": {"": Source("vicuna_bench")},
@@ -80,17 +93,57 @@ def embedded(file: str, **_: Any) -> datasets.DatasetDict:
     return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
 
 
-def load(path: str, splits: Iterable[str], name: str = "", root: str | None = None, **_: Any):
-    """The splits of a hub data set as a DatasetDict, from the mirror where there is one, else from the hub.
+def load(
+    path: str,
+    splits: Iterable[str],
+    name: str = "",
+    root: str | None = None,
+    order: Mapping[str, Any] | None = None,
+    examples: str | None = None,
+    **_: Any,
+) -> datasets.DatasetDict:
+    """The splits of a hub data set, from the mirror where there is one, else from the hub.
 
-    Raises KickError where it is in neither, naming the set and the places that were searched.
+    Args:
+        path: the hub id. name: its configuration.
+        root: the mirror; KICK_DATA_ROOT by default.
+        order: {split, by, distinct, take, shuffle}: how one split is arranged, see `kick.tasks.order`.
+        examples: a split whose rows are put behind those of the arranged split, for worked examples that
+            depend on the question; the column `example` tells them apart.
+
+    Raises KickError where it is in neither place, naming the set and the places that were searched.
     """
     root = root or os.environ.get(ROOT_VARIABLE)
-    found = {}
-    for split in splits:
-        rows = mirror_rows(path, name, split, root) if root else None
-        found[split] = datasets.Dataset.from_list(rows) if rows is not None else _hub(path, name, split, root)
+    found = {split: split_of(path, name, split, root) for split in splits}
+    if order:
+        order = dict(order)
+        split = order.pop("split")
+        rows = Order(**order)(found[split].to_list())
+        if examples:
+            rows = [{**row, "example": False} for row in rows]
+            rows += [{**row, "example": True} for row in found[examples].to_list()]
+        found[split] = datasets.Dataset.from_list(rows)
     return datasets.DatasetDict(found)
+
+
+def split_of(path: str, name: str, split: str, root: str | None) -> datasets.Dataset:
+    """One split of a hub data set, from the mirror `root` where that has the set, else from the hub."""
+    rows = mirror_rows(path, name, split, root) if root else None
+    return datasets.Dataset.from_list(rows) if rows is not None else _hub(path, name, split, root)
+
+
+def has_split(path: str, name: str, split: str, root: str) -> bool:
+    """Whether a split can be asked for: False only where the mirror `root` has the set without that split."""
+    source = _source(path, name)
+    folder = Path(root) / source.set if source else None
+    if folder is None or not folder.is_dir():
+        return True
+    return any((folder / f"{split}{suffix}").is_file() for suffix in SUFFIXES)
+
+
+def _source(path: str, name: str) -> Source | None:
+    configurations = MIRROR.get(path, {})
+    return configurations.get(name or "") or configurations.get("*")
 
 
 def mirror_rows(path: str, name: str, split: str, root: str) -> Rows | None:
@@ -103,15 +156,19 @@ def mirror_rows(path: str, name: str, split: str, root: str) -> Rows | None:
     configurations = MIRROR.get(path)
     if configurations is None:
         return None
-    source = configurations.get(name or "") or configurations.get("*")
+    source = _source(path, name)
     if source is None:
         known = ", ".join(sorted(configurations))
         raise KickError(f"the mirror's table has {path} only as {known}; got {name or 'no configuration'!r}")
     folder = Path(root) / source.set
     if not folder.is_dir():
         return None
-    for file in (folder / f"{split}.parquet", folder / f"{split}.jsonl"):
+    for file in (folder / f"{split}{suffix}" for suffix in SUFFIXES):
         if file.is_file():
+            if source.subset:
+                log.warning(
+                    "%s is read from %s, a subset of it: not comparable with the full set", path, folder
+                )
             return _adapted(read_rows(file), source, name, file)
     there = ", ".join(sorted(f.stem for f in folder.iterdir())) or "nothing"
     raise KickError(f"{folder} mirrors {path}, but has no split {split!r}; it has {there}")

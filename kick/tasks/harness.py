@@ -25,13 +25,14 @@ from kick.tasks.task import Aggregate, Item, digest
 FEWSHOT_SEED = 1234  # lm-eval's own default
 SCORING = ("process_results", "metric_list", "filter_list", "doc_to_target", "should_decontaminate")
 LABELS = ("task", "task_alias", "tag", "group", "metadata", "custom_dataset", "dataset_kwargs", "include")
-ASKED = ("protocol", "seqlen", "separator")  # of metadata.kick: what changes the requests
+ASKED = ("protocol", "seqlen", "separator", "context_tokens")  # of metadata.kick: what changes the requests
 
 
 class HarnessTask:
     """An lm-eval task, asked through kick's requests. See `kick.tasks.task.Task` for the methods."""
 
     needs_reference = False
+    no_examples = ""  # why no worked examples can be had, where that is so
 
     def __init__(self, name: str, task: ConfigurableTask, config: Mapping[str, Any]):
         """`task` is lm-eval's object, `config` its YAML with functions as "module.function" text."""
@@ -79,6 +80,8 @@ class HarnessTask:
         if self._spec == wanted:
             return
         shots = self.default_shots if spec.shots is None else spec.shots
+        if shots and self.no_examples:
+            raise KickError(f"task {self.name} with {shots} shots: {self.no_examples}; ask with shots: 0")
         self.task.set_config(key="num_fewshot", value=shots)
         self.task.set_fewshot_seed(seed=FEWSHOT_SEED)
         with redirect_stderr(StringIO()):  # lm-eval's progress bar
@@ -244,7 +247,7 @@ def _jsonable(value: Any) -> Any:
 def _fewshot_docs(task: ConfigurableTask) -> list:
     config = task.config
     split = task.fewshot_cfg.split
-    if split is None or split == config.test_split:
+    if split is None or (split == config.test_split and task.fewshot_cfg.process_docs is config.process_docs):
         return []
     return list(task.fewshot_docs() or [])
 

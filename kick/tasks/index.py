@@ -22,6 +22,9 @@ from kick.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
+# where lm-eval takes worked examples from: the first of these that a task names
+EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which `!function module.name` stays text."""
@@ -144,8 +147,16 @@ def _own_task(name: str, manager: Any, config: Mapping[str, Any]) -> Task:
     from kick.tasks.fidelity import Fidelity
     from kick.tasks.harness import HarnessTask
     from kick.tasks.perplexity import Perplexity
+    from kick.tasks.reading import Reading
+    from kick.tasks.turns import Turns
 
-    kinds = {None: HarnessTask, "perplexity": Perplexity, "fidelity": Fidelity}
+    kinds = {
+        None: HarnessTask,
+        "perplexity": Perplexity,
+        "fidelity": Fidelity,
+        "reading": Reading,
+        "turns": Turns,
+    }
     protocol = ((config.get("metadata") or {}).get("kick") or {}).get("protocol")
     if protocol not in kinds:
         raise KickError(f"task {name}: {unknown('protocol', str(protocol), filter(None, kinds))}")
@@ -166,7 +177,11 @@ def _foreign(name: str, manager: Any, data_root: str | None, files: Mapping[str,
         config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
         config = {key: _portable(value) for key, value in config.items()}
         override = _from_mirror(config, data_root or os.environ.get(data.ROOT_VARIABLE))
-        loaded[leaf] = HarnessTask(leaf, _built(manager, leaf, override), config)
+        task = HarnessTask(leaf, _built(manager, leaf, override), config)
+        source = next((key for key in EXAMPLES if config.get(key)), "")
+        if source in override:
+            task.no_examples = f"the mirror has no split {config[source]!r} to take worked examples from"
+        loaded[leaf] = task
     return loaded
 
 
@@ -190,14 +205,19 @@ def _portable(value: Any) -> Any:
 
 
 def _from_mirror(config: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    """What makes a task of lm-eval read the mirror, which may lack splits that only examples need."""
     path = config.get("dataset_path")
     if not root or path not in data.MIRROR:
         return {}
-    keys = ("training_split", "validation_split", "test_split", "fewshot_split")
-    splits = sorted({config[key] for key in keys if config.get(key)})
     name = config.get("dataset_name") or ""
+    asked = "test_split" if config.get("test_split") else "validation_split"
+    named = [key for key in EXAMPLES if config.get(key)]
+    lacking = [key for key in named if not data.has_split(path, name, config[key], root)]
+    absent = {key: None for key in lacking if key != asked}  # what is asked must be there: `load` says so
+    splits = sorted({config[key] for key in named if key not in absent})
     return {
-        "custom_dataset": partial(data.load, path, splits, name, root),
+        **absent,
+        "custom_dataset": partial(data.load, path=path, splits=splits, name=name, root=root),
         "dataset_kwargs": {},
         "metadata": {},
     }

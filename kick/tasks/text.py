@@ -73,6 +73,31 @@ def distinct(text: str, n: int = 1) -> float:
     return len(said) / sum(said.values()) if said else math.nan
 
 
+def distinct_words(text: str) -> int:
+    """How many different words a text has, after the normalisation of `words`."""
+    return len(set(words(text)))
+
+
+_REFUSAL = re.compile(
+    r"(i('m| am) )?(sorry|afraid|unable)\b|i (can(no|')t|can not|won't|will not|do(n't| not) (know|have))\b"
+    r"|as an? (ai|artificial|language)\b|unfortunately,? i\b"
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text begins by declining: an apology, "I cannot", "As an AI". English only, by its start."""
+    return bool(_REFUSAL.match(text.strip().lower().replace("’", "'")))
+
+
+def label(text: str, labels: str = "ABCD") -> str | None:
+    """The label that a text consists of, with brackets, full stop or colon at most; None where it is none.
+
+    "B", " (B)" and "B." are labels; "b", "B because", "The answer is B" and "" are not.
+    """
+    found = re.fullmatch(rf"[\s(\[]*([{re.escape(labels)}])[\s.:)\]]*", text)
+    return found[1] if found else None
+
+
 def is_loop(text: str, times: int = 4) -> bool:
     """Whether the text's end repeats: a phrase of 1 to 20 words stands `times` times in a row at its end.
 
