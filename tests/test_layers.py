@@ -23,6 +23,7 @@ LAYERS = [
         "executors",
         "worker",
         "rescoring",
+        "judge",
         "measuring",
         "running",
         "planning",
