@@ -188,6 +188,41 @@ def reproduce(cell: Annotated[str, typer.Argument(help="RESULTS/KEY")], data_roo
     raise typer.Exit(0 if found.equal else 1)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def compress(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")],
+    out: Annotated[str, typer.Option(help="the folder to write, new or empty")],
+    corpus: Annotated[str, typer.Option(help="of calibration text")] = "kick_mini_calibration",
+    sequences: Annotated[int, typer.Option(help="of calibration")] = 16,
+    length: Annotated[int, typer.Option(help="tokens of a sequence")] = 256,
+    seed: int = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Compress a model and save it: --method wanda --sparsity 0.5 [--method rtn --bits 4] --out DIR."""
+    from kick import compressing
+    from kick.records import CalibrationSpec
+
+    recipe = compressing.steps(context.args)
+    spec = CalibrationSpec(corpus, sequences, length, seed)
+    _print_json(compressing.run(model, recipe, spec, Path(out), data_root))
+
+
+@app.command()
+def judge(
+    matrix: Matrix, out: Out = "results", data_root: DataRoot = None, tasks: TaskFolders = None
+) -> None:
+    """Have the matrix's judge grade the stored answers; what is judged already is not asked again."""
+    from kick import config, judge
+    from kick.store import Store
+
+    parsed = config.load(matrix)
+    if parsed.judge is None:
+        raise KickError(f"{matrix} names no judge; wanted: judge: {{model: ..., base_url: ...}}")
+    store = Store(out, parsed.name)
+    print(judge.judge_results(store, parsed.judge, data_root=data_root, task_folders=tasks or (), say=_say))
+
+
 # ------------------------------------------------------------------------------ reading
 
 

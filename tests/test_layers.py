@@ -16,6 +16,7 @@ LAYERS = [
     {"calibration", "compress", "engine", "evaluate", "report", "sweep", "progress"},
     {
         "provenance",
+        "compressing",
         "variants",
         "costs",
         "stale",

@@ -1,0 +1,69 @@
+"""`kick compress`: one recipe applied to one model and saved as a checkpoint that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from kick import calibration, compress, model
+from kick.compress.checkpoint import save
+from kick.compress.context import Calibration
+from kick.records import CalibrationSpec, KickError, Step
+
+
+def steps(words: Sequence[str]) -> list[Step]:
+    """The recipe of `--method wanda --sparsity 0.5 --method rtn --bits 4`: options follow their method.
+
+    Raises KickError for what is no such sequence, an unknown method or an option that it does not have.
+    """
+    pairs = _pairs(words)
+    if not pairs or pairs[0][0] != "method":
+        raise KickError("--method is missing; wanted: --method wanda --sparsity 0.5, as `kick methods` lists")
+    recipe: list[tuple[str, dict[str, Any]]] = []
+    for name, value in pairs:
+        if name == "method":
+            recipe.append((value, {}))
+        else:
+            recipe[-1][1][name] = _value(value)
+    try:
+        return [compress.canonical(name, options) for name, options in recipe]
+    except (ValueError, KeyError) as error:
+        raise KickError(str(error)) from error
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    names, values = flat[::2], flat[1::2]
+    if len(names) != len(values) or any(not name.startswith("--") for name in names):
+        raise KickError(f"got {' '.join(words)!r}; wanted pairs such as --method wanda --sparsity 0.5")
+    return [(n.removeprefix("--").replace("-", "_"), v) for n, v in zip(names, values, strict=True)]
+
+
+def _value(text: str) -> Any:
+    """A number, true or false, or text; n:m stays text, which YAML would read as a number to base 60."""
+    return text if ":" in text else yaml.safe_load(text)
+
+
+def run(
+    name: str, recipe: Sequence[Step], spec: CalibrationSpec, out: Path, data_root: str | None = None
+) -> dict[str, Any]:
+    """Compress the model, save it, load it again and compare logits; the manifest.
+
+    Raises KickError for a name, option or folder that is wrong, CellFailed where the checkpoint would not be
+    the compressed model.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise KickError(f"{out} is there already; give a folder that is new or empty")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, tokenizer = model.load(model.resolve(name), device=device)
+    compress.check(network, recipe)
+    sequences = []
+    if compress.needs_calibration(recipe):
+        sequences = calibration.sequences(spec, tokenizer, data_root)
+    context = Calibration(tuple(one.to(device) for one in sequences), spec.propagate)
+    report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
+    return save(network, tokenizer, context, report, out)

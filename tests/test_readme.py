@@ -1,0 +1,94 @@
+"""The README's worked examples are run as they stand there."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.M | re.S)
+
+
+def block(language, word):
+    """The one code block of that language that holds `word`."""
+    found = [text for name, text in BLOCKS if name == language and word in text]
+    assert len(found) == 1, f"README has {len(found)} {language} blocks with {word!r}"
+    return found[0]
+
+
+def load(tmp_path, name, source):
+    file = tmp_path / f"{name}.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location(f"readme_{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_method_prunes_what_is_asked(tmp_path):
+    from kick import compress
+    from kick.model import blocks, linears, resolve
+    from kick.model import load as load_model
+
+    load(tmp_path, "column_magnitude", block("python", "class ColumnMagnitude"))
+    model, _ = load_model(resolve("smoke"))
+    before = [linear.weight.clone() for part in blocks(model) for linear in linears(part)]
+    compress.compress(model, [compress.canonical("column_magnitude", {"sparsity": 0.5})], [])
+    after = [linear.weight for part in blocks(model) for linear in linears(part)]
+    for old, new in zip(before, after, strict=True):
+        assert (new == 0).sum(dim=1).eq(old.shape[1] // 2).all()
+        kept = (old.abs() / old.abs().mean(dim=0, keepdim=True)).masked_fill(new == 0, float("inf"))
+        gone = (old.abs() / old.abs().mean(dim=0, keepdim=True)).masked_fill(new != 0, 0)
+        assert (gone.amax(dim=1) <= kept.amin(dim=1)).all()
+
+
+def test_the_task_runs_in_a_matrix(tmp_path):
+    folder = tmp_path / "my_tasks"
+    folder.mkdir()
+    (folder / "opposites.yaml").write_text(block("yaml", "task: opposites"))
+    (folder / "opposites.jsonl").write_text(block("json", '"opposite"'))
+    (tmp_path / "m.yaml").write_text("name: m\nmodel: smoke\ntasks: [opposites]\nvariants: [dense]\n")
+    command = [sys.executable, "-m", "kick.cli", "run", "m.yaml", "--tasks", "my_tasks", "--executor", "inline"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "results" / "m").glob("*/run.json")
+    (score,) = json.loads(run.read_text())["scores"]
+    assert (score["metric"], score["n"]) == ("exact_match", 2)
+
+
+def test_the_figure_draws(tmp_path):
+    import pandas as pd
+
+    module = load(tmp_path, "spread", block("python", '@figure("spread"'))
+    drawn = module.spread(pd.DataFrame({"value": [0.1, 0.4, 0.5], "task": ["a", "a", "b"]}))
+    assert len(drawn.axes[0].lines[0].get_xdata()) == 3
+
+
+def test_the_matrix_plans():
+    from kick import config, plan
+
+    planned = plan.plan(config.parse(block("yaml", "name: my-matrix"), "README.md"))
+    names = [variant.name for variant in planned.variants]
+    assert names[0] == "dense"
+    assert {"wanda-2:4", "gptq-4bit-g32", "wanda-0.5+rtn-4bit-g32"} <= set(names)
+    assert len(names) == 1 + 8 + 2 + 1 + 1  # dense, pruned, gptq, recipe, replica
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_commands_named_first_exist(target):
+    assert f"make {target}" in README
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
+
+
+def test_the_commands_of_the_table_exist():
+    helped = subprocess.run(
+        [sys.executable, "-m", "kick.cli", "--help"], capture_output=True, text=True, timeout=60
+    ).stdout
+    for name in re.findall(r"^\| `kick ([\w-]+)", README, flags=re.M):
+        assert re.search(rf"\b{name}\b", helped), name
