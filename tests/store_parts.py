@@ -31,7 +31,7 @@ class CrashingFiles:
 
     def __getattr__(self, name):
         method = getattr(self._files, name)
-        if name not in {"write", "create", "move", "delete"}:
+        if name not in {"write", "create", "move", "delete", "delete_folder"}:
             return method
 
         def counted(*arguments):

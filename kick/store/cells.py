@@ -209,8 +209,11 @@ class Store:
             raise StoreError(
                 f"{self.root}/{folder} could not be written whole; is another program writing there?"
             )
-        for name in (FAILED, PARTIAL):
-            self.files.delete(f"{folder}/{name}")
+        names = self.files.names(folder)
+        if FAILED in names:
+            self.files.delete(f"{folder}/{FAILED}")
+        if PARTIAL in names:
+            self.files.delete_folder(f"{folder}/{PARTIAL}")
         return parse_run(text, result.key)
 
     def _write(self, folder: str, key: str, data: bytes, digest: str, text: bytes) -> None:

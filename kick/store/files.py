@@ -12,7 +12,7 @@ import importlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +48,10 @@ class Files(Protocol):
         """Give the content of `path` to `to`, replacing it."""
 
     def delete(self, path: str) -> None:
-        """Remove a file or a folder with all in it; nothing where it is missing."""
+        """Remove a file; nothing where it is missing."""
+
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder with all in it; nothing where it is missing."""
 
     def names(self, path: str = "") -> list[str]:
         """The sorted names of files and folders in a folder, empty where there is none."""
@@ -142,13 +145,16 @@ class LocalFiles:
             raise refusal(error, self.root, to) from error
 
     def delete(self, path: str) -> None:
-        """Remove a file or a folder with all in it; nothing where it is missing."""
-        full = self._full(path)
+        """Remove a file; nothing where it is missing."""
+        self._remove(os.unlink, path)
+
+    def delete_folder(self, path: str) -> None:
+        """Remove a folder with all in it; nothing where it is missing."""
+        self._remove(shutil.rmtree, path)
+
+    def _remove(self, remove: Callable[[str], None], path: str) -> None:
         try:
-            if os.path.isdir(full) and not os.path.islink(full):
-                shutil.rmtree(full)
-            else:
-                os.unlink(full)
+            remove(self._full(path))
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -218,7 +224,8 @@ class UrlFiles:
         import fsspec
 
         try:
-            self._fs, self._base = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            options = {"max_concurrency": 1} if url.startswith(("s3:", "s3a:")) else {}  # else a HEAD a read
+            self._fs, self._base = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
         except (ImportError, ValueError) as error:
             raise KickError(f"the store {url!r} cannot be opened: {error}") from error
         self.root = url.rstrip("/")
@@ -271,7 +278,15 @@ class UrlFiles:
             self._fs.rm_file(self._full(path))
 
     def delete(self, path: str) -> None:
-        """Remove an object or all under a prefix; nothing where it is missing."""
+        """Remove an object; nothing where it is missing."""
+        with self._refusals(path):
+            try:
+                self._fs.rm_file(self._full(path))
+            except FileNotFoundError:
+                return
+
+    def delete_folder(self, path: str) -> None:
+        """Remove all under a prefix; nothing where it is missing."""
         with self._refusals(path):
             try:
                 self._fs.rm(self._full(path), recursive=True)

@@ -16,7 +16,7 @@ def machine() -> str:
     """This machine since its last start, and this process-id space: where process ids can be compared."""
     parts = [socket.gethostname()]
     with suppress(OSError):  # no Linux: the name alone
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             parts.append(file.read().strip()[:8])
         parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
     return ":".join(parts)

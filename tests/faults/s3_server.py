@@ -10,18 +10,19 @@ BUCKET = "kick-test"
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """Serve until the context ends; gives the environment that points S3 clients at it."""
+    """Serve a bucket until the context ends; gives the environment that points S3 clients at it."""
+    import boto3
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    url, place = f"http://{host}:{port}", "us-east-1"
+    names = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    boto3.client("s3", endpoint_url=url, region_name=place, **names).create_bucket(Bucket=BUCKET)
     try:
-        yield {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
+        yield {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": place} | {
+            name.upper(): value for name, value in names.items()
         }
     finally:
         server.stop()

@@ -60,6 +60,12 @@ def wait_until(condition, seconds=30):
         time.sleep(0.02)
 
 
+def wait_for_work(log, process):
+    """Until a worker has asked something more, or the coordinator has ended."""
+    size = log.stat().st_size if log.exists() else 0
+    wait_until(lambda: process.poll() is not None or (log.exists() and log.stat().st_size > size))
+
+
 class Killer:
     """Runs the sweep again and again, and kills a worker or the coordinator at random moments meanwhile."""
 
@@ -72,17 +78,18 @@ class Killer:
         root, log = self.folder / "store", str(self.folder / "asked")
         for _ in range(200):
             process = coordinator(root, **SWEEP, pause=0.02, workers=2, asked=log, retry_failed=True)
-            self._harass(process, kills)
+            self._harass(process, kills, Path(log))
             process.communicate(timeout=60)
             if process.returncode == 0:
                 return root, log
         pytest.fail("it never ended")
         return None
 
-    def _harass(self, process, kills):
+    def _harass(self, process, kills, log):
         while process.poll() is None and sum(self.kills.values()) < kills:
-            wait_until(lambda: workers_of(process) or process.poll() is not None)
-            time.sleep(self.chance.uniform(0.0, 1.2))
+            if self.chance.random() < 0.8:  # else it may hit the coordinator as it starts
+                wait_for_work(log, process)
+            time.sleep(self.chance.uniform(0.0, 0.5))
             victims = workers_of(process)
             if process.poll() is not None or not victims:
                 continue
