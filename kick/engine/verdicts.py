@@ -16,6 +16,7 @@ from kick.engine.rubrics import FIRST, HIGHEST, LOWEST, SECOND, TIE
 
 LONGEST = 100_000  # characters of a reply that are read
 PREFERENCE = {FIRST: 1.0, TIE: 0.0, SECOND: -1.0}
+_FLAT = re.compile(r"\{[^{}]*\}")
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
@@ -66,23 +67,23 @@ def _preference(value: Any) -> float:
     return PREFERENCE[value]
 
 
-class _Constant(ValueError):
-    """NaN and infinities, which Python's reader takes and JSON has not."""
-
-
 def _refuse(name: str) -> None:
-    raise _Constant(name)
+    """NaN and infinities, which Python's reader takes and JSON has not."""
+    raise ValueError(name)
 
 
 def _objects(text: str) -> Iterator[list[tuple[str, Any]]]:
-    """Every outermost JSON object in a text, as its pairs, so that a key that stands twice is seen."""
-    decoder = json.JSONDecoder(object_pairs_hook=list, parse_constant=_refuse)
-    start = text.find("{")
-    while start >= 0:
-        try:
-            item, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            yield item
-        start = text.find("{", end)
+    """Every JSON object without another inside, as its pairs, so that a key that stands twice is seen.
+
+    A verdict is flat and has no braces in it: one look at each brace finds it, whatever stands around it.
+    """
+    found = (_object(match.group()) for match in _FLAT.finditer(text))
+    return (item for item in found if item is not None)
+
+
+def _object(text: str) -> list[tuple[str, Any]] | None:
+    """The pairs of a JSON object; None where what stands in the braces is none."""
+    try:
+        return json.loads(text, object_pairs_hook=list, parse_constant=_refuse)
+    except ValueError:
+        return None
