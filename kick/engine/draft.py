@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 COST = 0.5  # of checking a token, in units of generating it in a batch
-PRIOR = (0.5, 10.0)  # refused and checked tokens assumed before anything was seen
+PRIOR = (0.2, 4.0)  # refused and checked tokens assumed before anything was seen
 
 
 @dataclass

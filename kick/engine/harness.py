@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import lm_eval.models.huggingface  # noqa: F401  (before the registry is asked: it registers its own names)
+import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -61,7 +62,9 @@ class KickLM(LM):
             )
         if isinstance(pretrained, str):
             spec = resolve(pretrained, None if revision in (None, "main") else str(revision), dtype)
-            pretrained, tokenizer = load(spec, device or "cpu")
+            if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
+                device = "cpu"  # lm-eval's command line says cuda where nothing was asked for
+            pretrained, tokenizer = load(spec, device)
         self.model, self.tokenizer = pretrained, tokenizer
         self._device = pretrained.device
         self.seed = int(options.get("seed") or 0)

@@ -40,8 +40,14 @@ metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
 """,
 }
 DOCS = [
-    {"question": "What flows through the old town?", "options": ["a river", "the western road north", "sand"]},
-    {"question": "Who wrote the letter?", "options": ["her older brother Ämne", "nobody", "two men from 東京"]},
+    {
+        "question": "What flows through the old town?",
+        "options": ["a river", "the western road north", "sand"],
+    },
+    {
+        "question": "Who wrote the letter?",
+        "options": ["her older brother Ämne", "nobody", "two men from 東京"],
+    },
     {"question": "Where is the tree?", "options": ["house", "by the water behind the house", "in glass"]},
     {"question": "Which colour has snow?", "options": ["white", "green and red and blue", "no"]},
 ]
@@ -52,7 +58,9 @@ def manager(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     with open(folder / "docs.jsonl", "w") as file:
         for i, doc in enumerate(DOCS):
-            words = " ".join(f"{doc['question']} {j * 7919 % 1000} {doc['options'][j % 3]}" for j in range(5 * i + 1))
+            words = " ".join(
+                f"{doc['question']} {j * 7919 % 1000} {doc['options'][j % 3]}" for j in range(5 * i + 1)
+            )
             file.write(json.dumps({**doc, "gold": i % 3, "long": words}) + "\n")
     head = f"""
 dataset_path: json

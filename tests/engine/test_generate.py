@@ -1,0 +1,192 @@
+"""Generated texts are those of plain greedy decoding, whatever the batch, the slots, the drafts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from kick.engine import Engine, Reference, budget
+from kick.engine.draft import Acceptance
+from kick.engine.stopping import Stops
+from kick.records import KickError, Request
+
+HEADER = "Answer the questions about the city, the river and the mountain in one word.\n\n" * 3
+PROMPTS = [
+    "The river",
+    "x",
+    "",
+    HEADER + "Question: who built the house?\nAnswer:",
+    HEADER + "Question: what is blue?\nAnswer:",
+    "東京と",
+    "A long time before the war there was",
+    HEADER + "Question: what?",
+]
+
+
+def requests(max_tokens: int = 14, until=(), **options) -> list[Request]:
+    return [Request("generate", context=p, until=until, max_tokens=max_tokens, **options) for p in PROMPTS]
+
+
+def greedy(model, tokenizer, prompt: str, count: int) -> tuple[int, ...]:
+    """Batch-1 generate."""
+    ids = torch.tensor([tokenizer.encode(prompt) or [tokenizer.bos_token_id]])
+    options = {"max_new_tokens": count, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    return tuple(
+        model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :].tolist()
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox", "mixtral", "mamba", "bloom"])
+def test_tokens_are_those_of_batch_one_generate(name, models, tokenizer):
+    model = models(name)
+    prompts = PROMPTS if name not in ("gpt2", "opt") else [p.replace(HEADER, "What?\n") for p in PROMPTS]
+    asked = [Request("generate", context=prompt, max_tokens=14) for prompt in prompts]
+    found = Engine(model, tokenizer, window=400).answer(asked)
+    for prompt, response in zip(prompts, found, strict=True):
+        assert response.tokens == greedy(model, tokenizer, prompt, len(response.tokens))
+        assert len(response.tokens) == response.count
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_stop_strings_are_those_of_lm_eval(name, models, tokenizer):
+    model, until = models(name), ["e", " the", "\n\n"]
+    arguments = [(p, {"until": list(until), "max_gen_toks": 24}) for p in PROMPTS if p]
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=400)
+    wanted = theirs.generate_until([Instance("g", {}, a, 0) for a in arguments], disable_tqdm=True)
+    asked = [Request("generate", context=c, until=tuple(until), max_tokens=24) for c, _ in arguments]
+    found = Engine(model, tokenizer, window=400).answer(asked)
+    assert [r.text for r in found] == wanted
+    assert any(r.count < 24 for r in found)
+
+
+def test_few_slots_and_a_small_budget_change_nothing(models, tokenizer, monkeypatch):
+    model = models("llama")
+    wanted = Engine(model, tokenizer, window=400).answer(requests())
+    monkeypatch.setattr(budget, "slots", lambda device: (2**30, 2))
+    assert Engine(model, tokenizer, window=400, batch_tokens=16).answer(requests()) == wanted
+    monkeypatch.setattr(budget, "slots", lambda device: (1, 64))  # no memory for a second row
+    assert Engine(model, tokenizer, window=400).answer(requests()) == wanted
+
+
+def test_running_out_of_memory_while_decoding_changes_nothing(models, tokenizer, monkeypatch):
+    engine = Engine(models("llama"), tokenizer, window=400)
+    wanted = engine.answer(requests())
+    network, calls = engine.reader.network, []
+    free = network.hidden
+
+    def small(ids, **options):
+        calls.append(len(ids))
+        if len(ids) > 3 and len(calls) > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        return free(ids, **options)
+
+    monkeypatch.setattr(network, "hidden", small)
+    assert engine.answer(requests()) == wanted
+    assert max(calls) > 3 >= calls[-1]
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_batch(models, tokenizer):
+    engine = Engine(models("llama"), tokenizer, window=400)
+    asked = [
+        Request("generate", context=p, max_tokens=10, temperature=0.9, top_p=0.95, seed=i)
+        for i, p in enumerate(PROMPTS)
+    ]
+    together = engine.answer(asked)
+    assert together == engine.answer(asked)
+    assert together[::-1] == engine.answer(asked[::-1])
+    assert [engine.answer([request])[0] for request in asked] == together
+    other = engine.answer([Request("generate", context="x", max_tokens=10, temperature=0.9, seed=77)])
+    assert other[0].tokens != together[1].tokens
+
+
+def test_a_small_top_p_is_greedy(models, tokenizer):
+    engine = Engine(models("llama"), tokenizer, window=400)
+    sampled = engine.answer(requests(temperature=1.0, top_p=1e-6))
+    assert [r.tokens for r in sampled] == [r.tokens for r in engine.answer(requests())]
+
+
+def test_prompts_are_cut_on_the_left_and_counted(models, tokenizer):
+    model = models("llama")
+    long = "the river and " * 60
+    (found,) = Engine(model, tokenizer, window=48).answer([Request("generate", context=long, max_tokens=8)])
+    ids = tokenizer.encode(long)
+    assert found.truncated == len(ids) - 40
+    kept = torch.tensor([ids[-40:]])
+    wanted = model.generate(kept, attention_mask=torch.ones_like(kept), max_new_tokens=8, do_sample=False)
+    assert list(found.tokens) == wanted[0, 40:].tolist()[: len(found.tokens)]
+    with pytest.raises(KickError, match="less than the model's window; got 48"):
+        Engine(model, tokenizer, window=48).answer([Request("generate", context="a", max_tokens=48)])
+
+
+def test_no_tokens_asked_gives_an_empty_text(models, tokenizer):
+    for name in ("llama", "mamba"):
+        (found,) = Engine(models(name), tokenizer).answer([Request("generate", context="a", max_tokens=0)])
+        assert (found.text, found.tokens, found.count) == ("", (), 0)
+
+
+def test_a_generation_configuration_that_changes_logits_is_obeyed(models, tokenizer):
+    model = models("llama")
+    model.generation_config.repetition_penalty = 1.8
+    try:
+        engine = Engine(model, tokenizer, window=400)
+        assert engine.reader.processed
+        (found,) = engine.answer([Request("generate", context="The river", max_tokens=12)])
+        assert found.tokens == greedy(model, tokenizer, "The river", 12)
+    finally:
+        model.generation_config.repetition_penalty = None
+
+
+# ---------------------------------------------------------------------------------------- drafts
+
+
+def changed(model, share: float):
+    """A copy whose weights are noisy by that share."""
+    copy = type(model)(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    random = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * parameter.std() * share)
+    return copy
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.2, 2.0])
+def test_drafts_do_not_change_the_answers(share, models, tokenizer, tmp_path):
+    model, until = models("llama"), ("e", "\n\n")
+    asked = requests(20) + requests(20, until)
+    with Reference(tmp_path, write=True) as reference:
+        Engine(model, tokenizer, window=400, reference=reference).answer(asked)
+    variant = changed(model, share)
+    wanted = Engine(variant, tokenizer, window=400).answer(asked)
+    engine = Engine(variant, tokenizer, window=400, reference=Reference(tmp_path))
+    assert engine.answer(asked) == wanted
+    notes = engine.notes()
+    assert notes["drafted"] >= notes["accepted"]
+    if share == 0.0:
+        assert notes["accepted"] == notes["drafted"] > 0
+
+
+def test_refused_drafts_are_given_up():
+    bad, good = Acceptance(), Acceptance()
+    for _ in range(8):
+        bad.observe(bad.length() or 1, 0)
+        good.observe(20, 20)
+    assert bad.length() == 0
+    assert good.length() > 40
+    middling = Acceptance()
+    for _ in range(30):
+        middling.observe(8, 4)
+    assert 1 <= middling.length() <= 5
+
+
+def test_stops_look_back_as_far_as_lm_eval(tokenizer):
+    stops = Stops.of(tokenizer, ("river",), frozenset({3}))
+    assert stops.strings == ("river", tokenizer.eos_token)
+    ids = tokenizer.encode("a river")
+    assert stops.reached(ids)
+    assert not stops.reached(ids[:-1])
+    assert not stops.reached([*ids, *tokenizer.encode(" x y z w v u t s")])
+    assert stops.reached([7, 3])
+    assert stops.text([*ids, *tokenizer.encode(" and more")]) == "a "
