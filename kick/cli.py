@@ -74,6 +74,15 @@ def _print_table(heads: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
+def _opened(folder: str) -> Any:
+    """The store of a folder or URL that is read. Raises KickError where the folder is not there."""
+    from kick.store import Store
+
+    if "://" not in folder and not Path(folder).is_dir():
+        raise KickError(f"{folder!r} is not a folder of results; `kick run` makes one, results/ by default")
+    return Store(folder)
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
     """Measures what compression does to a language model."""
@@ -161,7 +170,7 @@ def status(results: Results, as_json: Json = False) -> None:
     """What is done, running, failed with its cause."""
     from kick import planning
 
-    states = planning.status(results)
+    states = planning.status([_opened(folder) for folder in results])
     if as_json:
         _print_json(states)
         return
@@ -230,9 +239,8 @@ def judge(
 def leaderboard(results: Results, out: Annotated[str, typer.Option(help="the folder to write")]) -> None:
     """Write index.html (one self-contained page), leaderboard.csv, .md, .tex and .json."""
     from kick.report import frame, leaderboard
-    from kick.store import Store
 
-    for file in leaderboard.write(frame.read([Store(folder) for folder in results]), Path(out)):
+    for file in leaderboard.write(frame.read([_opened(folder) for folder in results]), Path(out)):
         print(file)
 
 
@@ -244,9 +252,8 @@ def figures(
 ) -> None:
     """Write each figure as PNG and PDF, with the CSV behind it."""
     from kick.report import figures, frame
-    from kick.store import Store
 
-    drawn = figures.draw(frame.read([Store(folder) for folder in results]).frame, Path(out), paper=paper)
+    drawn = figures.draw(frame.read([_opened(folder) for folder in results]).frame, Path(out), paper=paper)
     for one in drawn:
         print(one)
 
@@ -255,9 +262,8 @@ def figures(
 def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
     """Compare two variants item by item: differences, intervals, and the items that flipped."""
     from kick.report import compare
-    from kick.store import Store
 
-    found = compare.compare(Store(results), a, b)
+    found = compare.compare(_opened(results), a, b)
     if as_json:
         _print_json(found.to_json())
     else:

@@ -75,11 +75,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def status(results: Sequence[str]) -> list[dict[str, Any]]:
-    """The cells of these folders with their states, as JSON values."""
+def status(stores: Sequence[Store]) -> list[dict[str, Any]]:
+    """The cells of these stores with their states, as JSON values."""
     found = []
-    for folder in results:
-        store = Store(folder)
+    for store in stores:
         names = {result.key: result.cell for result in store.runs()}
         names |= {failure.key: failure.cell for failure in store.failures() if failure.cell}
         for state in store.states():
