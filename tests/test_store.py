@@ -153,6 +153,9 @@ def test_cut_off_at_any_step_the_cell_is_whole_or_absent(tmp_path, first):
         if not first:
             before.put(RESULT, SAMPLES)
         store = Store(root, "demo")
+        before.fail(KEY, "no memory")
+        with before.partial(KEY, 9) as partial:
+            partial.add(0, Response())
         store.files = CrashingFiles(store.files, step)
         try:
             store.put(RESULT, new)

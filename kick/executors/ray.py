@@ -110,6 +110,7 @@ class Ray:
         self._ray, self._own = connect(address, workers * cpus if workers else None)
         self._workers, self._time_limit, self._cpus = workers, time_limit, cpus
         self._gpus = gpus if gpus is not None else float(self._total("GPU") > 0)
+        self._places = self.room()
         self._slots: list[_Handle] = []
         self._lost: dict[str, int] = {}  # nodes lost, by variant
         self._unborn, self._why = 0, ""  # slots in a row that could not start
@@ -140,7 +141,9 @@ class Ray:
             self._work = (work, self._ray.put(work))
         queue = deque(jobs)
         while not self._closed and (self._busy() or (queue and self._asked is None)):
-            trouble = self._head.trouble() or self._stillborn()
+            if self._head.knock():  # only then: with the head gone, the question would wait for ever
+                self._places = self.room()
+            trouble = self._head.trouble or self._stillborn()
             if trouble:
                 yield from self._give_up(queue, trouble)
                 return
@@ -155,7 +158,7 @@ class Ray:
 
     def _hire(self, waiting: int) -> None:
         """Start slots, up to the room there is and the jobs there are."""
-        wanted = min(self.room(), waiting + len(self._busy()))
+        wanted = min(self._places, waiting + len(self._busy()))
         while len(self._slots) < wanted:
             kind = self._ray.remote(Slot).options(
                 num_cpus=self._cpus,
@@ -232,9 +235,10 @@ class Ray:
         return f"{LIVES} Ray workers in a row could not start: {self._why}" if self._unborn >= LIVES else ""
 
     def _give_up(self, queue: deque[Job], trouble: str) -> Iterator[Outcome]:
-        """No job can be done any more: all end as halted."""
+        """No job can be done any more: all end as halted. A lost head is asked for nothing more."""
         left = [slot.job for slot in self._busy()] + list(queue)
-        self._slots = []
+        if self._head.trouble:
+            self._slots, self._own = [], False
         self._closed = True
         for job in left:
             yield Outcome(job, "halted", cause=trouble)
@@ -266,25 +270,30 @@ def _rest(answer: Outcome) -> tuple[Any, ...]:
 
 
 class _Door:
-    """Whether the head still answers: asked by a plain connection, for Ray's own calls would wait."""
+    """Whether the head still answers: asked by a plain connection, for Ray's own calls would wait for it."""
 
     def __init__(self, address: str):
         host, _, port = address.rpartition(":")
         self._address = (host, int(port))
-        self._last = time.monotonic()
+        self._next = 0.0
         self._silent = 0
+        self.trouble = ""  # why no more can be done, once the head is lost
 
-    def trouble(self) -> str:
-        """Why no more can be done; "" while the head answers."""
-        if time.monotonic() - self._last < HEAD:
-            return ""
-        self._last = time.monotonic()
+    def knock(self) -> bool:
+        """Whether it answered just now; False also while it is too early to knock again."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + HEAD
         try:
             socket.create_connection(self._address, timeout=HEAD).close()
         except OSError as error:
             self._silent += 1
-            host = ":".join(map(str, self._address))
-            lost = f"the head of the Ray cluster at {host} is gone ({error}); nothing stored is lost, "
-            return lost + "run the same command again on another cluster" if self._silent >= KNOCKS else ""
+            if self._silent >= KNOCKS:
+                where = ":".join(map(str, self._address))
+                self.trouble = (
+                    f"the head of the Ray cluster at {where} is gone ({error}); nothing stored is lost, "
+                    f"run the same command again on another cluster"
+                )
+            return False
         self._silent = 0
-        return ""
+        return True

@@ -116,7 +116,7 @@ def harassed(tmp_path, uninterrupted, kills, seed):
         assert contents(root) == uninterrupted, "the scores and samples, byte for byte"
         again, total = asked_again(log)
         assert again == [], "no answered chunk is asked again"
-        assert all("claim.json" not in names for names in Store(root).files.tree(MATRIX).values())
+        assert {state.state for state in Store(root).states(verify=True)} == {"done"}
         asked += total
     least = sweeps * SWEEP["variants"] * SWEEP["tasks"] * SWEEP["items"]
     print(f"kills {killer.kills}, sweeps {sweeps}, items {least}, asked {asked}, twice {asked - least}")
