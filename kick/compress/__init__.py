@@ -25,6 +25,7 @@ import kick.compress.methods as _package
 from kick.compress.context import Calibration, Propagate
 from kick.compress.dense import DenseWeights
 from kick.compress.method import Entry, build, canonical, describe, method, methods, option
+from kick.compress.pruning import clear
 from kick.model.footprint import VALUE_BITS, Storage, footprint
 from kick.model.structure import block_list, blocks, linears
 from kick.records import KickError, Step
@@ -158,7 +159,7 @@ def _settle(model: nn.Module, calibration: Calibration) -> None:
             name = f"{path}.{index}.{linear.name}"
             kept = calibration.kept(name, linear.weight)
             if kept is not None:
-                linear.weight.masked_fill_(~kept, 0)
+                clear(linear.weight, kept)
             stored = calibration.formats.get(name)
             if stored is None or stored.grid is None:
                 continue

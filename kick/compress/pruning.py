@@ -39,9 +39,14 @@ def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> No
     put(block, linear, mask(saliency, how.sparsity, how.group, how.ties), how.sparsity)
 
 
+def clear(weight: Tensor, kept: Tensor) -> None:
+    """Set finite weights (out, in) to +0 where `kept` is False, in place."""
+    weight.mul_(kept.to(weight.dtype)).add_(0.0)  # -0 + 0 is +0; a masked fill takes twenty times as long
+
+
 def put(block: Block, linear: Linear, kept: Tensor, sparsity: Sparsity | None = None) -> None:
     """Set a linear's weights to zero where `kept` (out, in) is False, and keep the mask for later steps."""
-    linear.weight.masked_fill_(~kept, 0)  # a product would leave negative zeros
+    clear(linear.weight, kept)
     block.feed.calibration.keep(block.full(linear), kept, sparsity)
 
 

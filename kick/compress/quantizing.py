@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, Quantized
 from kick.compress.grid import Grid, Scale, divides
+from kick.compress.pruning import clear
 from kick.compress.sequential import Block
 from kick.model import Linear, blocks, linears
 from kick.records import KickError
@@ -29,7 +30,7 @@ def store(block: Block, linear: Linear, weight: Tensor, calibration: Calibration
     linear.weight.copy_(weight)
     kept = calibration.kept(block.full(linear), linear.weight)
     if kept is not None:
-        linear.weight.masked_fill_(~kept, 0)
+        clear(linear.weight, kept)
     calibration.formats[block.full(linear)] = stored
 
 

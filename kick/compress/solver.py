@@ -70,8 +70,8 @@ def _lower_inverse(lower: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, torch.eye(len(lower), device=lower.device), upper=False)
 
 
-# A rule gives what a column becomes: (column's number, its weights (out,) as they stand) -> its new weights.
-Rule = Callable[[int, Tensor], Tensor]
+# A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)).
+Rule = Callable[[int, Tensor, Tensor], None]
 # Called as a block starts, with its first and last + 1 column: all of W^T is then up to date.
 Opening = Callable[[int, int], None]
 
@@ -83,33 +83,32 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
         columns: W^T, (in, out), float32, contiguous.
         upper: U, (in, in).
         opening: called at the start of each block of about BLOCK columns.
-        rule: called for each column.
+        rule: called for each column; it may look at `step` columns from there on.
         step: columns that the rule looks at together; those are all up to date when it is given the first.
     """
     inputs = columns.shape[0]
+    unit = upper / upper.diagonal()[:, None]  # an error is spread in units of its own column's diagonal
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
         opening(start, end)
-        errors = torch.empty_like(columns[start:end])
+        done, errors = torch.empty_like(columns[start:end]), torch.empty_like(columns[start:end])
         for left in range(start, end, panel):
             right = min(left + panel, end)
-            here = errors[left - start : right - start]
-            _panel(columns, upper, rule, (left, right), here)
+            here = slice(left - start, right - start)
+            _panel(columns[left:right], unit[left:right, left:right], (rule, left), done[here], errors[here])
             if right < end:
-                columns[right:end].addmm_(upper[left:right, right:end].t(), here, alpha=-1)
+                columns[right:end].addmm_(unit[left:right, right:end].t(), errors[here], alpha=-1)
+        columns[start:end] = done
         if end < inputs:
-            columns[end:].addmm_(upper[start:end, end:].t(), errors, alpha=-1)
+            columns[end:].addmm_(unit[start:end, end:].t(), errors, alpha=-1)
 
 
-def _panel(columns: Tensor, upper: Tensor, rule: Rule, span: tuple[int, int], errors: Tensor) -> None:
-    """The sweep over a few columns, updating them after each; `errors` (columns, out) takes theirs."""
-    left, right = span
-    inside, own = columns[left:right], upper[left:right, left:right]
-    scales = own.diagonal().tolist()
-    for i, column in enumerate(inside):
-        new = rule(left + i, column)
-        torch.sub(column, new, out=errors[i]).div_(scales[i])
-        column.copy_(new)
-        inside[i + 1 :].addr_(own[i, i + 1 :], errors[i], alpha=-1)
+def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int], done: Tensor, errors: Tensor) -> None:
+    """The sweep over a few columns, updating them after each; `done` and `errors` take what comes out."""
+    rule, first = ruled
+    for i, (column, new, error) in enumerate(zip(columns, done, errors, strict=True)):
+        rule(first + i, column, new)
+        torch.sub(column, new, out=error)
+        columns[i + 1 :].addr_(unit[i, i + 1 :], error, alpha=-1)

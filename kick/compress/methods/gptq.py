@@ -112,12 +112,12 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
         weight = weight.masked_fill(how.dead, 0.0)
     columns = how.columns(weight)
     mask = None if how.kept is None else how.columns(how.kept)
-    top = how.grid.top
 
-    def rule(i: int, column: Tensor) -> Tensor:
-        scale, zero = scales.of(i)
-        new = torch.div(column, scale).round_().add_(zero).clamp_(0, top).sub_(zero).mul_(scale)
-        return new if mask is None else new.mul_(mask[i])
+    def rule(i: int, column: Tensor, new: Tensor) -> None:
+        scale, low, high = scales.of(i)
+        torch.div(column, scale, out=new).round_().clamp_(low, high).mul_(scale)
+        if mask is not None:
+            new.mul_(mask[i])
 
     sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
     return how.restore(columns).t(), scales.result()
@@ -127,11 +127,11 @@ class _Scales:
     """The scale of each column: found before the sweep, or group by group as blocks are opened."""
 
     def __init__(self, weight: Tensor, how: Order):
-        self.row = Grid(how.grid.bits, -1, how.grid.symmetric)
+        self.row = Grid(how.grid.bits, -1, how.grid.symmetric)  # of a group by itself
         self.mse = how.mse
         inputs = weight.shape[1]
         self.size = inputs if how.grid.group_size == -1 else how.grid.group_size
-        self.found: dict[int, tuple[Tensor, Tensor]] = {}  # group -> scale, zero, (out,) each
+        self.found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by group
         columns = range(inputs) if how.order is None else how.order.tolist()
         self.group_of = [column // self.size for column in columns]
         if how.order is not None or how.grid.group_size == -1:
@@ -144,18 +144,20 @@ class _Scales:
             if first // self.size not in self.found:
                 self._fit(first // self.size, columns[first : first + self.size].t())
 
-    def of(self, column: int) -> tuple[Tensor, Tensor]:
-        """Scale and zero (out,) of a column, counted in the order of the sweep."""
+    def of(self, column: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A column's scale, its least and its largest code less the zero, (out,) each, in sweep order."""
         return self.found[self.group_of[column]]
 
     def result(self) -> Scale:
         """All scales and zeros, (out, groups)."""
         groups = [self.found[number] for number in sorted(self.found)]
-        return Scale(*(torch.stack(part, dim=1) for part in zip(*groups, strict=True)))
+        scale, low, _ = (torch.stack(part, dim=1) for part in zip(*groups, strict=True))
+        return Scale(scale, low.neg())
 
     def _fit(self, group: int, weight: Tensor) -> None:
         at = self.row.fit(weight, shrink=self.mse)
-        self.found[group] = (at.scale[:, 0], at.zero[:, 0])
+        zero = at.zero[:, 0]
+        self.found[group] = (at.scale[:, 0].contiguous(), -zero, self.row.top - zero)
 
 
 def _kept(block: Block, group: list[Linear], calibration: Calibration) -> Tensor | None:

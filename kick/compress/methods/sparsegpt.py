@@ -67,7 +67,7 @@ def sparsegpt(
 ) -> list[tuple[Tensor, Tensor]]:
     """The pruned weight and the mask of kept weights, (out, in) both, for weights with one input."""
     columns = torch.cat([weight.t() for weight in weights], dim=1)  # (in, all out)
-    kept = torch.ones_like(columns, dtype=torch.bool)
+    kept = torch.ones_like(columns)  # 1 and 0: a product with them is faster than with bools
     sizes = [weight.shape[0] for weight in weights]
     scale = upper.diagonal().square()[:, None]
 
@@ -83,10 +83,10 @@ def sparsegpt(
         if not sparsity.m:
             choose(start, end)
 
-    def rule(i: int, column: Tensor) -> Tensor:
+    def rule(i: int, column: Tensor, new: Tensor) -> None:
         if sparsity.m and i % sparsity.m == 0:
             choose(i, i + sparsity.m)
-        return column * kept[i]
+        torch.mul(column, kept[i], out=new)
 
     sweep(columns, upper, opening, rule, step=sparsity.m or 1)
-    return list(zip(columns.t().split(sizes), kept.t().split(sizes), strict=True))
+    return list(zip(columns.t().split(sizes), kept.bool().t().split(sizes), strict=True))
