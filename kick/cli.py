@@ -240,7 +240,7 @@ def leaderboard(results: Results, out: Annotated[str, typer.Option(help="the fol
     """Write index.html (one self-contained page), leaderboard.csv, .md, .tex and .json."""
     from kick.report import frame, leaderboard
 
-    for file in leaderboard.write(frame.read([_opened(folder) for folder in results]), Path(out)):
+    for file in leaderboard.render(frame.read([_opened(folder) for folder in results]), Path(out)):
         print(file)
 
 
@@ -255,7 +255,8 @@ def figures(
 
     drawn = figures.draw(frame.read([_opened(folder) for folder in results]).frame, Path(out), paper=paper)
     for one in drawn:
-        print(one)
+        files = ", ".join(str(file) for file in one.files)
+        print(f"{one.name}: {files}" if files else f"{one.name}: not drawn, {one.skipped}")
 
 
 @app.command()
@@ -267,7 +268,7 @@ def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
     if as_json:
         _print_json(found.to_json())
     else:
-        found.print(Console())
+        Console().print(found)
 
 
 # ------------------------------------------------------------------------------ what there is
