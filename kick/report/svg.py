@@ -82,10 +82,10 @@ class Drawing:
         self.add("path", tip, d=shape(look.marker, x, y), class_=kind)
 
     def render(self) -> Markup:
-        """The whole as an SVG element."""
+        """The whole as an SVG element; one without a title is decoration."""
         size = f'viewBox="0 0 {_short(self.width)} {_short(self.height)}" width="{_short(self.width)}"'
-        label = escape(self.title)
-        return Markup(f'<svg {size} role="img" aria-label="{label}">{"".join(self.parts)}</svg>')
+        role = f'role="img" aria-label="{escape(self.title)}"' if self.title else 'aria-hidden="true"'
+        return Markup(f"<svg {size} {role}>{''.join(self.parts)}</svg>")
 
 
 def shape(marker: str, x: float, y: float, r: float = 3.4) -> str:
@@ -139,7 +139,7 @@ def swatch(look: Look) -> Markup:
     drawn = Drawing(30, 12, "")
     drawn.line([(0, 6), (30, 6)], f"c-{look.color}", DASHES[look.line])
     drawn.mark(15, 6, look)
-    return Markup(drawn.render().replace('role="img" aria-label=""', 'aria-hidden="true"'))
+    return drawn.render()
 
 
 # -------------------------------------------------------------------------------------- two plots, one y axis

@@ -57,18 +57,19 @@ def calibration_size(rows: pd.DataFrame) -> Figure:
 @figure(
     "shots",
     "Score against sparsity by number of shots",
-    _several("shots", ["matrix", "base", "task", "variant"], "task asked with several numbers of shots"),
+    _several("shots", ["base", "task", "variant"], "task asked with several numbers of shots"),
     paper="Fig 14",
+    across=True,
 )
 def shots(rows: pd.DataFrame) -> Figure:
     """A panel a task and method, a line a number of shots, over sparsity."""
     dense = rows[rows["dense"]]
     parts = [
-        (task, method, pd.concat([dense[dense["task"] == task], part]))
-        for (task, method), part in rows[~rows["dense"]].groupby(["task", "method"], sort=False)
-    ] or [(task, "dense", part) for task, part in dense.groupby("task", sort=False)]
+        (method, pd.concat([dense[(dense["task"] == task) & (dense["base"] == base)], part]))
+        for (base, task, method), part in rows[~rows["dense"]].groupby(["base", "task", "method"], sort=False)
+    ] or [("dense", part) for _, part in dense.groupby(["base", "task"], sort=False)]
     drawn, axes = style.panels(len(parts))
-    for ax, (_, method, part) in zip(axes, parts, strict=True):
+    for ax, (method, part) in zip(axes, parts, strict=True):
         for number, (count, line) in enumerate(part.groupby("shots")):
             look = palette.numbered(number)
             line = line.sort_values("sparsity")

@@ -1,0 +1,123 @@
+"""Every figure draws what it has data for, and says why it does not."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from synthetic import CALIBRATION, DENSE, MODEL, FakeStore, fill, pruned, variant
+
+from kick.records import KickError, Step
+from kick.report import published, select
+from kick.report.figures import draw, figure, figures
+from kick.report.frame import read
+from kick.report.palette import method_look
+
+STUDIES = {"calibration_size", "shots", "small_dense_large_sparse", "components", "instruction_following"}
+
+
+@pytest.fixture(scope="module")
+def drawn(frame, tmp_path_factory):
+    return draw(frame, tmp_path_factory.mktemp("figures"))
+
+
+def test_every_figure_is_drawn_or_says_why_not(drawn):
+    assert {one.name for one in drawn} == set(figures)
+    for one in drawn:
+        assert bool(one.files) != bool(one.skipped)
+        assert one.skipped == "" or one.skipped.startswith("there is no ")
+    assert {one.name for one in drawn if one.skipped} == STUDIES
+
+
+def test_each_has_a_picture_a_pdf_and_the_rows_behind_it(drawn, frame):
+    for one in drawn:
+        if one.skipped:
+            continue
+        png, pdf, table = one.files
+        assert png.read_bytes().startswith(b"\x89PNG")
+        assert pdf.read_bytes().startswith(b"%PDF")
+        rows = pd.read_csv(table, keep_default_na=False, na_values={"value": [""]})
+        assert len(rows)
+        both = rows.merge(frame, on=["key", "task", "metric", "group"], suffixes=("", "_frame"))
+        assert both["value"].to_numpy() == pytest.approx(both["value_frame"].to_numpy(), nan_ok=True)
+
+
+def test_the_papers_figures_stand_beside_the_published_numbers(frame, tmp_path):
+    drawn = draw(frame, tmp_path, names=["factoid_qa", "score_by_bits"], paper="llm-kick")
+    assert [one.name for one in drawn] == ["factoid_qa"]
+    rows = pd.read_csv(drawn[0].files[2])
+    theirs = rows[rows["matrix"] == "published"]
+    assert set(theirs["method"]) == {"dense", "magnitude", "wanda", "sparsegpt"}
+    assert theirs["value"].max() == pytest.approx(0.6653)
+
+
+def test_published_numbers_may_come_from_a_file(tmp_path):
+    numbers = published.load()
+    assert len(published.pruning("mcr_qa", numbers)) == 18
+    assert published.pruning("perplexity", numbers).empty
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(KickError, match="cannot be read"):
+        published.load(tmp_path / "broken.json")
+
+
+def test_unknown_names_are_refused_with_their_neighbours(frame, tmp_path):
+    with pytest.raises(KickError, match="score_by_sparsity"):
+        draw(frame, tmp_path, names=["score_by_sparsty"])
+    with pytest.raises(KickError, match="llm-kick"):
+        draw(frame, tmp_path, paper="llm-kik")
+
+
+def test_a_figure_is_added_by_one_function(frame, tmp_path):
+    @figure("only_for_this_test", "A figure", select.headlines)
+    def mine(rows):
+        made = Figure()
+        made.subplots().plot(rows["sparsity"], rows["value"])
+        return made
+
+    assert len(draw(frame, tmp_path, names=["only_for_this_test"])[0].files) == 3
+    del figures._items["only_for_this_test"]
+
+
+def test_several_base_models_get_a_file_each(tmp_path):
+    second = [
+        replace(one, model=replace(MODEL, name="an/other", digest="2" * 64))
+        for one in (DENSE, pruned("wanda", 0.5))
+    ]
+    store = fill(FakeStore(), [DENSE, pruned("wanda", 0.5)], ["kick_mini_factoid"], n=20)
+    fill(store, second, ["kick_mini_factoid"], matrix="second", n=20)
+    drawn = draw(read([store]).frame, tmp_path, names=["score_by_sparsity"])
+    assert sorted(one.files[0].name for one in drawn) == [
+        "score_by_sparsity-second-an-other.png",
+        "score_by_sparsity-synthetic-smollm2-135m.png",
+    ]
+
+
+def test_studies_are_drawn_where_a_matrix_holds_them(tmp_path):
+    task, store = ["kick_mini_mcq"], FakeStore()
+    for size in (16, 64, 128):
+        spec = replace(CALIBRATION, sequences=size)
+        tuned = [replace(pruned(name, 0.5), calibration=spec) for name in ("wanda", "sparsegpt")]
+        fill(store, [DENSE, *tuned], task, matrix=f"calibrated-{size}", n=20)
+    levels = [DENSE, pruned("wanda", 0.3), pruned("wanda", 0.5)]
+    for shots in (0, 5):
+        fill(store, levels, task, matrix=f"shots-{shots}", n=20, shots=shots)
+    larger = replace(MODEL, name="larger", digest="1" * 64)
+    fill(store, [replace(one, model=larger) for one in levels], task, matrix="larger", n=20)
+    parts = [
+        variant(
+            f"only-{layer}-{part}", Step("wanda", {"sparsity": 0.75, "only": f"model.layers.{layer}.{part}"})
+        )
+        for layer in range(3)
+        for part in ("self_attn.q_proj", "mlp.down_proj")
+    ]
+    fill(store, [DENSE, *parts], ["kick_mini_fidelity"], matrix="components")
+    found = {}
+    for one in draw(read([store]).frame, tmp_path, names=sorted(STUDIES)):
+        found[one.name] = found.get(one.name, False) or bool(one.files)
+    assert found == {name: name != "instruction_following" for name in STUDIES}
+
+
+def test_no_two_methods_look_the_same():
+    names = [name for name in select.METHOD_ORDER if name != "dense"]
+    looks = [(method_look(name).color, method_look(name).marker, method_look(name).line) for name in names]
+    assert len(set(looks)) == len(looks)

@@ -1,0 +1,110 @@
+"""Tables say what the frame says, and are harmless wherever they are opened."""
+
+import csv
+import io
+
+import pytest
+from synthetic import DENSE, FakeStore, fill
+
+from kick.report import wording
+from kick.report.frame import read
+from kick.report.tables import make_all, table, tables
+
+
+@pytest.fixture(scope="module")
+def made(frame):
+    return make_all(frame)
+
+
+def test_every_cell_of_the_scores_is_a_row_of_the_frame(frame, made):
+    found = made["scores"]
+    assert found.heads[0] == "variant"
+    primary = frame[frame["primary"] & (frame["group"] == "")]
+    titles = list(dict.fromkeys(primary["title"]))
+    assert len(found.heads) == 1 + len(titles)
+    for line in found.cells:
+        for head, cell in zip(found.heads[1:], line[1:], strict=True):
+            row = primary[(primary["label"] == line[0]) & primary["title"].map(head.startswith)].iloc[0]
+            assert cell.startswith(wording.number(row["value"], row["unit"]))
+            if not row["dense"]:
+                assert wording.number(row["gap"], row["unit"], signed=True) in cell
+    assert found.cells[0][0] == "dense"
+    assert {line[0] for line in found.cells} == set(primary["label"])
+
+
+def test_a_difference_inside_the_noise_is_said_to_be_one(frame, made):
+    inside = frame[
+        frame["within_noise"] & frame["primary"] & (frame["group"] == "") & (frame["verdict"] != "matching")
+    ]
+    assert len(inside)
+    lines = [line for line in made["gaps"].cells if line[0] == inside.iloc[0]["label"]]
+    assert any(wording.WITHIN_NOISE in line for line in lines)
+
+
+def test_the_csv_holds_the_rows_in_full(made):
+    rows = list(csv.DictReader(io.StringIO(made["gaps"].csv())))
+    assert len(rows) == len(made["gaps"].rows)
+    assert float(rows[0]["gap"]) == pytest.approx(made["gaps"].rows.iloc[0]["gap"])
+    assert rows[0]["variant"] == made["gaps"].rows.iloc[0]["variant"]
+
+
+def test_latex_and_markdown_keep_their_columns(made):
+    for found in made.values():
+        lines = [line for line in found.markdown().splitlines() if line.startswith("|")]
+        assert {line.replace("\\|", "").count("|") for line in lines} == {len(found.heads) + 1}
+        body = [line for line in found.latex().splitlines() if line.endswith(r"\\")]
+        assert {line.replace(r"\&", "").count("&") for line in body} == {len(found.heads) - 1}
+        assert not set("%$#") & set(found.latex().replace(r"\%", "").replace(r"\#", "").replace("$", ""))
+
+
+def test_tables_without_data_are_left_out():
+    frame = read([fill(FakeStore(), [DENSE], ["kick_mini_factoid"], n=20)]).frame
+    assert set(make_all(frame)) == {"scores"}
+
+
+def test_sections_get_tables_of_their_own():
+    store = fill(FakeStore(), [DENSE], ["kick_mini_factoid"], n=20)
+    second = fill(FakeStore(), [DENSE], ["kick_mini_factoid"], matrix="second", n=20)
+    names = make_all(read([store, second]).frame, ["scores"])
+    assert set(names) == {"scores (synthetic, smollm2-135m)", "scores (second, smollm2-135m)"}
+
+
+def test_a_table_is_added_by_one_function(frame):
+    @table("only_for_this_test", "A table")
+    def mine(frame):
+        return tables["scores"].make(frame)
+
+    assert make_all(frame, ["only_for_this_test"])["only_for_this_test"].cells
+    with pytest.raises(ValueError, match="twice"):
+        table("only_for_this_test", "Again")(mine)
+    del tables._items["only_for_this_test"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", "\n=1"])
+def test_no_text_becomes_a_formula(text):
+    assert wording.harmless(text).startswith("'")
+
+
+@pytest.mark.parametrize("value", ["text", "", 0.5, -0.5, None, "a=b"])
+def test_other_cells_stay_as_they_are(value):
+    assert wording.harmless(value) == value
+
+
+def test_numbers_are_written_for_readers():
+    assert wording.number(0.5421, "share") == "54.2"
+    assert wording.number(-0.05, "share", signed=True) == "\u22125.0"
+    assert wording.number(0.0001, "share", signed=True) == "\u00b10.0"
+    assert wording.number(123456.7, "ratio") == "123\u2009457"
+    assert wording.number(float("nan"), "share") == "\u2013"
+    assert wording.p_value(0.0004) == "< 0.001"
+    assert wording.span(0.1, 0.2, "share") == "10.0 to 20.0"
+
+
+def test_invisible_and_turning_characters_are_shown():
+    assert (
+        wording.visible("a\u202eb\u200bc\x1b[31m")
+        == "a\u27e8U+202E\u27e9b\u27e8U+200B\u27e9c\u27e8U+001B\u27e9[31m"
+    )
+    assert wording.visible("a" + "\u0301" * 50) == "a\u0301\u0301"
+    assert wording.visible("x" * 500).endswith("\u2026")
+    assert wording.visible("\ud800") == "\u27e8U+D800\u27e9"
