@@ -42,8 +42,9 @@ def test_what_is_put_comes_back_equal(root):
     assert [one.item for one in back] == [one.item for one in SAMPLES]
     assert back[1].scores["acc"] == 1.0
     assert math.isnan(back[0].scores["f1"]), "a missing score is NaN"
-    items, scores = store.scores(KEY)
-    assert items == [one.item for one in SAMPLES]
+    items, groups, scores = store.arrays(KEY)
+    assert store.scores(KEY)[0] == items
+    assert (items, groups) == ([one.item for one in SAMPLES], [one.group for one in SAMPLES])
     assert math.isnan(scores["f1"][0])
 
 

@@ -191,6 +191,9 @@ class Ray:
             except self._ray.exceptions.RayTaskError as error:  # the slot lives: sending the job went wrong
                 answer = Outcome(slot.job, "failed", cause=_last_line(error), traceback=str(error))
             except self._ray.exceptions.RayError as error:
+                if not self._head.answers():  # the slot may live on: `trouble` will tell in a moment
+                    time.sleep(TICK)
+                    return
                 yield from self._bury(slot, queue, _last_line(error))
                 continue
             slot.reference = None
@@ -277,6 +280,7 @@ class _Door:
         self._address = (host, int(port))
         self._next = 0.0
         self._silent = 0
+        self._error: OSError | None = None
         self.trouble = ""  # why no more can be done, once the head is lost
 
     def knock(self) -> bool:
@@ -284,16 +288,20 @@ class _Door:
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + HEAD
+        self._silent = 0 if self.answers() else self._silent + 1
+        if self._silent >= KNOCKS:
+            where = ":".join(map(str, self._address))
+            self.trouble = (
+                f"the head of the Ray cluster at {where} is gone ({self._error}); nothing stored is lost, "
+                f"run the same command again on another cluster"
+            )
+        return self._silent == 0
+
+    def answers(self) -> bool:
+        """Whether a connection is taken now."""
         try:
             socket.create_connection(self._address, timeout=HEAD).close()
         except OSError as error:
-            self._silent += 1
-            if self._silent >= KNOCKS:
-                where = ":".join(map(str, self._address))
-                self.trouble = (
-                    f"the head of the Ray cluster at {where} is gone ({error}); nothing stored is lost, "
-                    f"run the same command again on another cluster"
-                )
+            self._error = error
             return False
-        self._silent = 0
         return True

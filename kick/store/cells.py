@@ -99,14 +99,22 @@ class Store:
 
         return self._readable(key, read)
 
-    def scores(self, key: str) -> tuple[list[str], dict[str, Any]]:
-        """The items and each metric's float64 array over them, without texts: what paired statistics need.
+    def arrays(self, key: str) -> tuple[list[str], list[str], dict[str, Any]]:
+        """The items, their groups, and each metric's float64 array (n,): what paired statistics need.
 
-        Raises KickError where they are missing or damaged.
+        Many times quicker than `samples`, for no response is read. Raises KickError where they are missing
+        or damaged.
         """
-        return self._readable(
-            key, lambda folder: rows.scores_of(self._samples_bytes(folder, self._run(folder, key)))
-        )
+
+        def read(folder: str) -> tuple[list[str], list[str], dict[str, Any]]:
+            return rows.arrays_of(self._samples_bytes(folder, self._run(folder, key)))
+
+        return self._readable(key, read)
+
+    def scores(self, key: str) -> tuple[list[str], dict[str, Any]]:
+        """The items, and each metric's float64 array (n,) over them. Raises KickError as `samples` does."""
+        items, _, found = self.arrays(key)
+        return items, found
 
     def _readable(self, key: str, read: Any) -> Any:
         folder = self._find(_checked(key, "key")) or key

@@ -94,10 +94,10 @@ def from_parquet(data: bytes) -> list[Sample]:
     ]
 
 
-def scores_of(data: bytes) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The items, and each metric's float64 array over them, from such a file; texts are not decoded."""
+def arrays_of(data: bytes) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+    """The items, their groups, and each metric's float64 array (n,), from such a file; texts are not read."""
     file = pq.ParquetFile(io.BytesIO(data))
     names = [name for name in file.schema_arrow.names if name.startswith(SCORE)]
-    table = file.read(columns=["item", *names], use_threads=False)
+    table = file.read(columns=["item", "group", *names], use_threads=False)
     scores = {name.removeprefix(SCORE): table.column(name).to_numpy() for name in names}
-    return table.column("item").to_pylist(), scores
+    return table.column("item").to_pylist(), table.column("group").to_pylist(), scores

@@ -1,0 +1,222 @@
+"""How large a matrix can be: planning, reading, and a sweep of 100,000 cells on 1,000 simulated workers.
+
+    python benchmarks/scale.py [--cells 1000 10000 100000] [--stored 10000] [--folder /dev/shm] [--out FILE]
+
+The planner, the sweep's loop, the claims and the store are the real ones; the work is fake: it stores a
+result of 50 items at once, and the executor lets its workers' time pass on a simulated clock. What is measured is
+the coordinator: all the time that is not spent in the work. The store lies in memory (tmpfs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import small_tables  # noqa: E402
+
+from kick.plan import Plan  # noqa: E402
+from kick.records import Cell, Job, Response, Result, Sample, Score  # noqa: E402
+from kick.store import Store  # noqa: E402
+from kick.sweep import Outcome, pending, run_sweep  # noqa: E402
+
+TASKS, ITEMS, WORKERS = 20, 50, 1000
+MATRIX = "scale"
+
+
+def planned(cells: int) -> Plan:
+    """A plan of about so many cells, by the real planner: 20 tasks, wanda at many levels, and dense."""
+    variants = max(1, cells // TASKS - 1)
+    levels = ", ".join(f"{(number + 1) / (variants + 2):.6f}" for number in range(variants))
+    tasks = {f"task_{n}": small_tables.Asked(f"task_{n}", f"digest {n}") for n in range(TASKS)}
+    sources = replace(
+        small_tables.SOURCES,
+        tasks=lambda names, root: {name: tasks[name] for name in names},
+        kinds=lambda: dict.fromkeys(tasks, "multiple_choice"),
+    )
+    text = f"name: {MATRIX}\nmodel: tiny\ntasks: [{', '.join(tasks)}]\nvariants:\n"
+    return small_tables.planned(f"{text}  - {{method: wanda, sparsity: [{levels}]}}\n", sources)
+
+
+class Work:
+    """Stores a result for each cell at once, and counts the time that takes."""
+
+    def __init__(self, root: str):
+        self.root = root
+        self.samples = [sample(number) for number in range(ITEMS)]
+
+    def __call__(self, job: Job) -> None:
+        store = Store(self.root, MATRIX)
+        for cell in job.cells:
+            store.put(result(cell), self.samples)
+
+
+def sample(number: int) -> Sample:
+    """An item, right or wrong."""
+    response = Response(text=f"answer {number}")
+    return Sample(f"item-{number}", "hash", "a prompt's end", "a target", (response,), {"acc": number % 2})
+
+
+def result(cell: Cell) -> Result:
+    """A result with as much beside its scores as real ones have."""
+    score = Score("acc", 0.5, ITEMS, 0.07, 0.36, 0.64)
+    versions = {f"package-{n}": f"{n}.0.1" for n in range(20)}
+    return Result(cell.key, MATRIX, cell, (score,), {"items": ITEMS}, provenance={"versions": versions})
+
+
+class Simulated:
+    """Workers whose time passes on a simulated clock: each job takes its cost, and ends in that order."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.busy = 0.0  # real seconds spent in the work
+        self.clock = 0.0  # simulated seconds
+
+    def run(
+        self,
+        work: Callable[[Job], None],
+        jobs: Sequence[Job],
+        started: Callable[[Job, str], None],
+    ) -> Iterator[Outcome]:
+        """One Outcome a job, in the order in which the simulated workers end them."""
+        running: list[tuple[float, int]] = []
+        for number, job in enumerate(jobs):
+            if len(running) == self.workers:
+                yield self._end(jobs, running)
+            started(job, f"simulated {number % self.workers}")
+            before = time.perf_counter()
+            work(job)
+            self.busy += time.perf_counter() - before
+            heapq.heappush(running, (self.clock + job.cost, number))
+        while running:
+            yield self._end(jobs, running)
+
+    def _end(self, jobs: Sequence[Job], running: list[tuple[float, int]]) -> Outcome:
+        self.clock, number = heapq.heappop(running)
+        return Outcome(jobs[number], "done", jobs[number].cost, worker="simulated")
+
+    def stop(self) -> None:
+        """Nothing runs beside."""
+
+    def close(self) -> None:
+        """Nothing runs beside."""
+
+
+def sweep(cells: int, folder: Path) -> dict[str, float]:
+    """Plan, sweep and plan again; seconds of each, and the coordinator's milliseconds a cell."""
+    root = folder / f"sweep-{cells}"
+    times: dict[str, float] = {}
+    start = time.perf_counter()
+    plan = planned(cells)
+    times["plan s"] = time.perf_counter() - start
+    store, how = Store(root, MATRIX), Simulated(WORKERS)
+    start = time.perf_counter()
+    summary = run_sweep(Work(str(root)), plan.jobs, store, how)
+    whole = time.perf_counter() - start
+    if summary.status:
+        raise SystemExit(f"the simulated sweep went wrong: {summary}")
+    times |= {"cells": len(plan.cells), "work ms a cell": 1000 * how.busy / len(plan.cells)}
+    times["coordinator ms a cell"] = 1000 * (whole - how.busy) / len(plan.cells)
+    start = time.perf_counter()
+    if pending(plan.jobs, store):
+        raise SystemExit("something is pending after all was done")
+    times["pending, all done s"] = time.perf_counter() - start
+    times["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    shutil.rmtree(root)
+    return times
+
+
+def reading(cells: int, folder: Path) -> dict[str, float]:
+    """Seconds and peak memory of reading a store of so many cells, each in a process of its own."""
+    root = folder / f"stored-{cells}"
+    work = Work(str(root))
+    for job in planned(cells).jobs:
+        work(job)
+    store = f"from kick.store import Store; store = Store({str(root)!r}, {MATRIX!r})"
+    cli = "import sys; from kick.cli import main; sys.argv[1:] = "
+    results, page = str(root / MATRIX), str(folder / "page")
+    codes = {
+        "runs, no index": f"{store}; assert len(list(store.runs())) == {cells}",
+        "runs, indexed": f"{store}; assert len(list(store.runs())) == {cells}",
+        "states": f"{store}; assert len(list(store.states())) == {cells}",
+        "states, checksums verified": f"{store}; assert len(list(store.states(verify=True))) == {cells}",
+        "all scores": f"{store}; [store.arrays(one.key) for one in store.runs()]",
+        "kick status": f"{cli}['status', {results!r}]; main()",
+        "kick leaderboard": f"{cli}['leaderboard', {results!r}, '--out', {page!r}]; main()",
+    }
+    times: dict[str, float] = {}
+    for name, code in codes.items():
+        found = measured(code)
+        times |= {f"{name} s": found[0], f"{name} MB": found[1]}
+    shutil.rmtree(root)
+    return times
+
+
+def measured(code: str) -> tuple[float, float]:
+    """Seconds and peak MB of a Python program, imports included."""
+    peak = "import resource, sys; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    program = f"import atexit\natexit.register(lambda: exec({peak!r}))\n{code}"
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(f"{code}\n{done.stderr[-2000:]}")
+    return seconds, int(done.stderr.split()[-1]) / 1024
+
+
+def show(rows: list[dict[str, float]]) -> None:
+    """The rows as a table, a column a measurement."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table("", *[f"{row.get('cells', 0):,.0f} cells" for row in rows], box=None)
+    for name in names:
+        if name != "cells":
+            table.add_row(name, *[f"{row[name]:.2f}" if name in row else "" for row in rows])
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, print and write down."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cells", type=int, nargs="*", default=[1000, 10_000, 100_000])
+    parser.add_argument(
+        "--stored", type=int, default=10_000, help="cells of the store that is read; 0 for none"
+    )
+    parser.add_argument("--folder", default="/dev/shm")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kick-scale-", dir=arguments.folder) as folder:
+        sweeps = [sweep(cells, Path(folder)) for cells in arguments.cells]
+        if sweeps:
+            show(sweeps)
+        read = (
+            [reading(arguments.stored, Path(folder)) | {"cells": arguments.stored}]
+            if arguments.stored
+            else []
+        )
+        if read:
+            show(read)
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"sweeps": sweeps, "reading": read}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
