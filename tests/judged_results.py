@@ -36,8 +36,9 @@ class Stored:
         return self.keys[task, variant.name]
 
     def columns(self, task: str, variant: Variant = PRUNED) -> dict[str, list[float]]:
-        _, found = self.store.scores(self.key(task, variant))
-        return {name: list(map(float, values)) for name, values in found.items() if name.startswith("judge")}
+        samples = self.store.samples(self.key(task, variant))
+        names = [name for name in samples[0].scores if name.startswith("judge")]
+        return {name: [sample.scores[name] for sample in samples] for name in names}
 
     def judge(self, server, **more) -> Report:
         given = {"backoff": 0.01, "timeout": 10.0, "attempts": 2, "max_tokens": 50, **more}

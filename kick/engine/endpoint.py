@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import re
 import sys
@@ -23,6 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from kick.engine.secret import Secret
 from kick.records import KickError
 
 log = logging.getLogger(__name__)
@@ -159,10 +159,12 @@ class Endpoint:
         self.settings = settings
         self.budget = Budget(settings.calls, settings.tokens)
         self.stopped = ""
-        self._key = _key(settings)
+        self.replies = 0
+        hosted = urlsplit(settings.base_url).scheme == "https"
+        self._key = Secret(settings.key_variable, f"the judge at {settings.base_url}" if hosted else "")
         self._errors = openai.APIError
         self._client = openai.OpenAI(
-            api_key=self._key or "none",
+            api_key=self._key.reveal() or "none",
             base_url=settings.base_url,
             timeout=settings.timeout,
             max_retries=0,
@@ -177,10 +179,12 @@ class Endpoint:
         return f"Endpoint({self.settings.model!r} at {self.settings.base_url!r})"
 
     def __enter__(self) -> Endpoint:
+        self._key.watch()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+        self._key.leave()
 
     def stop(self, reason: str) -> None:
         """Ask nothing more; waits end. The first reason is kept."""
@@ -196,7 +200,9 @@ class Endpoint:
                 self._wait(attempt, trouble)
             found = self._ask(messages, seed)
             if isinstance(found, Reply):
-                self._misses = 0
+                with self._lock:
+                    self._misses = 0
+                    self.replies += 1
                 return found
             trouble = found
             log.debug("the judge gave no reply: %s", trouble.cause)
@@ -297,23 +303,18 @@ class Endpoint:
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         known = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
         return Reply(
-            self.redact(content or ""),
+            self._key.redact(content or ""),
             tokens if known else 0,
-            self.redact(str(data.get("model") or ""))[:200],
-            self.redact(str(choice.get("finish_reason") or ""))[:40],
+            self._key.redact(str(data.get("model") or ""))[:200],
+            self._key.redact(str(choice.get("finish_reason") or ""))[:40],
         )
-
-    def redact(self, text: str) -> str:
-        """The text without the key, and without what cannot be written as UTF-8."""
-        text = text.replace(self._key, "[key]") if len(self._key) >= 8 else text
-        return text.encode("utf-8", "replace").decode("utf-8")
 
     def _trouble(self, error: Any, limit: str) -> Trouble:
         """What an error of the client means for us; nothing of the error itself is kept."""
         code = getattr(error, "status_code", None)
         if code is None:
             return Trouble("timeout" if "Timeout" in type(error).__name__ else "no connection")
-        said = self.redact(str(getattr(error, "message", "")))[:200]
+        said = self._key.redact(str(getattr(error, "message", "")))[:200]
         settings = self.settings
         if code in (401, 403):
             key = settings.key_variable if self._key else f"no key ({settings.key_variable} is not set)"
@@ -374,16 +375,3 @@ def _client_library() -> ModuleType:
     except ImportError:
         raise KickError("a judge needs the openai client: pip install 'kick[judge]'") from None
     return openai
-
-
-def _key(settings: Settings) -> str:
-    """The key from the environment; "" for an http:// endpoint that has none. Raises KickError."""
-    key = os.environ.get(settings.key_variable, "").strip()
-    if not key and urlsplit(settings.base_url).scheme == "https":
-        raise KickError(
-            f"the judge at {settings.base_url} needs a key: set the environment variable "
-            f"{settings.key_variable}, or name another one with judge: {{key_variable: ...}}"
-        )
-    if not key.isascii() or not key.isprintable():
-        raise KickError(f"{settings.key_variable} holds characters that no key has (line ends, non-ASCII)")
-    return key

@@ -1,7 +1,7 @@
 """A judge: questions in, verdicts out. Every reply is kept on disk, so nothing is asked or paid for twice.
 
     with Judge(settings, open_files("results/.judge")) as judge:
-        verdicts = judge.verdicts(questions)      # None where the pass was stopped before
+        verdicts = judge.verdicts(questions)      # None where the pass was stopped before or nobody replied
 
 A reply is kept under the hash of the judge's identity and of all that it was shown, the code of the question
 left out; several passes and machines may write at once, and the first reply counts. Replies are kept as text
@@ -66,6 +66,7 @@ class Judge:
         self._kept = kept
 
     def __enter__(self) -> Judge:
+        self.endpoint.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,7 +80,7 @@ class Judge:
     def verdicts(
         self, questions: Sequence[Question], on_done: Callable[[], None] | None = None
     ) -> list[Verdict | None]:
-        """A verdict a question, in the order asked; None for those that a stopped pass did not come to.
+        """A verdict a question, in the order asked; None for those that a pass did not come to.
 
         At most `settings.workers` requests are under way at a time; `on_done` is called after each question.
         Raises KickError where key or model name are wrong.
@@ -97,8 +98,9 @@ class Judge:
                 if not done:
                     self._abandon(futures)
         found = [future.result() for future in futures]
-        # in an outage a question without a reply says nothing about its answer
-        return [None if v is not None and v.unanswered and self.stopped else v for v in found]
+        # where the endpoint replies to others a question without a reply has failed; else nothing was judged
+        out = self.stopped or not self.endpoint.replies
+        return [None if out and verdict is not None and verdict.unanswered else verdict for verdict in found]
 
     def _abandon(self, futures: Sequence[Future]) -> None:
         for future in futures:
