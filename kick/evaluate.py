@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -76,12 +76,18 @@ def evaluate(task: Task, items: Sequence[Item], engine: Engine, keep: Keep | Non
 
 
 def ask(engine: Engine, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
-    """The responses of every item, in order; requests whose answers were kept are not asked again."""
+    """The responses of every item, in order; requests whose answers were kept are not asked again.
+
+    Raises RuntimeError where the engine leaves a request without an answer.
+    """
     requests = [request for item in items for request in item.requests]
     with keep(phase, len(requests)) as kept:
         todo = [i for i in range(len(requests)) if i not in kept.answers]
         if todo:
             engine.answer([requests[i] for i in todo], lambda j, response: kept.add(todo[j], response))
+        missing = sum(i not in kept.answers for i in todo)
+        if missing:
+            raise RuntimeError(f"the engine left {missing} of {len(todo)} requests without an answer")
         answers = iter([kept.answers[i] for i in range(len(requests))])
     return [[next(answers) for _ in item.requests] for item in items]
 
@@ -119,31 +125,33 @@ def _as_stored(new: Sample, old: Sample) -> Sample:
 
 
 def summarise(task: Task, samples: Sequence[Sample]) -> tuple[Score, ...]:
-    """One Score a metric: lm-eval's aggregation where it has its own, else kick's table of metrics."""
+    """One Score a metric: lm-eval's aggregation where it has its own, else kick's table of metrics.
+
+    Of several filters each gives a metric `name@filter`, which is aggregated as `name` is.
+    """
     columns = _columns(samples)
-    better = task.higher_is_better()
+    own, better = task.aggregates(), task.higher_is_better()
     scores = []
-    for name in _names(task, columns):
-        metric = metrics.describe(name)
-        direction = better.get(name, metric.higher_is_better)
-        if metric.column in columns:
+    for name, whole in _names(columns).items():
+        metric, plain = metrics.describe(name), name.partition("@")[0]
+        direction = better.get(plain, metric.higher_is_better)
+        if whole and plain in own:
+            scores.append(_from_lm_eval(name, own[plain], samples, direction))
+        elif metric.column in columns:
             scores.append(_from_table(metric, columns, direction))
-        elif name in task.aggregates():
-            scores.append(_from_lm_eval(name, task.aggregates()[name], samples, direction))
     return tuple(scores)
 
 
-def _names(task: Task, columns: Mapping[str, np.ndarray]) -> Iterable[str]:
-    """The metrics that these columns can give, the table's and the task's."""
+def _names(columns: Mapping[str, np.ndarray]) -> dict[str, bool]:
+    """The metrics that these columns can give; true for those that lm-eval itself gave an item."""
     table = [name for name, metric in metrics.metrics.items() if metric.column in columns]
     read = {metrics.describe(name).column for name in table}
     read |= {metrics.describe(name).weight for name in table}
-    plain = [name for name in columns if "#" not in name and name not in read]
-    paired = [name for name in task.aggregates() if f"{name}#0" in columns]
     named = [
         name for name in table if (metrics.describe(name).weight or metrics.describe(name).column) in columns
     ]
-    return dict.fromkeys([*named, *plain, *paired])
+    given = dict.fromkeys(name.partition("#")[0] for name in columns)
+    return {name: name in given for name in dict.fromkeys([*named, *(n for n in given if n not in read)])}
 
 
 def _columns(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
@@ -161,13 +169,19 @@ def _from_table(metric: metrics.Metric, columns: Mapping[str, np.ndarray], direc
 
 
 def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], direction: bool) -> Score:
-    """A metric whose items are tuples, such as F1 of (gold, predicted), by lm-eval's aggregation."""
-    values = [unflatten(name, sample.scores) for sample in samples]
+    """A metric with lm-eval's own aggregation, such as F1 over pairs (gold, predicted).
+
+    An item without the value, or whose value is no number (a text), is missing.
+    """
+    values = [value for sample in samples if (value := unflatten(name, sample.scores)) is not None]
+    missing = len(samples) - len(values)
+    if not values:
+        return Score(name, None, 0, None, None, None, direction, missing)
     draws = np.random.default_rng(0).integers(len(values), size=(AGGREGATE_RESAMPLES, len(values)))
     means = np.array([float(aggregate([values[i] for i in draw])) for draw in draws])
     low, high = np.quantile(means, [0.025, 0.975])
-    stderr = float(means.std(ddof=1))
-    return Score(name, float(aggregate(values)), len(values), stderr, float(low), float(high), direction)
+    value, stderr = float(aggregate(values)), float(means.std(ddof=1))
+    return Score(name, value, len(values), stderr, float(low), float(high), direction, missing)
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:

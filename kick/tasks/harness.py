@@ -40,7 +40,7 @@ class HarnessTask:
         self.task = task
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.default_shots = task.get_config("num_fewshot") or 0
-        self._docs = list(task.eval_docs)
+        self._docs = _listed(task.eval_docs)
         self.size = len(self._docs)
         self.digest = digest(
             [
@@ -133,9 +133,11 @@ class HarnessTask:
         return scores
 
     def aggregates(self) -> dict[str, Aggregate]:
-        """lm-eval's aggregation of each metric that is not a plain mean."""
-        named = {name: fn for name, fn in self.task.aggregation().items() if fn.__name__ != "mean"}
-        return {name: fn for name, fn in named.items() if fn.__name__ != "bypass_agg"}
+        """lm-eval's aggregation of each metric that is not the plain mean of what could be computed."""
+        found = self.task.aggregation()
+        return {
+            name: fn for name, fn in found.items() if fn.__name__ not in ("mean", "nanmean", "bypass_agg")
+        }
 
     def higher_is_better(self) -> dict[str, bool]:
         """Which direction is better, as the YAML says."""
@@ -213,15 +215,17 @@ def flatten(metric: str, value: Any) -> dict[str, float]:
 
 
 def unflatten(metric: str, scores: Mapping[str, float]) -> Any:
-    """The value that `flatten` took apart: a number, or a tuple of numbers. Raises KeyError if absent."""
+    """The value that `flatten` took apart: a number, or a tuple, however nested; whole numbers as int.
+
+    None where it is absent or has a part that is no number.
+    """
     if metric in scores:
-        return scores[metric]
-    parts = sorted(
-        (int(name.split("#")[1]), number) for name, number in scores.items() if name.startswith(metric + "#")
-    )
-    if not parts:
-        raise KeyError(metric)
-    return tuple(number for _, number in parts)
+        value = scores[metric]
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    start = f"{metric}#"
+    places = {int(name[len(start) :].partition("#")[0]) for name in scores if name.startswith(start)}
+    parts = tuple(unflatten(f"{start}{place}", scores) for place in sorted(places))
+    return None if not parts or None in parts else parts
 
 
 def chat_renderer(tokenizer: Any, task: str) -> Callable[..., str]:
@@ -249,7 +253,12 @@ def _fewshot_docs(task: ConfigurableTask) -> list:
     split = task.fewshot_cfg.split
     if split is None or (split == config.test_split and task.fewshot_cfg.process_docs is config.process_docs):
         return []
-    return list(task.fewshot_docs() or [])
+    return _listed(task.fewshot_docs() or [])
+
+
+def _listed(docs: Any) -> list:
+    """The documents; of a Dataset all at once, which is much faster than one by one."""
+    return docs.to_list() if hasattr(docs, "to_list") else list(docs)
 
 
 def _sources(task: ConfigurableTask, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
