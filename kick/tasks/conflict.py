@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -32,9 +33,26 @@ def conflicts(docs: Iterable[Row]) -> datasets.Dataset:
     Columns: id, kind, passage, question, context_answer (what the passage now says), memory_answer (what it
     said before), context_aliases and memory_aliases (empty lists).
     """
-    rows = [(kind, doc) for doc in docs if (kind := kind_of(doc["question"], _answer(doc)))]
-    made = (_conflict(kind, doc, [other for k, other in rows if k == kind]) for kind, doc in rows)
+    docs = docs.to_list() if isinstance(docs, datasets.Dataset) else docs
+    kinds = [(kind_of(doc["question"], _answer(doc)), doc) for doc in docs]
+    rows = [_Candidate.of(kind, doc) for kind, doc in kinds if kind]
+    made = (_conflict(row, [other for other in rows if other.kind == row.kind]) for row in rows)
     return datasets.Dataset.from_list([row for row in made if row])
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A row of a kind, with all its words and those by which its answer would be recognised."""
+
+    kind: str
+    row: Row
+    words: frozenset[str]
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, kind: str, row: Row) -> _Candidate:
+        answer = _answer(row)
+        return cls(kind, row, _words(f"{row['context']} {row['question']} {answer}"), _names(answer))
 
 
 def kind_of(question: str, answer: str) -> str:
@@ -57,21 +75,21 @@ def _answer(doc: Row) -> str:
     return doc["answers"]["text"][0]
 
 
-def _conflict(kind: str, doc: Row, others: Sequence[Row]) -> dict[str, Any] | None:
-    memory = _answer(doc)
-    passage, question = doc["context"], doc["question"]
-    spare = [other for other in others if _strange(_answer(other), doc)]
-    if not spare or _mentions(question, memory):
+def _conflict(doc: _Candidate, others: Sequence[_Candidate]) -> dict[str, Any] | None:
+    spare = [other for other in others if not other.names & doc.words]
+    if not spare or doc.names & _words(doc.row["question"]):
         return None
-    said = _answer(min(spare, key=lambda other: _rank(doc["id"], other["id"])))
+    memory = _answer(doc.row)
+    said = _answer(min(spare, key=lambda other: _rank(doc.row["id"], other.row["id"])).row)
+    passage = doc.row["context"]
     changed = re.sub(rf"(?<!\w){re.escape(memory)}(?!\w)", lambda _: said, passage)
-    if changed == passage or _mentions(changed, memory):
+    if changed == passage or doc.names & _words(changed):
         return None
     return {
-        "id": doc["id"],
-        "kind": kind,
+        "id": doc.row["id"],
+        "kind": doc.kind,
         "passage": changed,
-        "question": question,
+        "question": doc.row["question"],
         "context_answer": said,
         "context_aliases": [],
         "memory_answer": memory,
@@ -79,16 +97,14 @@ def _conflict(kind: str, doc: Row, others: Sequence[Row]) -> dict[str, Any] | No
     }
 
 
-def _strange(answer: str, doc: Row) -> bool:
-    """Whether nothing of `answer` is in the passage, the question or the answer of `doc`."""
-    return not any(_mentions(text, answer) for text in (doc["context"], doc["question"], _answer(doc)))
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
 
 
-def _mentions(text: str, name: str) -> bool:
-    """Whether a word of the name, of more than two letters or all digits, stands in the text."""
-    there = set(re.findall(r"\w+", text.lower()))
-    parts = [part for part in re.findall(r"\w+", name.lower()) if len(part) > 2 or part.isdigit()]
-    return any(part in there for part in parts or re.findall(r"\w+", name.lower()))
+def _names(answer: str) -> frozenset[str]:
+    """The words by which an answer would be recognised: of more than two letters or all digits, else all."""
+    found = _words(answer)
+    return frozenset(word for word in found if len(word) > 2 or word.isdigit()) or found
 
 
 def _rank(mine: str, other: str) -> str:

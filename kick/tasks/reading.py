@@ -44,6 +44,12 @@ class Reading(HarnessTask):
             raise KickError(f"task {self.name}: a document's context does not stand in its prompt as it is")
         return replace(request, context=f"{head}{kept}{tail}")
 
+    def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
+        """The items; one whose context was cut gets no prompt, for no tokenizer is there to cut it again."""
+        lost = {sample.item for sample in samples if sample.scores.get("cut")}
+        items = super().answered(spec, samples)
+        return [_without_prompt(item) if item.id in lost else item for item in items]
+
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
         """The task's scores, and `cut`: whether the context had to be cut."""
         found = super().score(items, responses)
@@ -51,6 +57,10 @@ class Reading(HarnessTask):
             {**scores, "cut": float(item.doc["context"] not in item.requests[0].context)}
             for item, scores in zip(items, found, strict=True)
         ]
+
+
+def _without_prompt(item: Item) -> Item:
+    return replace(item, requests=tuple(replace(request, context="") for request in item.requests))
 
 
 def cut(context: str, answers: Sequence[str], start: int, tokenizer: Any, limit: int) -> str:
