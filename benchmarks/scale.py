@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--cells 1000 10000 100000] [--stored 10000] [--folder /dev/shm] [--out FILE]
 
 The planner, the sweep's loop, the claims and the store are the real ones; the work is fake: it stores a
-result of 50 items at once, and the executor lets its workers' time pass on a simulated clock. What is measured is
-the coordinator: all the time that is not spent in the work. The store lies in memory (tmpfs).
+result of 50 items at once, and the executor lets its workers' time pass on a simulated clock. What is
+measured is the coordinator: all the time that is not spent in the work. The store lies in memory (tmpfs).
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class Store:
         self.files = open_files(root)
         self.root = self.files.root
         self.matrix = None if matrix is None else _checked(matrix, "matrix")
+        self._where: dict[str, str] = {}  # cells that `runs` has seen
 
     # ------------------------------------------------------------------------------------- where a cell is
 
@@ -59,11 +60,20 @@ class Store:
 
     def _find(self, key: str) -> str | None:
         """The folder where a cell is, one with a run.json first, then this matrix's; None where none is."""
-        own = f"{self.matrix}/{key}" if self.matrix else key
-        matrices = [name for name in self.files.names() if _NAME.fullmatch(name)]
-        folders = [own, *(f"{name}/{key}" for name in matrices if f"{name}/{key}" != own)]
-        there = {folder: names for folder in folders if (names := self.files.names(folder))}
-        return next((folder for folder in there if RUN in there[folder]), next(iter(there), None))
+        own = f"{self.matrix}/{key}" if self.matrix else self._where.get(key, key)
+        there = None
+        for folder in self._candidates(key, own):
+            names = self.files.names(folder)
+            if RUN in names:
+                return folder
+            there = there or (folder if names else None)
+        return there
+
+    def _candidates(self, key: str, own: str) -> Iterator[str]:
+        yield own
+        for name in self.files.names():
+            if f"{name}/{key}" != own and _NAME.fullmatch(name) and not _KEY.fullmatch(name):
+                yield f"{name}/{key}"
 
     # ------------------------------------------------------------------------------------- reading
 
@@ -160,8 +170,11 @@ class Store:
 
     def _runs(self) -> Iterator[tuple[str, Result]]:
         for path, text in index.texts(self.files, self.matrix or ""):
+            folder = path.rpartition("/")[0]
+            key = folder.rpartition("/")[2]
+            self._where[key] = folder
             try:
-                yield path, parse_run(text, path.split("/")[-2])
+                yield path, parse_run(text, key)
             except ValueError as error:
                 log.warning("%s/%s is damaged and left out: %s", self.root, path, error)
 
