@@ -5,9 +5,10 @@ item by item. Item scores are one number each, NaN where missing; a missing item
 
 Intervals are bootstrap percentiles over items, widened for small n as Hesterberg proposes (2015, "What
 teachers should know about the bootstrap", arXiv 1411.5279): the tail is the one that makes the percentile
-interval of a normal mean equal Student's. Right/wrong scores have Wilson's interval, which does not shrink to
-a point at 0 or 1. Right/wrong pairs get one imagined item lost and one won (after Bonett and Price 2012), so
-that agreement on all of n items is not taken for certainty; so do other shares where no item differs.
+interval of a normal mean equal Student's; below 10 items Student's itself is taken. Right/wrong scores have
+Wilson's interval, which does not shrink to a point at 0 or 1. Right/wrong pairs get one imagined item lost
+and one won (after Bonett and Price 2012), so that agreement on all of n items is not taken for certainty; so
+do other shares where no item differs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MARGIN = 0.05  # "matching": within this share of the dense score
 LEVEL = 0.95
 POWER = 0.8
 _CHUNK = 4_000_000  # item draws held in memory at once
+_LEAST = 10  # items, below which resamples have too few distinct outcomes for percentiles
 _FEW = 200  # items, up to which a table of draws is faster than a multinomial
 
 
@@ -104,6 +106,8 @@ def interval(
         return Interval(low, high, stderr)
     means = resampled_means(columns, resamples, seed)
     low, high = _percentiles(_finish(_ratio(means.T, weight), kind), (1 - level) / 2, n)
+    if kind == "mean" and ((columns >= 0) & (columns <= 1)).all():
+        low, high = max(low, 0.0), min(high, 1.0)
     return Interval(low, high, stderr)
 
 
@@ -298,6 +302,10 @@ def _tail(tail: float, n: int) -> float:
 
 
 def _percentiles(drawn: Floats, tail: float, n: int) -> tuple[float, float]:
+    """The ends that leave `tail` on either side; Student's where n items have too few ways to be drawn."""
+    if n < _LEAST:
+        center, reach = drawn.mean(), -_student(tail, n) * drawn.std() * math.sqrt(n / (n - 1))
+        return float(center - reach), float(center + reach)
     at = _tail(tail, n)
     low, high = np.quantile(drawn, [at, 1 - at])
     return float(low), float(high)
@@ -326,6 +334,8 @@ def _bootstrap_p(gaps: Floats, columns: Floats, n: int) -> float:
 
     Where no resample crosses zero the paired t test says how small p is, which the resamples cannot.
     """
+    if n < _LEAST:
+        return float(stats.ttest_rel(columns[:, 1], columns[:, 0]).pvalue)
     below = float((gaps < 0).mean() + (gaps == 0).mean() / 2)
     side = max(min(below, 1 - below), 1 / (len(gaps) + 1))
     p = 2 * special.stdtr(n - 1, special.ndtri(side) / math.sqrt(n / (n - 1)))

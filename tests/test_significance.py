@@ -157,6 +157,20 @@ def test_too_few_items_give_nan_and_no_error():
     assert math.isnan(detectable(1, 0.5))
 
 
+def test_a_handful_of_items_is_not_taken_for_many():
+    nll, closer = [6.575, 6.577], [6.574, 6.577]
+    found = paired(nll, closer, "exp_mean")
+    assert found.high - found.low > 5 * found.stderr
+    assert found.p > 0.05
+    rng = np.random.default_rng(11)
+    inside = 0
+    for _ in range(1000):
+        low, high, _ = interval(rng.normal(0.5, 0.1, 6), resamples=1000)
+        inside += low <= 0.5 <= high
+    assert 0.93 <= inside / 1000 <= 0.97
+    assert interval([0.0, 0.1, 0.9])[:2] == (0, 1)
+
+
 def test_weights_divide_by_their_sum():
     nll, words = np.array([10.0, 40.0, 24.0]), np.array([4.0, 10.0, 8.0])
     assert aggregate(nll, "exp_mean", words) == pytest.approx(math.exp(74 / 22))

@@ -109,6 +109,8 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Holm, the noise band, the spread over seeds, dense verdicts, unique labels."""
     frame.loc[frame["dense"], "verdict"] = "dense"
     frame["label"] = _unique_labels(frame)
+    frame["title"] = _titles(frame)
+    frame["sparsity"] = _sparsity(frame)
     frame["p_holm"] = _holm(frame)
     frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
     inside = frame["gap"].abs() <= frame["noise"]
@@ -129,6 +131,22 @@ def _unique_labels(frame: pd.DataFrame) -> pd.Series:
     seeded = labels.where(clear | seeds.isna(), labels + ", seed " + seeds.map("{:g}".format))
     clear = frame.groupby([*SECTION, seeded])["variant"].transform("nunique") == 1
     return seeded.where(clear, frame["variant"])
+
+
+def _titles(frame: pd.DataFrame) -> pd.Series:
+    """Titles with shots and chat where they were set, and with the whole setting where a task has several."""
+    several = frame.groupby([*SECTION, "task"])["setting"].transform("nunique") > 1
+    brief = frame["setting"].str.replace(r"(, )?first \d+", "", regex=True).str.removeprefix(", ")
+    shown = brief.where(~several, frame["setting"])
+    return frame["title"].where(shown == "", frame["title"] + " (" + shown + ")")
+
+
+def _sparsity(frame: pd.DataFrame) -> pd.Series:
+    """The share of parameters that is gone of variants that lost whole blocks; of others what was asked."""
+    whole = frame[frame["dense"]].groupby(SECTION)["parameters"].max().rename("whole").reset_index()
+    whole = frame[SECTION].merge(whole, on=SECTION, how="left")["whole"].to_numpy()
+    gone = 1 - frame["parameters"] / whole
+    return frame["sparsity"].where(~(frame["structured"] & frame["sparsity"].eq(0)), gone.fillna(0.0))
 
 
 def _holm(frame: pd.DataFrame) -> pd.Series:

@@ -28,15 +28,21 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     books = closed_open({cell.run.cell.task.name for cell in cells})
     found: list[dict[str, Any]] = []
     for closed, opened in books.items():
-        sections = {(cell.run.matrix, cell.base, cell.setting) for cell in cells}
-        for matrix, base, setting in sorted(sections):
-            here = [c for c in cells if (c.run.matrix, c.base, c.setting) == (matrix, base, setting)]
-            found += _section(_by_variant(here, closed), _by_variant(here, opened))
+        others = _by_place(cells, opened)
+        for (matrix, base, setting), first in _by_place(cells, closed).items():
+            here = {place[2]: second for place, second in others.items() if place[:2] == (matrix, base)}
+            second = here.get(setting) or (next(iter(here.values())) if len(here) == 1 else {})
+            found += _section(first, second)
     return found
 
 
-def _by_variant(cells: Sequence[Cell], task: str) -> dict[str, Cell]:
-    return {cell.variant.name: cell for cell in cells if cell.run.cell.task.name == task}
+def _by_place(cells: Sequence[Cell], task: str) -> dict[tuple[str, str, str], dict[str, Cell]]:
+    """The task's cells by variant name, by matrix, base model and setting."""
+    found: dict[tuple[str, str, str], dict[str, Cell]] = {}
+    for cell in cells:
+        if cell.run.cell.task.name == task:
+            found.setdefault((cell.run.matrix, cell.base, cell.setting), {})[cell.variant.name] = cell
+    return found
 
 
 def _section(closed: dict[str, Cell], opened: dict[str, Cell]) -> Iterator[dict[str, Any]]:

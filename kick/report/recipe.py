@@ -10,9 +10,8 @@ from typing import Any
 
 from kick.records import Step, Variant, key
 
-FIXED_BITS = {"llm_int8": 8, "nf4": 4}  # methods whose width is their name's, not an option's
-# Methods that take rows, heads or blocks out of the model: option that says how much, and of what.
-STRUCTURED = ("flap", "llm_pruner", "drop_last", "block_influence", "shortgpt", "laco")
+FIXED_BITS = {"llm_int8": 8, "smoothquant": 8, "nf4": 4}  # widths that are no option of the method
+STRUCTURED = ("flap", "llm_pruner", "last_n", "shortgpt", "laco")  # heads, channels or blocks go
 
 
 def traits(variant: Variant) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def label(variant: Variant) -> str:
 
 
 def _step_label(step: Step) -> str:
-    level, bits = step.options.get("sparsity"), _bits(step)
+    level, bits = _level(step), _bits(step)
     parts = [step.method]
     if isinstance(level, str) and ":" in level:
         parts.append(level)
@@ -63,10 +62,15 @@ def _step_label(step: Step) -> str:
         parts.append(f"{100 * _number(level):g} %")
     if bits:
         parts.append(f"{bits:g}-bit")
-    for name in ("blocks", "layers", "rank"):
-        if _number(step.options.get(name)) is not None:
-            parts.append(f"{name} {step.options[name]}")
+    for name, text in (("layers", "{} layers"), ("rank", "rank {}")):
+        if _number(step.options.get(name)):
+            parts.append(text.format(step.options[name]))
     return " ".join(parts)
+
+
+def _level(step: Step) -> Any:
+    """What says how much a step prunes: the option sparsity, or the share of heads and channels."""
+    return step.options.get("sparsity", step.options.get("share"))
 
 
 def share(level: Any) -> float | None:
@@ -90,13 +94,13 @@ def _sparsity(steps: Iterable[Step]) -> float:
     """The pruned share after all steps: one step's share of what the ones before have left."""
     kept = 1.0
     for step in steps:
-        kept *= 1 - (share(step.options.get("sparsity")) or 0.0)
+        kept *= 1 - (share(_level(step)) or 0.0)
     return 1 - kept
 
 
 def _pattern(steps: Iterable[Step]) -> str:
     for step in steps:
-        level = step.options.get("sparsity")
+        level = _level(step)
         if isinstance(level, str) and ":" in level:
             return level
         if step.method in STRUCTURED:

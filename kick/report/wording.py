@@ -50,8 +50,8 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "hqq": ("HQQ", "Badri and Shaji 2023"),
     "flap": ("FLAP", "An et al. 2023, arXiv 2312.11983"),
     "llm_pruner": ("LLM-Pruner", "Ma et al. 2023, arXiv 2305.11627"),
-    "drop_last": ("last blocks dropped", "Lu et al. 2024, arXiv 2411.15558"),
-    "block_influence": ("ShortGPT", "Men et al. 2024, arXiv 2403.03853"),
+    "last_n": ("last blocks dropped", "Lu et al. 2024, arXiv 2411.15558"),
+    "shortgpt": ("ShortGPT", "Men et al. 2024, arXiv 2403.03853"),
     "laco": ("LaCo", "Yang et al. 2024, arXiv 2402.11187"),
     "eora": ("EoRA", "Liu et al. 2024, arXiv 2410.21271"),
 }
@@ -149,8 +149,8 @@ def metric_label(name: str) -> str:
 
 
 def task_label(row: Mapping[str, Any]) -> str:
-    """The task's title, with how it was asked where that is not its default."""
-    return f"{row['title']} ({row['setting']})" if row["setting"] else str(row["title"])
+    """The task's title, which says how it was asked where that tells it from another."""
+    return str(row["title"])
 
 
 def visible(text: str, most: int = 400) -> str:
