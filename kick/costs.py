@@ -57,7 +57,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast this machine is: `flops` a second, and seconds an item and 1e9 parameters by task."""
+    """How fast this machine is: `flops` a second, and seconds an item by task and model size."""
 
     flops: float = 1e11
     items: Mapping[str, float] = field(default_factory=dict)
@@ -148,8 +148,8 @@ def estimate(spec: ModelSpec, size: Shape, work: Work, rates: Rates) -> Estimate
 
 
 def _answer(task: str, items: int, size: Shape, work: Work, rates: Rates) -> float:
-    if task in rates.items:
-        return items * rates.items[task] * size.parameters / 1e9
+    if (known := _place(task, size.parameters)) in rates.items:
+        return items * rates.items[known]
     tokens = TOKENS.get(work.kinds.get(task, ""), OTHER_TOKENS)
     return items * tokens * 2 * size.parameters / rates.flops
 
@@ -185,12 +185,20 @@ def save_rates(rates: Rates) -> None:
 
 
 def learned(rates: Rates, task: str, items: int, seconds: float, parameters: int) -> Rates:
-    """`rates` after `items` of `task` took `seconds` on a model of that size: half old, half new."""
+    """`rates` after `items` of `task` took `seconds` on a model of that size: half old, half new.
+
+    Kept for each size by itself: what a tiny model takes an item is overhead, which no other size scales.
+    """
     if items <= 0 or seconds <= 0 or parameters <= 0:
         return rates
-    new = seconds / items / (parameters / 1e9)
-    old = rates.items.get(task, new)
-    return replace(rates, items={**rates.items, task: (old + new) / 2})
+    place = _place(task, parameters)
+    new = seconds / items
+    old = rates.items.get(place, new)
+    return replace(rates, items={**rates.items, place: (old + new) / 2})
+
+
+def _place(task: str, parameters: int) -> str:
+    return f"{task}@{parameters}"
 
 
 def measured(rates: Rates, tokens: int, seconds: float, parameters: int) -> Rates:

@@ -31,7 +31,7 @@ def test_rates_are_kept_and_a_damaged_file_is_left_out(tmp_path, monkeypatch, ca
     rates = costs.measured(costs.learned(Rates(), "facts", 10, 2.0, 10**9), 512, 1.0, 10**8)
     costs.save_rates(rates)
     assert costs.load_rates() == rates
-    assert rates.items == {"facts": 0.2}
+    assert rates.items == {"facts@1000000000": 0.2}
     costs.rates_file().write_text("{")
     assert costs.load_rates() == Rates()
     assert "damaged" in caplog.text
