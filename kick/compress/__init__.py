@@ -111,17 +111,18 @@ def compress(
     check(model, recipe)
     with _dense_weights(model, recipe, calibration), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        steps = [_apply(model, step, calibration) for step in recipe]
+        steps = [_apply(model, step, calibration, later=bool(number)) for number, step in enumerate(recipe)]
     size = footprint(model, storages(calibration))
     facts = {"propagate": calibration.propagate, "notes": list(calibration.notes)}
     return {"steps": steps, **facts, "footprint": size}
 
 
-def _apply(model: nn.Module, step: Step, calibration: Calibration) -> dict[str, Any]:
+def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) -> dict[str, Any]:
     """Carry out a step; what it did, as JSON values."""
     start = time.monotonic()
     build(step)(model, calibration)
-    _settle(model, calibration)
+    if later:
+        _settle(model, calibration)
     calibration.memory = None  # a later step does not start from the dense model
     seconds = round(time.monotonic() - start, 3)
     facts = {"method": step.method, "options": dict(step.options), "version": step.version}

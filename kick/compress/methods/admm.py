@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kick.compress.context import calibration_of
 from kick.compress.method import method, option
-from kick.compress.pruning import check_pattern
+from kick.compress.pruning import check_pattern, put
 from kick.compress.sequential import shared, walk
 from kick.compress.sparsity import Sparsity, mask
 from kick.compress.stats import Hessian
@@ -52,14 +51,13 @@ class Admm:
         check_pattern(model, self.sparsity)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
-        calibration = calibration_of(calibration)
         for block in walk(model, calibration):
             for hessian, group in shared(block.measure(Hessian), block.linears):
                 weights = [linear.weight.float() for linear in group]
                 solved = self.solve(weights, hessian.matrix, block.full(group[0]))
                 for linear, (weight, kept) in zip(group, solved, strict=True):
                     linear.weight.copy_(weight)
-                    calibration.keep(block.full(linear), kept, self.sparsity)
+                    put(block, linear, kept, self.sparsity)
 
     def solve(
         self, weights: Sequence[Tensor], hessian: Tensor, name: str = "the layer"

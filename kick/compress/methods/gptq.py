@@ -108,7 +108,7 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
         upper: U of the Hessian, its rows and columns in the order of the sweep.
     """
     scales = _Scales(weight, how)
-    if how.dead is not None:
+    if how.dead is not None and how.dead.any():
         weight = weight.masked_fill(how.dead, 0.0)
     columns = how.columns(weight)
     mask = None if how.kept is None else how.columns(how.kept)

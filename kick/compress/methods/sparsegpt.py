@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
-from kick.compress.pruning import check_pattern
+from kick.compress.pruning import check_pattern, put
 from kick.compress.sequential import Block, shared, walk
 from kick.compress.solver import factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
@@ -59,7 +59,7 @@ class SparseGpt:
         pruned = sparsegpt(weights, upper, self.sparsity, self.ties)
         for linear, (weight, kept) in zip(group, pruned, strict=True):
             linear.weight.copy_(weight)
-            calibration.keep(block.full(linear), kept, self.sparsity)
+            put(block, linear, kept, self.sparsity)
 
 
 def sparsegpt(
