@@ -36,7 +36,7 @@ def test_demo_has_a_limit_for_every_task(sources):
 def test_demo_full_has_more_levels_a_recipe_a_replica_and_no_limit(sources):
     found = plan(load("demo-full"), sources=sources, rates=Rates())
     labels = {variant.name for variant in found.variants}
-    assert {"wanda-0.7", "magnitude-2:4", "gptq-3bit-g32", "wanda-0.5+rtn-4bit-g32", "dense-batch"} <= labels
+    assert {"wanda-0.7", "magnitude-0.7", "gptq-3bit-g32", "wanda-0.5+rtn-4bit-g32", "dense-batch"} <= labels
     assert {cell.task.limit for cell in found.cells} == {None}
 
 
