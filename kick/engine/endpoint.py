@@ -95,12 +95,11 @@ class Reply:
 
 
 class Unanswered(Exception):
-    """A question got no reply; `cause` in a few words; `busy`: for no reason that lies in the question."""
+    """A question got no reply; `cause` in a few words."""
 
-    def __init__(self, cause: str, busy: bool = True):
+    def __init__(self, cause: str):
         super().__init__(cause)
         self.cause = cause
-        self.busy = busy
 
 
 class Stopped(Exception):
@@ -111,7 +110,7 @@ class Stopped(Exception):
 class Trouble:
     """Why a request gave no reply: `again` whether to ask again, `after` how many seconds the server wants.
 
-    `stop` ends the pass, `wrong` is for the user to mend; both are messages.
+    `stop` ends the pass, `wrong` is for the user to mend; both are messages. `said`: the server's own words.
     """
 
     cause: str
@@ -119,6 +118,7 @@ class Trouble:
     after: float | None = None
     stop: str = ""
     wrong: str = ""
+    said: str = ""
 
 
 @dataclass
@@ -205,24 +205,29 @@ class Endpoint:
                     self.replies += 1
                 return found
             trouble = found
-            log.debug("the judge gave no reply: %s", trouble.cause)
+            log.debug("the judge gave no reply: %s %s", trouble.cause, trouble.said)
             if trouble.wrong:
                 raise KickError(trouble.wrong)
             if trouble.stop:
                 self.stop(trouble.stop)
                 raise Stopped(trouble.stop)
             if not trouble.again:
-                raise Unanswered(trouble.cause, busy=False)
+                break
         self._missed(trouble)
         raise Unanswered(trouble.cause)
 
     def _missed(self, trouble: Trouble) -> None:
+        """Stop after a few questions in a row; one that is refused counts while nothing was ever answered."""
+        if not trouble.again and self.replies:
+            return
         with self._lock:
             self._misses += 1
             misses = self._misses
         if misses >= OUTAGE:
-            tries = f"{misses} questions in a row, {self.settings.attempts} attempts each"
-            self.stop(f"outage: {self.settings.base_url} gave no reply to {tries} ({trouble.cause})")
+            why = f"{trouble.cause}: {trouble.said}" if trouble.said else trouble.cause
+            self.stop(
+                f"outage: {self.settings.base_url} gave no reply to {misses} questions in a row ({why})"
+            )
 
     def _wait(self, attempt: int, trouble: Trouble) -> None:
         """Exponential backoff with jitter; where the server names a time, all workers wait for it."""
@@ -337,8 +342,7 @@ class Endpoint:
             if after is not None and after > LONGEST_WAIT:
                 return Trouble(f"HTTP {code}", stop=f"{settings.base_url} asks to wait {after:.0f} s")
             return Trouble(f"HTTP {code}", after=after)
-        log.warning("the judge refused a question (HTTP %s): %s", code, said)
-        return Trouble(f"refused with HTTP {code}", again=False)
+        return Trouble(f"refused with HTTP {code}", again=False, said=said)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

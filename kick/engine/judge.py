@@ -33,8 +33,8 @@ UNPARSED = "unparsed"
 class Verdict:
     """What came of a question: `values` as `verdicts.parse` gives them, or `failure`, a few words, and none.
 
-    repaired: the form needed its one repair. unanswered: the endpoint's failure, not the judge's. model: as
-    the endpoint names it. tokens: read and written, also where the reply was kept from an earlier pass.
+    repaired: the form needed its one repair. unanswered: there was no reply, so it is not kept. model: as the
+    endpoint names it. tokens: read and written, also where the reply was kept from an earlier pass.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Judge:
         except Stopped:
             return None
         except Unanswered as error:
-            return Verdict(failure=error.cause, unanswered=error.busy)
+            return Verdict(failure=error.cause, unanswered=True)
 
     def _judged(self, question: Question) -> Verdict:
         name = self._name(question)
