@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from kick.compress.stats import Statistic
@@ -23,16 +24,16 @@ class Memory:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def get(self, kind: type[S], block: int) -> dict[str, S] | None:
-        """The statistics of a block by linear's name, shared objects shared again; None: not all are here."""
+    def get(self, kind: type[S], block: int, device: torch.device) -> dict[str, S] | None:
+        """A block's statistics by linear's name, shared objects shared again; None: not all are here."""
         if not (self.folder / kind.kind / "complete").is_file():
             return None
         file = self.folder / kind.kind / f"{block}.safetensors"
-        tensors = load_file(file)
+        tensors = load_file(file, device=str(device))
         index = json.loads(file.with_suffix(".json").read_text())
         made: dict[int, S] = {}
         for number, facts in enumerate(index["statistics"]):
-            statistic = kind(facts["inputs"])
+            statistic = kind(facts["inputs"], device)
             statistic.samples, statistic.tokens = facts["samples"], facts["tokens"]
             statistic.tensors = {name: tensors[f"{number}.{name}"] for name in statistic.tensors}
             made[number] = statistic

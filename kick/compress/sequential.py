@@ -94,7 +94,7 @@ class Block:
         if not feed.dense:
             return self._sum(kind, list(wanted or self.linears))
         if kind.kind not in self._measured:
-            found = feed.memory.get(kind, self.index) if feed.memory else None
+            found = feed.memory.get(kind, self.index, feed.device) if feed.memory else None
             if found is None:
                 found = self._sum(kind, self.linears)
                 if feed.memory:
@@ -194,8 +194,10 @@ class _Feed:
         self.model, self.modules, self.calibration = model, modules, calibration
         self.dense = calibration.propagate == "dense"
         self.memory = Memory(calibration.memory) if self.dense and calibration.memory else None
-        self.states = _States(scratch if calibration.offload else None)
-        self.next = _States(scratch if calibration.offload else None)
+        self.device = device_of(model)
+        self.states, self.next = (
+            _States(scratch if calibration.offload else None, self.device) for _ in range(2)
+        )
         self.calls: dict[int, list[tuple[tuple, dict]]] = {}  # length -> arguments of each block
         self.at: int | None = None  # the block that `states` are the input of
 
@@ -241,7 +243,7 @@ class _Feed:
     @torch.no_grad()
     def _start(self) -> None:
         """Embed every sample; of each length note how the model calls its blocks."""
-        for sample, ids in enumerate(tokens(self.calibration, device_of(self.model))):
+        for sample, ids in enumerate(tokens(self.calibration, self.device)):
             recorded: list[tuple[Tensor, tuple, dict]] = []
             with _intercepted(self.modules, recorded):
                 self.model(ids, use_cache=False)
@@ -274,8 +276,8 @@ def _intercepted(modules: list[nn.Module], recorded: list[tuple[Tensor, tuple, d
 class _States:
     """Hidden states by sample, in memory or as files."""
 
-    def __init__(self, folder: Path | None):
-        self.folder = folder
+    def __init__(self, folder: Path | None, device: torch.device):
+        self.folder, self.device = folder, device
         self.held: dict[int, Tensor | Path] = {}
 
     def __len__(self) -> int:
@@ -291,7 +293,7 @@ class _States:
 
     def get(self, _block: int, sample: int) -> Tensor:
         held = self.held[sample]
-        return held if isinstance(held, Tensor) else load_file(held)["hidden"]
+        return held if isinstance(held, Tensor) else load_file(held, device=str(self.device))["hidden"]
 
     def clear(self) -> None:
         self.held.clear()

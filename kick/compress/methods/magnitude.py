@@ -91,5 +91,5 @@ def _bits(weight: Tensor) -> Tensor:
 def _place(counts: Tensor, k: int) -> tuple[int, int]:
     """The bin that the k-th falls into, and how many lie in the bins before it."""
     total = counts.cumsum(0)
-    place = int(torch.searchsorted(total, torch.tensor(max(k, 1))))
+    place = int(torch.searchsorted(total, torch.tensor(max(k, 1), device=total.device)))
     return place, int(total[place] - counts[place])
