@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from kick.interrupts import Interrupts
 from kick.records import Cell, Job
 from kick.store import Store, StoreError
-from kick.store.claims import Heart, Watch
+from kick.store.claims import Heart, Watch, new_owner
 
 POLL = 2.0  # seconds between two looks at cells that another coordinator has
 
@@ -107,12 +107,13 @@ class Claiming:
 
     def __call__(self, job: Job) -> None:
         store = Store(self.root, self.matrix)
-        taken = {cell.key: store.claim(cell.key, self.name) for cell in job.cells}
+        owner = new_owner()
+        taken = {cell.key: store.claim(cell.key, self.name, owner) for cell in job.cells}
         held = [claim for claim in taken.values() if claim is not None]
         try:
             cells = tuple(cell for cell in job.cells if taken[cell.key] and not store.done(cell.key))
             if cells:
-                with Heart(store.files, held):
+                with Heart(store.files, held[0]):
                     self.work(replace(job, cells=cells))
         finally:
             for claim in held:

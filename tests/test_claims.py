@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
-from store_parts import CELL
+from store_parts import CELL, OTHER
 
 from kick.store import Store
-from kick.store.claims import Heart, Watch, beat, look
+from kick.store.claims import Heart, Watch, look
 from kick.store.processes import mark
 
 KEY = CELL.key
@@ -50,10 +50,10 @@ def test_a_claim_of_a_dead_process_is_taken_over_at_once(tmp_path):
     assert store.claim(KEY) is None, "the process is this one, and lives"
 
 
-def _from_elsewhere(store, beats=0):
+def _from_elsewhere(store):
     claim = store.claim(KEY)
     path = f"demo/{KEY}/claim.json"
-    data = json.loads(store.files.read(path)) | {"machine": "elsewhere:1", "beat": beats}
+    data = json.loads(store.files.read(path)) | {"machine": "elsewhere:1"}
     store.files.write(path, json.dumps(data).encode())
     return claim
 
@@ -62,18 +62,18 @@ def test_an_owner_elsewhere_is_dead_when_its_heart_stands_still(root, monkeypatc
     """By this process's monotonic clock alone: the wall clock jumps back by an hour at each look."""
     hours = iter(range(10_000, 0, -1))
     monkeypatch.setattr(time, "time", lambda: next(hours) * 3600.0)
-    store, watch = Store(root, "demo"), None
-    _from_elsewhere(store)
-    watch = Watch(store.files, stale=0.4)
-    assert not watch.free(f"demo/{KEY}")
-    time.sleep(0.25)
-    store.files.write(f"demo/{KEY}/claim.json", b'{"owner": "x", "machine": "elsewhere:1", "beat": 1}')
-    assert not watch.free(f"demo/{KEY}")
-    time.sleep(0.25)
-    assert not watch.free(f"demo/{KEY}"), "it beat a quarter of a second ago"
-    time.sleep(0.25)
-    assert watch.free(f"demo/{KEY}")
+    store = Store(root, "demo")
+    watch, claim = Watch(store.files, stale=0.6), _from_elsewhere(store)
+    with Heart(store.files, claim, interval=0.1):
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            assert not watch.free(claim.folder), "its heart beats"
+            time.sleep(0.05)
+    assert not watch.free(claim.folder)
+    time.sleep(0.7)
+    assert watch.free(claim.folder)
     assert store.claim(KEY) is not None
+    assert store.files.names("demo/.hearts") == []
 
 
 def test_two_observers_of_a_dead_owner_do_not_take_each_others_claim(root):
@@ -88,15 +88,20 @@ def test_two_observers_of_a_dead_owner_do_not_take_each_others_claim(root):
     assert look(store.files, f"demo/{KEY}")["owner"] == mine.owner
 
 
-def test_the_heart_beats_and_a_lost_claim_is_noticed(root):
+def test_one_heart_beats_for_all_claims_of_an_owner(root):
+    store = Store(root, "demo")
+    many = [store.claim(cell.key, "sweep", "me") for cell in (CELL, OTHER)]
+    with Heart(store.files, many[0], interval=0.05):
+        time.sleep(0.4)
+        assert store.files.names("demo/.hearts") == ["me"]
+        assert json.loads(store.files.read("demo/.hearts/me"))["beat"] >= 2
+    assert store.files.names("demo/.hearts") == []
+
+
+def test_a_claim_that_was_taken_over_is_not_given_back(root):
     store = Store(root, "demo")
     claim = store.claim(KEY)
-    with Heart(store.files, [claim], interval=0.05):
-        time.sleep(0.4)
-    assert look(store.files, claim.folder)["beat"] >= 2
     store.files.write(f"{claim.folder}/claim.json", b'{"owner": "another"}')
-    beat(store.files, claim)
-    assert claim.lost
     store.release(claim)
     assert look(store.files, claim.folder)["owner"] == "another"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 
-from kick.executors.process import Process, settings_for
+from kick.executors.process import Process, cores, settings_for
 from kick.executors.report import Report
 from kick.records import Job
 from kick.sweep import Outcome
@@ -32,8 +32,7 @@ def visible_gpus() -> list[str]:
 
 def default_workers(gpus: Sequence[str]) -> int:
     """One worker a GPU; without any, two for up to 8 cores and one more for each 4 beyond."""
-    cores = len(os.sched_getaffinity(0))
-    return len(gpus) or max(min(cores, 2), cores // 4)
+    return len(gpus) or max(min(cores(), 2), cores() // 4)
 
 
 class Local:

@@ -28,7 +28,7 @@ def settings_for(place: int, workers: int, gpus: Sequence[str]) -> dict[str, str
     The share does not depend on how many jobs there are, so that a resumed sweep computes as the first did.
     A smaller number of threads that the user set is kept.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = max(1, cores() // workers)
     found = {}
     for name in THREADS:
         given = os.environ.get(name, "")
@@ -36,6 +36,11 @@ def settings_for(place: int, workers: int, gpus: Sequence[str]) -> dict[str, str
     if gpus:
         found["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
     return found
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

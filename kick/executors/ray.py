@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kick.executors.local import GRACE, Local
+from kick.executors.process import cores
 from kick.records import Job, KickError
 from kick.sweep import Outcome
 
@@ -80,7 +81,7 @@ def connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
     try:
         if address is None:
             here = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-            ray.init("local", num_cpus=cpus or len(os.sched_getaffinity(0)), **here, **quiet)
+            ray.init("local", num_cpus=cpus or cores(), **here, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -265,13 +265,13 @@ class Store:
         """Answers kept and asked for of an unfinished cell; (0, 0) where none is kept."""
         return chunks.progress(self.files, f"{self.folder(key)}/{PARTIAL}")
 
-    def claim(self, key: str, sweep: str = "") -> claims.Claim | None:
-        """Take the cell for this process; None where another has it. Beat it with kick.store.claims.Heart.
+    def claim(self, key: str, sweep: str = "", owner: str = "") -> claims.Claim | None:
+        """Take the cell for this process; None where another has it. A kick.store.claims.Heart keeps it.
 
-        One that a dead worker of the same `sweep` left is taken over.
+        One that a dead worker of the same `sweep` left is taken over. `owner` names one for many claims.
         """
         folder = self.folder(key)
-        claim = claims.take(self.files, folder, sweep)
+        claim = claims.take(self.files, folder, sweep, owner)
         if claim is not None:
             for name in self.files.names(folder):
                 if name.endswith(TEMPORARY) and left_by_dead(name.split(".")[-3]):

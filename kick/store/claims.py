@@ -1,10 +1,11 @@
 """Claims: who is working on a cell, with a heartbeat that no clock of another machine is compared with.
 
-A claim is a file that put-if-absent made, so one of several coordinators has it. Its owner counts `beat` up;
-an observer who has seen one beat for `STALE` seconds of its own monotonic clock takes the owner for dead.
-An owner on this machine whose process is gone is dead at once. Clocks that jump change nothing.
-Should a claim be lost all the same (an owner that slept longer than STALE), a cell is measured twice, and the
-store keeps one whole result: a claim saves work, it does not guard data.
+A claim is a file that put-if-absent made, so one of several coordinators has it. Its owner counts up in a
+file of its own, one for all its claims; an observer who has seen the same count for `STALE` seconds of its own
+monotonic clock takes the owner for dead. An owner on this machine whose process is gone is dead at once.
+Clocks that jump change nothing. Should a claim be taken from a living owner all the same (one that slept
+longer than STALE), a cell is measured twice, and the store keeps one whole result: a claim saves work, it
+does not guard data.
 """
 
 from __future__ import annotations
@@ -23,37 +24,36 @@ from kick.store.files import Files, StoreError
 from kick.store.processes import machine, started
 
 log = logging.getLogger("kick.store")
-BEAT = 5.0  # seconds between two beats
+BEAT = 10.0  # seconds between two beats
 STALE = 60.0  # seconds without a beat after which an owner elsewhere is taken for dead
-CLAIM = "claim.json"
-BREAK = "claim.break"
+CLAIM, BREAK, HEARTS = "claim.json", "claim.break", ".hearts"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Claim:
-    """A cell that this process works on. `lost` once somebody else took it over."""
+    """A cell that this process works on."""
 
     folder: str
     owner: str
     sweep: str = ""
-    beat: int = 0
-    lost: bool = False
 
 
-def _content(claim: Claim) -> bytes:
-    process = {"machine": machine(), "pid": os.getpid(), "started": started(os.getpid())}
-    return json.dumps({"owner": claim.owner, "sweep": claim.sweep, "beat": claim.beat, **process}).encode()
+def new_owner() -> str:
+    """A name that no other owner has."""
+    return f"{os.getpid()}-{secrets.token_hex(6)}"
 
 
-def take(files: Files, folder: str, sweep: str = "") -> Claim | None:
+def take(files: Files, folder: str, sweep: str = "", owner: str = "") -> Claim | None:
     """Claim a cell; None where someone living, or not yet known to be dead, has it.
 
     A claim of the same `sweep` is a dead worker's, for a sweep gives a job to one worker at a time. Raises
     StoreError where the store cannot be written.
     """
-    claim = Claim(folder, f"{os.getpid()}-{secrets.token_hex(6)}", sweep)
+    claim = Claim(folder, owner or new_owner(), sweep)
+    process = {"machine": machine(), "pid": os.getpid(), "started": started(os.getpid())}
+    content = json.dumps({"owner": claim.owner, "sweep": sweep, **process}).encode()
     for _ in range(2):
-        if files.create(f"{folder}/{CLAIM}", _content(claim)):
+        if files.create(f"{folder}/{CLAIM}", content):
             return claim
         seen = look(files, folder)
         if seen is None:
@@ -96,6 +96,7 @@ def clear(files: Files, folder: str, seen: Mapping[str, Any]) -> bool:
         if look(files, folder) != seen:
             return False
         files.delete(f"{folder}/{CLAIM}")
+        files.delete(_heart(folder, str(seen.get("owner"))))
         log.info("%s: the claim of process %s on %s is removed", folder, seen.get("pid"), seen.get("machine"))
         return True
     finally:
@@ -115,31 +116,29 @@ def release(files: Files, claim: Claim) -> None:
         files.delete(f"{claim.folder}/{CLAIM}")
 
 
-def beat(files: Files, claim: Claim) -> None:
-    """Show that the owner lives; sets `lost` where the claim is no longer its own."""
-    if (look(files, claim.folder) or {}).get("owner") != claim.owner:
-        claim.lost = True
-        return
-    claim.beat += 1
-    files.write(f"{claim.folder}/{CLAIM}", _content(claim))
+def _heart(folder: str, owner: str) -> str:
+    """The file in which an owner counts, beside the cells; a damaged claim's owner is no path."""
+    matrix = folder.rpartition("/")[0]
+    name = f"{HEARTS}/{''.join(letter for letter in owner if letter.isalnum() or letter == '-')}"
+    return f"{matrix}/{name}" if matrix else name
 
 
 class Heart:
-    """A thread that beats the claims of this process while a context is open."""
+    """A thread that counts for an owner while a context is open: one file, however many its claims are."""
 
-    def __init__(self, files: Files, claims: list[Claim], interval: float = BEAT):
-        self._files, self._claims, self._interval = files, claims, interval
+    def __init__(self, files: Files, claim: Claim, interval: float = BEAT):
+        self._files, self._path, self._interval = files, _heart(claim.folder, claim.owner), interval
         self._over = threading.Event()
+        self._beats = 0
         self._thread = threading.Thread(target=self._run, name="kick-heart", daemon=True)
 
     def _run(self) -> None:
         while not self._over.wait(self._interval):
-            for claim in self._claims:
-                try:
-                    if not claim.lost and not self._over.is_set():
-                        beat(self._files, claim)
-                except StoreError as error:
-                    log.warning("no heartbeat for %s: %s", claim.folder, error)
+            self._beats += 1
+            try:
+                self._files.write(self._path, json.dumps({"beat": self._beats}).encode())
+            except StoreError as error:
+                log.warning("no heartbeat: %s", error)
 
     def __enter__(self) -> Heart:
         self._thread.start()
@@ -148,21 +147,24 @@ class Heart:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        if self._beats:
+            self._files.delete(self._path)
 
 
 class Watch:
-    """Sees over time which claims of others stand still, by this process's monotonic clock."""
+    """Sees over time which owners' counts stand still, by this process's monotonic clock."""
 
     def __init__(self, files: Files, stale: float = STALE):
         self._files, self._stale = files, stale
-        self._seen: dict[str, tuple[Mapping[str, Any], float]] = {}
+        self._seen: dict[str, tuple[Any, float]] = {}
 
     def free(self, folder: str) -> bool:
         """Whether the cell can be claimed: no claim, or that of a dead owner, which is then removed."""
         seen = look(self._files, folder)
         if seen is None:
             return True
-        if not dead_here(seen) and not self._still(f"{folder}/{CLAIM}", seen):
+        beat = _read(self._files, _heart(folder, str(seen.get("owner"))))
+        if not dead_here(seen) and not self._still(f"{folder}/{CLAIM}", (seen, beat)):
             return False
         mark = f"{folder}/{BREAK}"
         taking = _read(self._files, mark)
@@ -170,7 +172,7 @@ class Watch:
             self._files.delete(mark)
         return clear(self._files, folder, seen)
 
-    def _still(self, path: str, content: Mapping[str, Any]) -> bool:
+    def _still(self, path: str, content: Any) -> bool:
         """Whether the file has said this for as long as makes its owner dead."""
         before, since = self._seen.get(path, (None, 0.0))
         if before != content:
