@@ -84,18 +84,22 @@ def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
 
 @dataclass(frozen=True)
 class KV:
-    """Keys and values of some consecutive tokens: per layer (Hk, n, D)."""
+    """Keys and values of some consecutive tokens: per layer (Hk, n, D). `users` sequences go through them."""
 
     keys: list[Tensor]
     values: list[Tensor]
+    users: int = 1
 
     def __len__(self) -> int:
         return self.keys[0].shape[1] if self.keys else 0
 
-    def part(self, start: int, end: int, copy: bool = False) -> KV:
-        """Those of tokens start to end; a copy lets go of the rest."""
-        parts = [[x[:, start:end] for x in of] for of in (self.keys, self.values)]
-        return KV(*([x.clone() for x in of] for of in parts)) if copy else KV(*parts)
+    def part(self, start: int, end: int) -> KV:
+        """Those of tokens start to end, without a copy."""
+        return KV(*([x[:, start:end] for x in of] for of in (self.keys, self.values)))
+
+    def copy(self, users: int) -> KV:
+        """The same in memory of its own, so that what this is a part of can be let go."""
+        return KV(*([x.clone() for x in of] for of in (self.keys, self.values)), users)
 
 
 @dataclass(frozen=True)

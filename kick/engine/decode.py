@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from kick.engine.attend import KV
 from kick.engine.draft import Acceptance
 from kick.engine.network import Network, out_of_memory
 from kick.engine.pack import Done, Runner
@@ -20,7 +21,7 @@ from kick.engine.slots import Row, Slots
 from kick.engine.stopping import Decoding, pick
 from kick.engine.tree import Node, grow
 
-SHARE = 256  # tokens that sharing a prefix must save to be worth a part of its own in every step
+SHARE = 16  # tokens that sharing a prefix must save while prompts are read
 FIRST_BUDGET = 256  # tokens of the first forward with drafts: it tells whether they are worth it
 Drafts = Mapping[int, tuple[int, ...]]
 
@@ -70,7 +71,7 @@ class Decode:
         """Decode all of them; what was done before memory ran out stays done."""
         slots = Slots(*self.limits)
         arrivals = self._arrivals(indices)
-        ready: deque[tuple[Row, Done]] = deque()
+        ready: deque[tuple[Row, tuple[KV, ...]]] = deque()
         more = True
         while True:
             while more and not ready and len(slots.rows) < slots.most:
@@ -80,7 +81,7 @@ class Decode:
                     if row.decoding.done:
                         yield row.index
                     else:
-                        ready.append((row, done))
+                        ready.append((row, row.keep(done.tail)))
                 self._admit(slots, ready)
             self._admit(slots, ready)
             if not slots.rows:
@@ -91,10 +92,9 @@ class Decode:
                     yield slots.rows[place].index
                     slots.leave(place)
 
-    def _admit(self, slots: Slots, ready: deque[tuple[Row, Done]]) -> None:
-        while ready and slots.fits(ready[0][0], ready[0][1].tail):
-            row, done = ready.popleft()
-            slots.enter(row, done.tail)
+    def _admit(self, slots: Slots, ready: deque[tuple[Row, tuple[KV, ...]]]) -> None:
+        while ready and slots.fits(ready[0][0]):
+            slots.enter(*ready.popleft())
 
     def _step(self, slots: Slots) -> None:
         ids, positions = slots.begin(self.network.device)
@@ -140,6 +140,9 @@ class Decode:
             hidden = torch.cat([done.hidden for done in batch]) if batch else None
             starts = [rows[order[done.reading]] for done in batch]
             tokens = iter(choose(self.network, hidden, starts, [len(done.hidden) for done in batch]))
+            checked = [done.hidden for done in batch if fed[done.reading]]
+            if checked:
+                self.acceptance.saw(smallest_margin(self.network, torch.cat(checked)))
             for done in batch:
                 place = done.reading
                 index = indices[order[place]]
@@ -154,7 +157,8 @@ class Decode:
         draft, row = self.drafts.get(index, ()), self.decodings[index]
         if row.temperature != 0.0 or row.tokens:
             return ()
-        return draft[: min(self.acceptance.length(), max(0, len(draft) - 1))]
+        together = min(self.limits[1], len(self.decodings))
+        return draft[: min(self.acceptance.length(together), max(0, len(draft) - 1))]
 
     def _check(self, row: Decoding, fed: tuple[int, ...], offered: list[int]) -> int:
         """Accept what the model says itself, as long as it is what was fed; how much of it was."""
@@ -170,7 +174,7 @@ class Decode:
 
 
 def worth(tokens: int, sequences: int) -> bool:
-    """Whether rows should share a prefix while they are generated."""
+    """Whether a prefix is computed once for all rows that begin with it."""
     return tokens * (sequences - 1) >= SHARE
 
 
@@ -187,3 +191,12 @@ def choose(
         for i, row in enumerate(owners[part]):
             tokens.append(best[i] if row.temperature == 0.0 else pick(logits[i], row))
     return tokens
+
+
+def smallest_margin(network: Network, hidden: Tensor) -> float:
+    """The smallest lead of the best logit over the second at any of the hidden states (N, H)."""
+    leads = []
+    for _, logits in network.chunks(hidden):
+        top = logits.topk(2, dim=-1).values
+        leads.append(float((top[:, 0] - top[:, 1]).min()))
+    return min(leads)

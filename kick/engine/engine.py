@@ -63,6 +63,7 @@ class Engine:
             "texts": dict(self.encoder.counts),
             "drafted": reader.acceptance.drafted,
             "accepted": reader.acceptance.accepted,
+            "smallest_margin": reader.acceptance.margin,
         }
 
     @torch.inference_mode()

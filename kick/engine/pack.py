@@ -189,12 +189,12 @@ class Runner:
             node.hidden = hidden[end - node.wanted : end]
             node.hidden = node.hidden.clone() if node.children else node.hidden
             if self.keep and node.children:
-                known[id(node)] = kv.part(start, end, copy=True)
+                known[id(node)] = kv.part(start, end).copy(node.sequences())
             if node.readings:
                 found += self._finish(node, start, spans, (kv, known))
         if open_node is not None:
             node, start, spans = pack.placed[-1]
-            own = known.get(id(node)) or kv.part(start, start + len(node.ids), copy=True)
+            own = known.get(id(node)) or kv.part(start, start + len(node.ids)).copy(node.sequences())
             self.stack.extend((child, (*spans, own)) for child in reversed(node.children))
         yield found
 

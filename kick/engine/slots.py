@@ -15,6 +15,7 @@ from kick.engine.attend import KV, join, partial
 from kick.engine.stopping import Decoding
 
 GRAIN = 32  # the buffer's length is a multiple of this
+SHARED = (64, 4)  # tokens and rows from which on a common piece is left where it is, and not copied
 
 
 @dataclass(eq=False)
@@ -25,6 +26,14 @@ class Row:
     decoding: Decoding
     spans: tuple[KV, ...]
     length: int
+
+    def keep(self, tail: KV) -> tuple[KV, ...]:
+        """The pieces that its slot has to hold: its own, and those that are not worth sharing."""
+        own = tuple(kv for kv in self.spans if len(kv) < SHARED[0] or kv.users < SHARED[1])
+        self.spans = tuple(kv for kv in self.spans if not any(kv is piece for piece in own))
+        last = tail.part(0, self.length)
+        self.length += sum(map(len, own))
+        return (*own, last)
 
     @property
     def room(self) -> int:
@@ -46,21 +55,24 @@ class Slots:
 
     # ------------------------------------------------------------------------------------ rows
 
-    def fits(self, row: Row, tail: KV) -> bool:
+    def fits(self, row: Row) -> bool:
         """Whether one more row may enter."""
         if not self.rows:
             return True
-        token = sum(2 * k.shape[0] * k.shape[2] * k.element_size() for k in tail.keys)
+        token = sum(2 * k.shape[1] * k.shape[3] * k.element_size() for k in self.keys)
         length = max(self.keys[0].shape[2], row.room)
         return len(self.rows) < self.most and (len(self.rows) + 1) * length * token <= self.memory
 
-    def enter(self, row: Row, tail: KV) -> None:
-        """Take a row in, with the keys and values of its own tokens so far."""
-        self._reserve(len(self.rows) + 1, row.room, tail)
-        place = len(self.rows)
-        for layer, (keys, values) in enumerate(zip(tail.keys, tail.values, strict=True)):
-            self.keys[layer][place, :, : row.length] = keys[:, : row.length]
-            self.values[layer][place, :, : row.length] = values[:, : row.length]
+    def enter(self, row: Row, pieces: tuple[KV, ...]) -> None:
+        """Take a row in, with the keys and values that its slot has to hold."""
+        self._reserve(len(self.rows) + 1, row.room, pieces[-1])
+        place, start = len(self.rows), 0
+        for kv in pieces:
+            end = start + len(kv)
+            for layer, (keys, values) in enumerate(zip(kv.keys, kv.values, strict=True)):
+                self.keys[layer][place, :, start:end] = keys
+                self.values[layer][place, :, start:end] = values
+            start = end
         self.rows.append(row)
         self.changed = True
 

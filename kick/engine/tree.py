@@ -46,6 +46,10 @@ class Node:
             yield node
             stack.extend(reversed(node.children))
 
+    def sequences(self) -> int:
+        """How many sequences end here or below."""
+        return sum(len(node.readings) for node in self.below())
+
     def want(self, count: int) -> None:
         """Somebody reads the last `count` positions of the sequence that ends here."""
         node = self

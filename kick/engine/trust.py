@@ -65,6 +65,6 @@ def _step(network: Network, ids: tuple[int, ...], done: Done) -> torch.Tensor:
     slots = Slots(2**40, 4)
     stops = Stops(frozenset(), (), (), None)
     row = Row(0, Decoding(ids[:-1], 9, stops, tokens=[ids[-1]]), done.spans, len(done.tail))
-    slots.enter(row, done.tail)
+    slots.enter(row, (done.tail,))
     tokens, positions = slots.begin(network.device)
     return network.hidden(tokens, position_ids=positions, layout=slots)[0]

@@ -164,6 +164,7 @@ def test_drafts_do_not_change_the_answers(share, models, tokenizer, tmp_path):
     assert engine.answer(asked) == wanted
     notes = engine.notes()
     assert notes["drafted"] >= notes["accepted"]
+    assert notes["smallest_margin"] > 0
     if share == 0.0:
         assert notes["accepted"] == notes["drafted"] > 0
 
@@ -171,14 +172,16 @@ def test_drafts_do_not_change_the_answers(share, models, tokenizer, tmp_path):
 def test_refused_drafts_are_given_up():
     bad, good = Acceptance(), Acceptance()
     for _ in range(8):
-        bad.observe(bad.length() or 1, 0)
+        bad.observe(bad.length(8) or 1, 0)
         good.observe(20, 20)
-    assert bad.length() == 0
-    assert good.length() > 40
+    assert bad.length(8) == 0
+    assert good.length(8) > 40
+    assert good.length(1) > good.length(64)
     middling = Acceptance()
     for _ in range(30):
         middling.observe(8, 4)
-    assert 1 <= middling.length() <= 5
+    assert 1 <= middling.length(8) <= 5
+    assert middling.length(64) == 0
 
 
 def test_stops_look_back_as_far_as_lm_eval(tokenizer):

@@ -1,0 +1,384 @@
+"""The engine against the usual ways to ask a model, on the demo model, in CPU time on one thread.
+
+    python benchmarks/engine.py [--only mmlu,qa,drafts,fidelity,memory,floor,matrix] [--rounds 1]
+
+Real MMLU and NQ-open items from ../shared/data. Both sides run in one process and take turns, ours before
+and after the other; a ratio is the other's CPU seconds over the mean of ours. Equality is asserted: choices
+and texts the same, log-probabilities within 1e-4. Prints a table and writes benchmarks/out/engine.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import engine_items as items
+import psutil
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from rich.console import Console
+from rich.table import Table
+
+from kick.compress import canonical, compress
+from kick.engine import Engine, Reference
+from kick.model import load, resolve
+from kick.records import Request
+
+OUT = Path(__file__).parent / "out/engine.json"
+STOPS = ("\n", "Q:", ".")
+VARIANTS = {
+    "8-bit": canonical("rtn", {"bits": 8}),
+    "4-bit": canonical("rtn", {"bits": 4}),
+    "magnitude 20 %": canonical("magnitude", {"sparsity": 0.2}),
+    "magnitude 50 %": canonical("magnitude", {"sparsity": 0.5}),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: CPU seconds of both sides, their ratio, what it should be at least."""
+
+    work: str
+    against: str
+    ratio: float
+    target: float
+    ours: float
+    theirs: float
+    note: str = ""
+
+
+def timed(work: Callable):
+    """(result, CPU seconds) of a call."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def contest(names: tuple[str, str], target: float, ours: Callable, theirs: Callable, same: Callable) -> Line:
+    """Ours, theirs, ours. `same(our result, their result)` asserts and gives a note."""
+    first, before = timed(ours)
+    other, theirs_s = timed(theirs)
+    _, after = timed(ours)
+    mean = (before + after) / 2
+    return Line(*names, theirs_s / mean, target, mean, theirs_s, same(first, other))
+
+
+# --------------------------------------------------------------------------------- the usual ways
+
+
+def hflm_scores(model, tokenizer, requests: list[Request]) -> list[tuple[float, bool]]:
+    """lm-eval's HFLM, batch 8."""
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    asked = [Instance("loglikelihood", {}, (r.context, r.continuation), 0) for r in requests]
+    return lm.loglikelihood(asked, disable_tqdm=True)
+
+
+def hflm_texts(model, tokenizer, requests: list[Request]) -> list[str]:
+    """lm-eval's HFLM, batch 8."""
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    options = [{"until": list(r.until), "max_gen_toks": r.max_tokens} for r in requests]
+    asked = [
+        Instance("generate_until", {}, (r.context, o), 0) for r, o in zip(requests, options, strict=True)
+    ]
+    return lm.generate_until(asked, disable_tqdm=True)
+
+
+@torch.inference_mode()
+def whole_forwards(model, tokenizer, requests: list[Request]) -> list[tuple[float, bool]]:
+    """One forward a question with every logit; its options read from the last position."""
+    found = []
+    for start in range(0, len(requests), 4):
+        ids = torch.tensor([tokenizer.encode(requests[start].context)])
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)[-1]
+        for request in requests[start : start + 4]:
+            (token,) = tokenizer.encode(request.continuation)
+            found.append((float(logs[token]), bool(logs.argmax() == token)))
+    return found
+
+
+def one_by_one(model, tokenizer, requests: list[Request]) -> list[tuple[int, ...]]:
+    """transformers' `generate`, batch 1."""
+    found = []
+    for request in requests:
+        ids = torch.tensor([tokenizer.encode(request.context)])
+        found.append(greedy(model, tokenizer, ids, torch.ones_like(ids), request.max_tokens)[0])
+    return found
+
+
+def together(model, tokenizer, requests: list[Request]) -> list[tuple[int, ...]]:
+    """transformers' `generate`, all rows in one left-padded batch."""
+    batch = tokenizer([r.context for r in requests], return_tensors="pt", padding=True, padding_side="left")
+    return greedy(model, tokenizer, batch["input_ids"], batch["attention_mask"], requests[0].max_tokens)
+
+
+def greedy(model, tokenizer, ids, mask, count: int) -> list[tuple[int, ...]]:
+    """Greedy tokens of each row, up to its end of text."""
+    options = {"max_new_tokens": count, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+    rows = model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :].tolist()
+    end = tokenizer.eos_token_id
+    return [tuple(row[: row.index(end) + 1] if end in row else row) for row in rows]
+
+
+# --------------------------------------------------------------------------------- contests
+
+
+def scores_equal(found, wanted) -> str:
+    """Log-probabilities within 1e-4, the best of each four the same."""
+    worst = max(abs(r.logprob - w[0]) for r, w in zip(found, wanted, strict=True))
+    assert worst < 1e-4, worst
+    for start in range(0, len(found), 4):
+        mine, theirs = (
+            [r.logprob for r in found[start : start + 4]],
+            [w[0] for w in wanted[start : start + 4]],
+        )
+        assert mine.index(max(mine)) == theirs.index(max(theirs)), start
+    return f"largest difference {worst:.0e}"
+
+
+def texts_equal(found: list, wanted: list) -> str:
+    """Every answer the same; how many there were."""
+    different = sum(a != b for a, b in zip(found, wanted, strict=True))
+    assert different == 0, f"{different} of {len(found)} answers differ"
+    return f"{len(found)} of {len(found)} answers equal"
+
+
+def mmlu(model, tokenizer) -> list[Line]:
+    """MMLU 5-shot, 3 subjects x 24."""
+    requests = items.choices([p for part in items.mmlu(24).values() for p in part])
+    engine = Engine(model, tokenizer)
+    lines = []
+    for against, target, theirs in (
+        ("lm-eval HFLM, batch 8", 6.0, hflm_scores),
+        ("one full forward a question", 5.0, whole_forwards),
+    ):
+        names = ("MMLU 5-shot, 3 subjects x 24", against)
+        other = lambda theirs=theirs: theirs(model, tokenizer, requests)  # noqa: E731
+        lines.append(contest(names, target, lambda: engine.answer(requests), other, scores_equal))
+    return lines
+
+
+def qa(model, tokenizer) -> list[Line]:
+    """NQ-open, 24 prompts x 32 tokens."""
+    engine = Engine(model, tokenizer)
+    free = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
+    stopped = [Request("generate", context=r.context, max_tokens=32, until=STOPS) for r in free]
+    return [
+        contest(
+            ("short QA, 24 prompts x 32 tokens", "batch-1 generate"),
+            4.0,
+            lambda: engine.answer(free),
+            lambda: one_by_one(model, tokenizer, free),
+            lambda a, b: texts_equal([r.tokens for r in a], b),
+        ),
+        contest(
+            ("short QA with stop strings", "lm-eval HFLM generate, batch 8"),
+            1.5,
+            lambda: engine.answer(stopped),
+            lambda: hflm_texts(model, tokenizer, stopped),
+            lambda a, b: texts_equal([r.text for r in a], b),
+        ),
+    ]
+
+
+def compressed(model, name: str):
+    """A copy of the model, compressed."""
+    variant = copy.deepcopy(model)
+    compress(variant, [VARIANTS[name]], [])
+    return variant
+
+
+def drafts(model, tokenizer) -> list[Line]:
+    """Answers drafted by the dense model, against the same engine without drafts."""
+    requests = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        with Reference(folder, write=True) as written:
+            Engine(model, tokenizer, reference=written).answer(requests)
+        for name in VARIANTS:
+            variant = compressed(model, name)
+            drafted, plain = Engine(variant, tokenizer), Engine(variant, tokenizer)
+            drafted.reference = Reference(folder)
+            line = contest(
+                (f"{name} variant, drafts on", "our own batched decode"),
+                1.4 if name == "8-bit" else 0.95,
+                lambda engine=drafted: engine.answer(requests),
+                lambda engine=plain: engine.answer(requests),
+                lambda a, b: texts_equal([r.tokens for r in a], [r.tokens for r in b]),
+            )
+            notes = drafted.notes()
+            lines.append(_noted(line, f"{notes['accepted']} of {notes['drafted']} drafted tokens accepted"))
+    return lines
+
+
+def fidelity(model, tokenizer) -> list[Line]:
+    """FDT and SDT of the 8-bit variant over 24 prefixes x 32 tokens."""
+    prefixes = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
+    answers = Engine(model, tokenizer).answer(prefixes)
+    asked = [
+        Request("fidelity", context=r.context, tokens=a.tokens)
+        for r, a in zip(prefixes, answers, strict=True)
+    ]
+    variant = compressed(model, "8-bit")
+    engine = Engine(variant, tokenizer)
+
+    def same(found, free) -> str:
+        for response, request, tokens in zip(found, asked, free, strict=True):
+            pairs = enumerate(zip(tokens, request.tokens, strict=False))
+            first = next((i for i, (a, b) in pairs if a != b), len(request.tokens))
+            assert response.values["fdt"] == first, (response.values, first)
+        return "every first divergent token equal"
+
+    return [
+        contest(
+            ("FDT and SDT, 24 prefixes x 32 tokens", "free-running batched generation"),
+            3.5,
+            lambda: engine.answer(asked),
+            lambda: together(variant, tokenizer, prefixes),
+            same,
+        )
+    ]
+
+
+def _noted(line: Line, note: str) -> Line:
+    return Line(**{**asdict(line), "note": f"{line.note}; {note}"})
+
+
+# --------------------------------------------------------------------------------- memory, floor
+
+
+def peak(work: Callable) -> int:
+    """Bytes by which a call raises the peak of a process of its own."""
+
+    def child(pipe) -> None:
+        before = psutil.Process().memory_info().rss
+        work()
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+    near, far = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(far,))
+    process.start()
+    process.join()
+    return near.recv()
+
+
+def memory(model, tokenizer) -> list[Line]:
+    """Perplexity over 8 windows of 512 tokens."""
+    windows = items.windows(tokenizer, 8, 512)
+    engine = Engine(model, tokenizer)
+    engine.answer([Request("tokens", tokens=windows[0][:8])])  # lays out the weights
+    asked = [Request("tokens", tokens=window) for window in windows]
+
+    @torch.inference_mode()
+    def full() -> float:
+        ids = torch.tensor(windows)
+        logs = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+        return float(logs.gather(-1, ids[:, 1:, None]).sum())
+
+    found, wanted = sum(r.logprob for r in engine.answer(asked)), full()
+    assert abs(found / wanted - 1) < 1e-5, (found, wanted)
+    ours, theirs = peak(lambda: engine.answer(asked)), peak(full)
+    note = f"bytes, not seconds; value equal to {abs(found / wanted - 1):.0e}"
+    names = ("perplexity, peak memory", "full logits, batch 8")
+    return [Line(*names, theirs / ours, 8.0, ours, theirs, note)]
+
+
+def floor(model, tokenizer) -> list[Line]:
+    """The largest GEMM rate at the model's shapes, and the share of it that reading 4096 tokens reaches."""
+    config = model.config
+    head = config.hidden_size // config.num_attention_heads
+    widths = [
+        (config.hidden_size, config.hidden_size),
+        (config.num_key_value_heads * head, config.hidden_size),
+        (config.intermediate_size, config.hidden_size),
+        (config.hidden_size, config.intermediate_size),
+    ]
+    best = 0.0
+    for rows in (512, 1024, 2048):
+        for out, into in widths:
+            x, weight = torch.randn(rows, into), torch.randn(out, into)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            for product in (
+                lambda x=x, w=weight: torch.nn.functional.linear(x, w),
+                lambda x=x, p=packed: torch.ops.mkldnn._linear_pointwise(x, p, None, "none", [], ""),
+            ):
+                product()
+                seconds = min(timed(lambda p=product: [p() for _ in range(8)])[1] for _ in range(3)) / 8
+                best = max(best, 2 * rows * out * into / seconds)
+    windows = items.windows(tokenizer, 8, 512)
+    engine = Engine(model, tokenizer)
+    engine.answer([Request("tokens", tokens=windows[0][:8])])
+    readings = [(window, 1) for window in windows]
+
+    @torch.inference_mode()
+    def read() -> None:
+        with engine.reader.network.linears.on():
+            list(engine.reader.read(readings))
+
+    seconds = min(timed(read)[1] for _ in range(2))
+    body = sum(p.numel() for name, p in model.named_parameters() if "layers" in name and p.dim() == 2)
+    products = 2 * body * 4096
+    looks = 2 * 2 * config.num_hidden_layers * config.hidden_size * 8 * 512 * 513 / 2
+    rate = (products + looks) / seconds
+    note = f"{best / 1e9:.0f} GFLOP/s at best, {rate / 1e9:.0f} while reading, {4096 / seconds:.0f} tokens/s"
+    return [
+        Line(
+            "prefill, 8 x 512 tokens",
+            "largest GEMM rate (share reached)",
+            rate / best,
+            0.75,
+            seconds,
+            (products + looks) / best,
+            note,
+        )
+    ]
+
+
+# --------------------------------------------------------------------------------- all of it
+
+
+def main() -> None:
+    """Run the contests, print the table, write the file."""
+    from engine_matrix import matrix
+
+    contests = {f.__name__: f for f in (floor, mmlu, qa, drafts, fidelity, memory, matrix)}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(contests))
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    items.check()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    model, tokenizer = load(resolve("smollm2-135m"))
+    lines: list[Line] = []
+    for name in options.only.split(","):
+        lines += contests[name](model, tokenizer)
+        show(lines[-1:] if len(lines) else [])
+    show(lines)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    part = options.out.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+    part.replace(options.out)
+
+
+def show(lines: list[Line]) -> None:
+    """The table."""
+    table = Table("work", "against", "ours, CPU s", "theirs", "ratio", "at least", "note")
+    for line in lines:
+        seconds = [f"{x:.1f}" if x < 1e6 else f"{x / 1e6:.0f} MB" for x in (line.ours, line.theirs)]
+        table.add_row(line.work, line.against, *seconds, f"{line.ratio:.2f}", f"{line.target:g}", line.note)
+    Console(width=170).print(table)
+
+
+if __name__ == "__main__":
+    main()
