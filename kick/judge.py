@@ -81,10 +81,20 @@ class Report:
         return all(cell.written or not (cell.asked or cell.pending or cell.note) for cell in self.cells)
 
     def lines(self) -> list[str]:
-        """The pass for people to read."""
-        end = [f"stopped: {self.stopped}; the same command goes on from here"] if self.stopped else []
-        used = f"{self.calls} calls, {self.tokens} tokens; {self.kept} replies were there already"
-        return [*(cell.line() for cell in self.cells), used, *end]
+        """The pass for people to read, a line a cell and `str` of it."""
+        return [*(cell.line() for cell in self.cells), *str(self).splitlines()]
+
+    def __str__(self) -> str:
+        """What was used, and why it ended early."""
+        if not self.cells:
+            return "no stored cell has answers for a judge: summaries, or answers to open instructions"
+        done = sum(cell.written for cell in self.cells)
+        used = (
+            f"{done} of {len(self.cells)} cells judged; {self.calls} calls, {self.tokens} tokens, "
+            f"{self.kept} replies were there already"
+        )
+        end = f"stopped: {self.stopped}; the same command goes on from here"
+        return f"{used}\n{end}" if self.stopped else used
 
 
 def settings(choice: Choice | Settings, **changes: Any) -> Settings:

@@ -34,6 +34,7 @@ def test_grades_become_columns_and_all_else_stays_as_it_was(tmp_path):
         report = stored.judge(server)
     assert report.whole
     assert report.calls == len(server.asked) == 14
+    assert str(report) == "4 of 4 cells judged; 14 calls, 1400 tokens, 2 replies were there already"
     assert report.kept == 2  # of 16 questions: two answers are the same in both variants
     assert stored.columns(TURNS) == {"judge": [6.0, 4.0, 4.0], "judge_failure": [0.0] * 3}
     assert stored.columns(TURNS, DENSE)["judge"] == [8.0] * 3
@@ -279,7 +280,9 @@ def test_settings_of_a_matrix():
 
 def test_nothing_to_judge_needs_no_judge(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert judge_results(Store(tmp_path), Settings("judge-1")) == Report(())
+    report = judge_results(Store(tmp_path), Settings("judge-1"))
+    assert report == Report(())
+    assert "no stored cell has answers for a judge" in str(report)
 
 
 def test_cells_of_others_are_left_alone(tmp_path):
