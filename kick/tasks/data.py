@@ -184,16 +184,26 @@ def _adapted(rows: Rows, source: Source, name: str, file: Path) -> Rows:
 
 
 def _hub(path: str, name: str, split: str, root: str | None) -> datasets.Dataset:
-    where = f"the mirror {root}" if root else f"no local mirror (set {ROOT_VARIABLE} or data_root)"
     if path in NOT_ON_THE_HUB:
+        where = _mirror_text(root)
         raise KickError(f"data set {path} is on no hub and must be in a local mirror; searched: {where}")
     try:
         return datasets.load_dataset(path, name or None, split=split)
-    except (ConnectionError, FileNotFoundError, ValueError, OSError) as error:
-        raise KickError(
-            f"data set {path} ({name or 'default'}, {split}) was not found; searched: the embedded suite, "
-            f"{where}, the hub ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-        ) from error
+    except (ValueError, OSError) as error:
+        raise not_found(path, name, split, root, error) from error
+
+
+def not_found(path: str, name: str, split: str, root: str | None, error: Exception) -> KickError:
+    """The error that names a data set and the three places where it is not."""
+    reason = next(iter(str(error).splitlines()), "")[:200]
+    return KickError(
+        f"data set {path} ({name or 'default'}, {split}) was not found; searched: the embedded suite, "
+        f"{_mirror_text(root)}, the hub ({type(error).__name__}: {reason})"
+    )
+
+
+def _mirror_text(root: str | None) -> str:
+    return f"the mirror {root}" if root else f"no local mirror (set {ROOT_VARIABLE} or data_root)"
 
 
 def read_rows(file: Path) -> Rows:

@@ -30,11 +30,29 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which `!function module.name` stays text."""
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """A mapping whose keys are all different; plain YAML keeps the last of equal ones without a word."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        name = str(key.value)
+        if name in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
+        seen.add(name)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
 _Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A task file with its includes merged in, functions as text. Raises KickError where it is broken."""
+def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A task file with its includes merged in, functions as text. Raises KickError where it is broken.
+
+    `including`: the files that led here by their includes.
+    """
+    if file in including:
+        raise KickError(f"task file {file} includes itself, through {including[-1]}")
     try:
         config = yaml.load(file.read_text("utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -46,7 +64,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     for include in [includes] if isinstance(includes, str) else includes:
         if not (file.parent / include).is_file():
             raise KickError(f"task file {file} includes {include!r}, which is not there")
-        merged |= read_yaml(file.parent / include)
+        merged |= read_yaml(file.parent / include, (*including, file))
     return merged | config
 
 
@@ -71,7 +89,10 @@ def own(extra: Sequence[Path] = ()) -> dict[str, tuple[Path, dict[str, Any]]]:
     """All of kick's task files, and those of the folders that the user named."""
     found = dict(_files(data.tasks_folder()))
     for folder in extra:
-        found |= _files(Path(folder).resolve())
+        for name, (file, config) in _files(Path(folder).resolve()).items():
+            if name in found and found[name][0].resolve() != file:
+                raise KickError(f"task {name!r} is defined twice: {found[name][0]} and {file}")
+            found[name] = (file, config)
     return found
 
 
@@ -92,7 +113,7 @@ def _description(name: str, file: Path, config: Mapping[str, Any]) -> dict[str, 
         "name": name,
         "kind": "group" if group else options.get("protocol", config.get("output_type")),
         "title": options.get("title", config.get("task_alias", "")),
-        "members": [m if isinstance(m, str) else m.get("task") for m in config["task"]] if group else [],
+        "members": _members(name, config) if group else [],
         "primary": options.get("primary"),
         "metrics": _metrics(config, options.get("protocol")),
         "file": str(file),
@@ -118,11 +139,34 @@ def expand(wanted: Iterable[str], extra: Sequence[Path] = ()) -> list[str]:
     for name in wanted:
         config = files[name][1] if name in files else {}
         if "group" in config:
-            members = [m if isinstance(m, str) else m["task"] for m in config["task"]]
-            leaves |= dict.fromkeys(expand(members, extra))
+            leaves |= dict.fromkeys(expand(_members(name, config), extra))
         else:
             leaves[name] = None
     return list(leaves)
+
+
+# keys of a group's member that change no number of its tasks
+_NAMING = {"task", "task_alias", "group", "group_alias", "aggregate_metric_list", "metadata"}
+
+
+def _members(group: str, config: Mapping[str, Any]) -> list[str]:
+    """The names in a group and the groups written inside it.
+
+    Raises KickError for a member with options of its own, which would be lost.
+    """
+    found = []
+    for member in config.get("task") or []:
+        if isinstance(member, str):
+            found.append(member)
+        elif not isinstance(member, dict) or not set(member) <= _NAMING or not member.get("task"):
+            raise KickError(
+                f"group {group}: a member must be the name of a task, got {member!r}; "
+                "options need a task file of their own that includes the other one"
+            )
+        else:
+            inner = member["task"]
+            found += [inner] if isinstance(inner, str) else _members(member.get("group", group), member)
+    return found
 
 
 def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Path] = ()) -> dict[str, Task]:
@@ -133,17 +177,18 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
     leaves = expand(wanted, extra)
     files = own(extra)
     foreign = [name for name in leaves if name not in files]
-    manager = _manager(tuple(map(str, extra)), bool(foreign), data_root or os.environ.get(data.ROOT_VARIABLE))
+    root = data_root or os.environ.get(data.ROOT_VARIABLE)
+    manager = _manager(tuple(map(str, extra)), bool(foreign), root)
     tasks: dict[str, Task] = {}
     for name in leaves:
         if name in files:
-            tasks[name] = _own_task(name, manager, files[name][1])
+            tasks[name] = _own_task(name, manager, files[name][1], root)
         else:
-            tasks |= _foreign(name, manager, data_root, files)
+            tasks |= _foreign(name, manager, root, files)
     return tasks
 
 
-def _own_task(name: str, manager: Any, config: Mapping[str, Any]) -> Task:
+def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | None) -> Task:
     from kick.tasks.fidelity import Fidelity
     from kick.tasks.harness import HarnessTask
     from kick.tasks.perplexity import Perplexity
@@ -160,10 +205,10 @@ def _own_task(name: str, manager: Any, config: Mapping[str, Any]) -> Task:
     protocol = ((config.get("metadata") or {}).get("kick") or {}).get("protocol")
     if protocol not in kinds:
         raise KickError(f"task {name}: {unknown('protocol', str(protocol), filter(None, kinds))}")
-    return kinds[protocol](name, _built(manager, name), config)
+    return kinds[protocol](name, _built(manager, name, config, root), config)
 
 
-def _foreign(name: str, manager: Any, data_root: str | None, files: Mapping[str, Any]) -> dict[str, Task]:
+def _foreign(name: str, manager: Any, root: str | None, files: Mapping[str, Any]) -> dict[str, Task]:
     """lm-eval's own task or group of that name, its data from the mirror where there is one."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -176,8 +221,8 @@ def _foreign(name: str, manager: Any, data_root: str | None, files: Mapping[str,
         entry = manager.task_index[leaf]
         config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
         config = {key: _portable(value) for key, value in config.items()}
-        override = _from_mirror(config, data_root or os.environ.get(data.ROOT_VARIABLE))
-        task = HarnessTask(leaf, _built(manager, leaf, override), config)
+        override = _from_mirror(config, root)
+        task = HarnessTask(leaf, _built(manager, leaf, config, root, override), config)
         source = next((key for key in EXAMPLES if config.get(key)), "")
         if source in override:
             task.no_examples = f"the mirror has no split {config[source]!r} to take worked examples from"
@@ -191,8 +236,7 @@ def _leaves(manager: Any, name: str) -> list[str]:
         return [leaf for tag in sorted(entry.tags) for leaf in _leaves(manager, tag)]
     if entry.kind.name != "GROUP":
         return [name]
-    members = [m if isinstance(m, str) else m.get("task") for m in entry.cfg["task"]]
-    return [leaf for member in members for leaf in _leaves(manager, member)]
+    return [leaf for member in _members(name, entry.cfg) for leaf in _leaves(manager, member)]
 
 
 def _portable(value: Any) -> Any:
@@ -223,11 +267,21 @@ def _from_mirror(config: Mapping[str, Any], root: str | None) -> dict[str, Any]:
     }
 
 
-def _built(manager: Any, name: str, override: Mapping[str, Any] | None = None) -> Any:
+def _built(
+    manager: Any,
+    name: str,
+    config: Mapping[str, Any],
+    root: str | None,
+    override: Mapping[str, Any] | None = None,
+) -> Any:
     """lm-eval's Task object of that name. A task can be overridden only inside a group."""
     spec = {"group": "kick", "task": [{"task": name, **override}]} if override else name
     try:
         return manager.load([spec])["tasks"][name]
+    except OSError as error:  # where lm-eval reads the data itself
+        path, split = config.get("dataset_path") or name, config.get("test_split") or "validation"
+        found = data.not_found(path, config.get("dataset_name") or "", split, root, error)
+        raise KickError(f"task {name}: {found}") from error
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise KickError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
 
