@@ -146,7 +146,7 @@ def test_the_first_ctrl_c_keeps_all_answers_the_second_ends_at_once(tmp_path):
         pid
         for pid in workers
         if Path(f"/proc/{pid}/cmdline").exists()
-        and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"kick.executors.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ], "no worker outlives it"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections import deque
@@ -76,7 +75,7 @@ class Local:
             busy = [worker for worker in self._pool if worker.job is not None]
             if not busy:
                 return
-            connection.wait([handle for worker in busy for handle in worker.handles], TICK)
+            connection.wait([worker.handle for worker in busy], TICK)
             for worker in busy:
                 outcome = self._look(worker)
                 if outcome is not None:
@@ -123,11 +122,10 @@ class Local:
         now = time.monotonic()
         if self._asked is not None:
             if not worker.interrupted:
-                worker.signal(signal.SIGINT)
-                worker.interrupted = True
+                worker.interrupt()
             if now - self._asked > GRACE:
                 return Report("stopped", f"did not stop within {GRACE:.0f} s and was ended", clean=False)
-        elif self.time_limit is not None and worker.seconds > self.time_limit:
+        elif worker.overdue(self.time_limit):
             cause = f"ran past its time limit of {self.time_limit:g} s and was ended"
             return Report("failed", cause, clean=False, crashed=True)
         return None

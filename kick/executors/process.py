@@ -1,25 +1,37 @@
-"""One worker process: started by spawn with its own environment, sent the work once, then job after job."""
+"""One worker process: a fresh Python with its own environment, sent the work once, then job after job."""
 
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import Pipe, connection
 from pathlib import Path
 
 from kick.executors.report import Report, attempt
 from kick.records import Job
 
 TAIL = 8_000  # bytes of a worker's output that a failure keeps
+STARTING = 600.0  # seconds that a worker may take to import its work, beside a job's own time
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+BEGUN = "begun"  # what a worker says when it takes up a job
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from kick.executors.process import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def settings_for(place: int, workers: int, gpus: Sequence[str]) -> dict[str, str]:
@@ -38,52 +50,35 @@ def settings_for(place: int, workers: int, gpus: Sequence[str]) -> dict[str, str
     return found
 
 
-def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """The settings in this process's environment, for a child to inherit before it imports anything."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Hold back SIGINT: a child inherits that until it has left the terminal's process group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Process:
-    """The coordinator's end of a worker process. `job` is what it works on, None while it is idle."""
+    """The coordinator's end of a worker process. `job` is what it works on, None while it is idle.
+
+    It is the leader of a session of its own: Ctrl-C in the terminal does not reach it, and ending it ends all
+    that it started. It ends itself when the coordinator does, however that ended.
+    """
 
     def __init__(self, place: int, settings: Mapping[str, str], logs: str, work: Callable[[Job], None]):
         self.place = place
         self.job: Job | None = None
         self.interrupted = False
-        context = multiprocessing.get_context("spawn")
         self._log = Path(logs) / f"worker-{place}-{time.monotonic_ns()}.log"
-        self._log.touch()
         self._offset, self._since = 0, 0.0
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, str(self._log)), daemon=True)
-        with _environment(settings), _no_interrupt():
-            self._process.start()
+        self._began: float | None = None
+        self._pipe, theirs = Pipe()
+        life, self._life = os.pipe()  # closed when this process ends
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(life)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *arguments],
+                env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), life),
+                start_new_session=True,
+            )
         theirs.close()
+        os.close(life)
         self.name = f"worker {place} (process {self._process.pid})"
         self._send(work)
 
@@ -93,35 +88,48 @@ class Process:
 
     def send(self, job: Job) -> None:
         """Give it a job."""
-        self.job, self._since, self._offset = job, time.monotonic(), self._log.stat().st_size
+        self.job, self._began = job, None
+        self._since, self._offset = time.monotonic(), self._log.stat().st_size
         self._send(job)
 
     @property
-    def handles(self) -> list[object]:
-        """What `connection.wait` can wait for: an answer, or the end of the process."""
-        return [self._pipe, self._process.sentinel]
+    def handle(self) -> connection.Connection:
+        """What `connection.wait` can wait for: it speaks, or it ended."""
+        return self._pipe
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.is_alive()
+        return self._process.poll() is None
 
     @property
     def seconds(self) -> float:
-        """How long the job has been running."""
+        """How long it has had the job."""
         return time.monotonic() - self._since
+
+    def overdue(self, limit: float | None) -> bool:
+        """Whether the job has taken longer than the limit, counted from when the worker took it up."""
+        if limit is None:
+            return False
+        if self._began is None:
+            return self.seconds > limit + STARTING
+        return time.monotonic() - self._began > limit
 
     def receive(self) -> Report | None:
         """Its report, if there is one."""
         try:
-            return self._pipe.recv() if self._pipe.poll() else None
+            while self._pipe.poll():
+                said = self._pipe.recv()
+                if isinstance(said, Report):
+                    return said
+                self._began = time.monotonic()
         except (EOFError, ConnectionResetError):
             return None
+        return None
 
     def death(self) -> str:
         """How the process ended, in words."""
-        self._process.join()
-        code = self._process.exitcode or 0
+        code = self._process.wait()
         if code >= 0:
             return f"the worker process ended with status {code} in the middle of the job"
         name = signal.Signals(-code).name
@@ -133,36 +141,28 @@ class Process:
         data = self._log.read_bytes()[self._offset :] if self._log.exists() else b""
         return data[-TAIL:].decode("utf-8", "replace")
 
-    def signal(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
-        if self._process.pid is not None and self._process.is_alive():
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+    def interrupt(self) -> None:
+        """Send it Ctrl-C, if it still runs."""
+        self.interrupted = True
+        self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it and all that it started, at once."""
-        if self._process.pid is not None and self._process.is_alive():
-            with suppress(ProcessLookupError, PermissionError):  # it has not yet made its group, or is gone
+        """End it and all that it started, at once. More than once does no harm."""
+        if self.alive:
+            with suppress(ProcessLookupError):  # it ended just now
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
-        self._process.join()
-        self._pipe.close()
+        self._process.wait()
+        if not self._pipe.closed:
+            self._pipe.close()
+            os.close(self._life)
 
 
-def serve(pipe: connection.Connection, log: str) -> None:
-    """The life of a worker process: leave the terminal, receive the work, do jobs until there are no more."""
-    os.setsid()
-    number = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(number, 1)
-    os.dup2(number, 2)
+def serve(pipe: int, life: int) -> None:
+    """The life of a worker process: receive the work, do jobs until the coordinator is gone."""
     faulthandler.enable()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_die_with_coordinator, args=(life,), daemon=True).start()
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        _serve(pipe)
+        _serve(connection.Connection(pipe))
     except (EOFError, KeyboardInterrupt):  # the coordinator has gone, or wants no more
         return
 
@@ -172,16 +172,16 @@ def _serve(pipe: connection.Connection) -> None:
         work, broken = pipe.recv(), None
     except Exception as error:  # the work's own modules cannot be imported here
         broken = Report("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-    while (job := pipe.recv()) is not None:
+    while True:
+        job = pipe.recv()
+        pipe.send(BEGUN)
         report = broken or attempt(work, job)
         sys.stdout.flush()
         sys.stderr.flush()
         pipe.send(report)
 
 
-def _die_with_parent() -> None:
-    """End this process and all that it started when the coordinator does, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
+def _die_with_coordinator(life: int) -> None:
+    """End this process and all that it started once the other end of the pipe is closed."""
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)

@@ -12,7 +12,7 @@ from kick.executors.inline import Inline
 from kick.store import Store, StoreError
 from kick.sweep import run_sweep
 
-SWEEP = {"variants": 4, "tasks": 2, "items": 40, "every": 5, "workers": 2}
+SWEEP = {"variants": 4, "tasks": 2, "items": 20, "every": 10, "workers": 2}
 
 
 @pytest.fixture
@@ -39,9 +39,7 @@ def finish(root, **options):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    assert finish(root)[0] == 0
-    return contents(root)
+    return sweep_here(tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_a_disk_that_fills_up_ends_the_sweep_and_loses_nothing(small_disk, undisturbed, tmp_path):
@@ -109,7 +107,7 @@ def test_a_folder_of_somebody_else_is_refused():
 @pytest.mark.parametrize("name", ["samples.parquet", "run.json"])
 def test_damaged_cells_and_no_others_are_measured_again(tmp_path, undisturbed, name, harm):
     root, log = tmp_path / "store", tmp_path / "asked"
-    sweep_here(root, "")
+    sweep_here(root)
     key = fake_jobs(2)[1].cells[0].key
     victim = root / MATRIX / key / name
     data = victim.read_bytes()
@@ -118,13 +116,13 @@ def test_damaged_cells_and_no_others_are_measured_again(tmp_path, undisturbed, n
     victim.write_bytes({"truncate": data[:middle], "flip": flipped}.get(harm, b""))
     if harm == "remove":
         victim.unlink()
-    sweep_here(root, str(log))
+    assert sweep_here(root, str(log)) == undisturbed
     assert {line.split()[1] for line in log.read_text().splitlines()} == {key}
-    assert contents(root) == undisturbed
 
 
-def sweep_here(root, log):
-    """The same sweep in this process, which is quicker."""
+def sweep_here(root, log=""):
+    """The same sweep in this process, which is quicker; what the store then holds."""
     work = FakeWork(str(root), items=SWEEP["items"], every=SWEEP["every"], asked=log)
     jobs = fake_jobs(SWEEP["variants"], SWEEP["tasks"])
     assert run_sweep(work, jobs, Store(root, MATRIX), Inline()).status == 0
+    return contents(root)

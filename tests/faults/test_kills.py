@@ -49,7 +49,7 @@ def workers_of(process):
     """The worker processes of a coordinator."""
     with contextlib.suppress(psutil.NoSuchProcess):
         found = psutil.Process(process.pid).children()
-        return [one for one in found if "spawn_main" in " ".join(one.cmdline())]
+        return [one for one in found if "kick.executors.process" in " ".join(one.cmdline())]
     return []
 
 
@@ -135,16 +135,17 @@ def test_killed_at_fifty_moments(tmp_path, uninterrupted):
 
 def test_a_second_coordinator_takes_over_from_a_killed_one(tmp_path, uninterrupted):
     root, log = tmp_path / "store", str(tmp_path / "asked")
-    options = {**SWEEP, "pause": 0.02, "workers": 1, "asked": log}
-    first = coordinator(root, **options)
+    options = {**SWEEP, "workers": 1, "asked": log}
+    first = coordinator(root, **options, pause=0.5)
     wait_until(lambda: Path(log).exists())
     second = coordinator(root, **options)
-    time.sleep(2.5)
+    for line in second.stdout:
+        if '"wait"' in line:  # it saw that the first was at work
+            break
     first.kill()
-    out, _ = second.communicate(timeout=60)
+    out, errors = second.communicate(timeout=60)
     first.communicate()
-    assert second.returncode == 0, out
-    assert '"elsewhere"' in out, "the second one saw that the first was at work"
+    assert second.returncode == 0, out + errors
     assert contents(root) == uninterrupted
     assert asked_again(log)[0] == []
 

@@ -17,7 +17,7 @@ pytest.importorskip("s3fs", reason="LOUD: s3fs is not installed")
 pytest.importorskip("moto.server", reason="LOUD: moto's server is not installed")
 from s3_server import BUCKET, s3_server
 
-SWEEP = {"variants": 3, "tasks": 2, "items": 20, "every": 5}
+SWEEP = {"variants": 2, "tasks": 1, "items": 15, "every": 5}
 
 
 @pytest.fixture(scope="module")
