@@ -34,10 +34,10 @@ class CrashingFiles:
         if name not in {"write", "create", "move", "delete", "delete_folder"}:
             return method
 
-        def counted(*arguments):
+        def counted(*arguments, **options):
             if self._left == 0:
                 raise Crash
             self._left -= 1
-            return method(*arguments)
+            return method(*arguments, **options)
 
         return counted

@@ -254,7 +254,7 @@ class Store:
         folder = self.folder(key)
         before = self._failure(f"{folder}/{FAILED}")
         failure = Failure(key, cause, cell, traceback, log, before.attempts + 1 if before else 1, time.time())
-        self.files.write(f"{folder}/{FAILED}", render_failure(failure))
+        self.files.write(f"{folder}/{FAILED}", render_failure(failure), durable=False)
 
     def partial(self, key: str, total: int, fingerprint: str = "", every: int = 32) -> chunks.Partial:
         """The kept answers of an unfinished cell, to be added to; see kick.store.chunks.Partial."""
@@ -299,7 +299,7 @@ class Store:
     def check_writable(self) -> None:
         """Raise StoreError, saying what to do, where nothing can be written."""
         path = f"{self.matrix + '/' if self.matrix else ''}.writable"
-        self.files.write(path, b"")
+        self.files.write(path, b"", durable=False)
         self.files.delete(path)
 
 

@@ -1,7 +1,7 @@
 """Claims: who is working on a cell, with a heartbeat that no clock of another machine is compared with.
 
 A claim is a file that put-if-absent made, so one of several coordinators has it. Its owner counts up in a
-file of its own, one for all its claims; an observer who has seen the same count for `STALE` seconds of its own
+file of its own, one for all its claims; an observer who has seen one count for `STALE` seconds of its own
 monotonic clock takes the owner for dead. An owner on this machine whose process is gone is dead at once.
 Clocks that jump change nothing. Should a claim be taken from a living owner all the same (one that slept
 longer than STALE), a cell is measured twice, and the store keeps one whole result: a claim saves work, it
@@ -136,7 +136,7 @@ class Heart:
         while not self._over.wait(self._interval):
             self._beats += 1
             try:
-                self._files.write(self._path, json.dumps({"beat": self._beats}).encode())
+                self._files.write(self._path, json.dumps({"beat": self._beats}).encode(), durable=False)
             except StoreError as error:
                 log.warning("no heartbeat: %s", error)
 

@@ -38,11 +38,17 @@ class Files(Protocol):
     def read(self, path: str) -> bytes:
         """The whole content. Raises FileNotFoundError."""
 
-    def write(self, path: str, data: bytes) -> None:
-        """Set the content: a reader sees the old or the new whole. Raises StoreError."""
+    def write(self, path: str, data: bytes, durable: bool = True) -> None:
+        """Set the content: a reader sees the old or the new whole. Raises StoreError.
+
+        `durable` waits until it would survive a power cut; without, it survives the end of this process.
+        """
 
     def create(self, path: str, data: bytes) -> bool:
-        """Set the content where there is none; False where the path is taken. One of several callers wins."""
+        """Set the content where there is none; False where the path is taken. One of several callers wins.
+
+        Not durable: it is for claims.
+        """
 
     def move(self, path: str, to: str) -> None:
         """Give the content of `path` to `to`, replacing it."""
@@ -88,15 +94,16 @@ class LocalFiles:
         except NotADirectoryError as error:
             raise FileNotFoundError(error.errno, error.strerror, path) from error
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, durable: bool = True) -> None:
         """Write beside, sync, rename, sync the folder. Raises StoreError; leaves no rest behind then."""
-        with self._beside(path, data) as temporary:
+        with self._beside(path, data, durable) as temporary:
             os.replace(temporary, self._full(path))
-            _sync_folder(os.path.dirname(self._full(path)))
+            if durable:
+                _sync_folder(os.path.dirname(self._full(path)))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write beside and link: the link fails where the name is taken."""
-        with self._beside(path, data) as temporary:
+        with self._beside(path, data, durable=False) as temporary:
             try:
                 os.link(temporary, self._full(path))
             except FileExistsError:
@@ -117,8 +124,8 @@ class LocalFiles:
         return True
 
     @contextmanager
-    def _beside(self, path: str, data: bytes) -> Iterator[str]:
-        """A synced temporary file in the same folder, gone afterwards whatever happens."""
+    def _beside(self, path: str, data: bytes, durable: bool) -> Iterator[str]:
+        """A temporary file in the same folder, gone afterwards whatever happens."""
         full = self._full(path)
         folder, name = os.path.split(full)
         temporary = os.path.join(folder, f".{name}.{mark(os.getpid())}.{secrets.token_hex(4)}{TEMPORARY}")
@@ -128,7 +135,8 @@ class LocalFiles:
                 with open(temporary, "wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    if durable:
+                        os.fsync(file.fileno())
                 yield temporary
             finally:
                 if os.path.exists(temporary):
@@ -253,8 +261,8 @@ class UrlFiles:
             except IsADirectoryError as error:
                 raise FileNotFoundError(errno.ENOENT, "a folder", path) from error
 
-    def write(self, path: str, data: bytes) -> None:
-        """One PUT."""
+    def write(self, path: str, data: bytes, durable: bool = True) -> None:
+        """One PUT, which is durable on an object store."""
         with self._refusals(path, len(data)):
             self._fs.pipe_file(self._full(path), data)
 

@@ -59,7 +59,7 @@ def _fresh(files: Files, folder: str, stamps: dict[str, str]) -> pa.Table:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=4096)
     try:
-        files.write(path, sink.getvalue())
+        files.write(path, sink.getvalue(), durable=False)
     except StoreError as error:
         log.info("the index is not kept: %s", error)
     return table
