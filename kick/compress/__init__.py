@@ -91,7 +91,7 @@ def compress(
         propagate: "compressed" feeds each block what the compressed blocks before it give, "dense" what the
             model's blocks gave before this step.
         seed: of torch's random numbers while methods run.
-        offload: a folder for hidden states, which are else kept in memory.
+        offload: a folder for hidden states and sums of gradients, which are else kept in memory.
         memory: a folder for statistics of the dense model, named by the caller after model and sequences;
         read
             and written by the first step with propagate "dense".

@@ -42,7 +42,7 @@ class Calibration(Sequence[Tensor]):
 
     Attributes:
         propagate: what a block is fed: what the compressed blocks before it give, or the dense ones.
-        offload: a folder for the hidden states; None keeps them in memory.
+        offload: a folder for hidden states and sums of gradients; None keeps them in memory.
         memory: a folder for statistics of the dense model, shared between methods; with propagate "dense"
         only. masks: full name of a linear -> weights that pruning kept, (out, in), True = kept.
         patterns: full name of a linear -> (n, m), where pruning was n of each m.

@@ -1,8 +1,8 @@
 """Gradients of the language modelling loss for every matrix: one backward pass over the calibration set.
 
-Each gradient is summed up and freed as soon as it is there, so that beside the model only the sums are
-held. With `at_once` blocks at a time the sums of finished blocks wait on disk, for one more forward and
-backward each time.
+Each gradient is summed up and freed as soon as it is there, so that beside the model only the sums are held.
+Where memory is short (`offload`), blocks take turns: one forward and backward pass for each, its sums on
+disk.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ class Gradients:
         self.held: dict[int, dict[str, Tensor]] = {}
         self.folder = folder
         self.modules = blocks(model)
-        count = len(self.modules)
-        at_once = 1 if folder else count
-        for first in range(count - 1, -1, -at_once):
-            chosen = range(max(0, first - at_once + 1), first + 1)
+        everything = range(len(self.modules))
+        for chosen in [range(i, i + 1) for i in everything] if folder else [everything]:
             self._sum(model, calibration, reduce, chosen)
 
     def of(self, block: int, linear: Linear) -> Tensor:
         """(out, in): the sum for a linear of a block. Raises CellFailed at NaN or infinity."""
-        sums = load_file(self.folder / f"{block}.safetensors") if self.folder else self.held[block]
+        sums = self._read(block, linear) if self.folder else self.held[block]
         total = sums[_key(linear)]
         if not total.sum().isfinite():
             raise CellFailed(f"the gradient of {linear.name} in block {block} has NaN or infinity in it")
         if linear.expert is not None:
             return total[linear.expert]
         return total.t() if isinstance(linear.module, Conv1D) else total
+
+    def _read(self, block: int, linear: Linear) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{block}.safetensors", device=str(linear.weight.device))
 
     def _sum(self, model: nn.Module, calibration: Calibration, reduce: Reduce, chosen: range) -> None:
         """One pass over the samples for some blocks."""
@@ -111,11 +112,9 @@ def _adder(total: Tensor, reduce: Reduce):
 
 
 @contextmanager
-def scratch_gradients(
-    model: nn.Module, calibration: Calibration, reduce: Reduce, by_block: bool
-) -> Iterator[Gradients]:
-    """Gradients, in memory or block by block on disk for as long as this is open."""
-    if not by_block:
+def gradients(model: nn.Module, calibration: Calibration, reduce: Reduce) -> Iterator[Gradients]:
+    """Gradients for as long as this is open: in memory, or, with `offload`, block by block on disk."""
+    if calibration.offload is None:
         yield Gradients(model, calibration, reduce)
         return
     with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:

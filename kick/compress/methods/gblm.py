@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kick.compress.context import calibration_of
-from kick.compress.gradients import scratch_gradients
+from kick.compress.gradients import gradients
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune
 from kick.compress.sequential import walk
@@ -36,7 +36,6 @@ class Gblm:
 
     sparsity: Sparsity = option("the share pruned of each row, or n:m = n pruned of each m")
     alpha: float = option("weight of the gradient term", 100.0, low=0)
-    by_block: bool = option("one backward pass a block, with the sums on disk: less memory", False)
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError where the pattern does not fit the model."""
@@ -44,10 +43,10 @@ class Gblm:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        with scratch_gradients(model, calibration, "squares", self.by_block) as gradients:
+        with gradients(model, calibration, "squares") as sums:
             for block in walk(model, calibration):
                 norms = block.measure(InputNorm)
                 for linear in block.linears:
-                    gradient = gradients.of(block.index, linear).sqrt()
+                    gradient = sums.of(block.index, linear).sqrt()
                     factor = gradient.mul_(self.alpha).add_(norms[linear.name].norm)
                     prune(block, linear, factor.mul_(linear.weight.float().abs()), Comparison(self.sparsity))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kick.compress.context import calibration_of
-from kick.compress.gradients import Gradients, scratch_gradients
+from kick.compress.gradients import Gradients, gradients
 from kick.compress.method import method, option
 from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
@@ -38,7 +38,6 @@ class LlmPruner:
     """Heads and channels go by weight times gradient; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
-    by_block: bool = option("one backward pass a block, with the sums on disk: less memory", False)
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError where blocks are not built as Llama's."""
@@ -50,19 +49,19 @@ class LlmPruner:
         first = coupled(blocks(model)[0], model)
         groups = first.kv_heads - level.count(first.kv_heads)
         channels = first.channels - level.count(first.channels)
-        with scratch_gradients(model, calibration, "sum", self.by_block) as gradients:
+        with gradients(model, calibration, "sum") as sums:
             for block in walk(model, calibration):
                 structure = coupled(block.module, model)
-                heads, mlp = importance(structure, gradients, block.index)
+                heads, mlp = importance(structure, sums, block.index)
                 cut(structure, Kept(largest(heads, groups), largest(mlp, channels)))
         describe(model, groups, channels, first)
 
 
-def importance(structure: Coupled, gradients: Gradients, block: int) -> tuple[Tensor, Tensor]:
+def importance(structure: Coupled, sums: Gradients, block: int) -> tuple[Tensor, Tensor]:
     """The importance of each group of heads (groups,) and of each MLP channel (channels,)."""
 
     def change(linear: Linear) -> Tensor:
-        return (linear.weight.float() * gradients.of(block, linear)).abs_()
+        return (linear.weight.float() * sums.of(block, linear)).abs_()
 
     heads = structure.by_group(change(structure.q).sum(dim=1) + change(structure.o).sum(dim=0)).sum(dim=1)
     for linear in (structure.k, structure.v):
