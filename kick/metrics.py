@@ -152,6 +152,13 @@ _enter(
     ("judge_fluency", "judge: fluency", "the judge's grade, 1 to 10"),
     ("judge_relevance", "judge: relevance", "the judge's grade, 1 to 10"),
 )
+_enter(
+    "share",
+    "higher",
+    False,
+    ("judge_win", "judge: preferred", "preferred to dense's answer in both orders; a tie or a turn is half"),
+    ("judge_same_order", "judge: same in both orders", "pairs in which the order changed no preference"),
+)
 _enter("share", "lower", False, ("judge_failure", "judge failures", "verdicts that did not parse"))
 
 for _metric in (
