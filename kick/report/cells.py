@@ -11,7 +11,7 @@ from kick.records import Result, Sample, Variant
 from kick.report import recipe
 from kick.report.items import Items
 from kick.report.rows import number
-from kick.report.tasks import task_info
+from kick.report.tasks import place, task_info
 
 
 class Stored(Protocol):
@@ -58,8 +58,10 @@ class Cell:
 
 
 def gather(stores: Sequence[Stored]) -> tuple[list[Cell], list[str]]:
-    """The cells of these stores, the newest of each, with notes of what was left out."""
-    return _newest(_based([(run, store) for store in stores for run in store.runs()]))
+    """The cells of these stores in a fixed order, the newest of each, with notes of what was left out."""
+    cells, notes = _newest(_based([(run, store) for store in stores for run in store.runs()]))
+    cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run.cell.task.name), cell.setting))
+    return cells, notes
 
 
 def describe(cell: Cell) -> dict[str, Any]:

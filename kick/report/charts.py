@@ -71,7 +71,7 @@ def _lines(rows: pd.DataFrame, start: pd.DataFrame) -> tuple[svg.Line, ...]:
 
 
 def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
-    for _, row in rows.iterrows():
+    for row in select.records(rows):
         factor = wording.UNITS[row["unit"]][0]
         if not math.isfinite(row["value"]):
             continue
@@ -125,7 +125,7 @@ def _hidden_line(drawn: svg.Drawing, rows: pd.DataFrame, place: tuple[svg.Scale,
     across, y = place
     ratio = float(rows["ratio"].iloc[0])
     losses = {}
-    for _, row in rows.iterrows():
+    for row in select.records(rows):
         loss = -100 * row["relative"] * (1 if row["higher_is_better"] else -1)
         losses[(row["task"], row["setting"])] = (loss, row)
     ends = [min(loss, MOST) for loss, _ in losses.values()] + [min(100 * (ratio - 1), MOST)]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -209,14 +210,15 @@ def verdict(task: TaskComparison) -> str:
 
 
 def _table(found: Comparison) -> Table:
-    table = Table(title=f"{found.b} against {found.a} ({found.matrix}, {found.base})", title_justify="left")
-    heads = ("task", found.a, found.b, "gap", "95 % interval", "p", "p (Holm)", "verdict", "lost", "won", "n")
-    for place, text in enumerate(heads):
-        table.add_column(Text(text), justify="left" if place == 0 else "right")
+    title = f"a: {found.a}, b: {found.b} (matrix {found.matrix}, base model {found.base})"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heads = ("a", "b", "b \u2212 a", "95 % interval", "p", "Holm", "verdict", "flips")
+    table.add_column("task", min_width=14, overflow="fold")
+    for text in heads:
+        table.add_column(text, justify="right", no_wrap=True)
     for task in found.tasks:
         gap, unit = task.difference, task.unit
-        table.add_row(
-            Text(f"{task.title}: {wording.metric_label(task.metric)}"),
+        numbers = (
             wording.number(task.a, unit),
             wording.number(task.b, unit),
             wording.number(gap.gap, unit, signed=True),
@@ -224,9 +226,10 @@ def _table(found: Comparison) -> Table:
             wording.p_value(gap.p),
             wording.p_value(task.p_holm),
             verdict(task),
-            *(wording.NOTHING if count is None else str(count) for count in (gap.lost, gap.won)),
-            str(gap.n),
+            wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
+        title = Text(task.title).append(f"\n{wording.metric_label(task.metric)}, n = {gap.n}", style="dim")
+        table.add_row(title, *numbers)
     return table
 
 
@@ -236,7 +239,8 @@ def _flips(task: TaskComparison, found: Comparison, most: int = 10) -> Iterable[
         return
     yield Text(f"\n{task.title}: {len(shown)} items changed", style="bold")
     for flip in shown[:most]:
-        yield Text(f"  {_line(flip.question[-ANSWER:])}  [expected: {_line(flip.target)}]", style="dim")
+        question = flip.question.strip().rsplit("\n\n", 1)[-1][-ANSWER:]
+        yield Text(f"  {_line(question)}  [expected: {_line(flip.target)}]", style="dim")
         yield Text(f"    {found.a} ({flip.a_score:.2f}): {_line(flip.a_answer)}")
         yield Text(f"    {found.b} ({flip.b_score:.2f}): {_line(flip.b_answer)}")
     if len(shown) > most:

@@ -38,6 +38,7 @@ from kick.report.tasks import headline
 
 SECTION = ["matrix", "base"]
 CELL = [*SECTION, "task", "setting"]
+MANY = 3000  # cells, above which the samples are read only where that is asked for
 COMPARED = [*CELL, "metric", "group"]
 
 
@@ -50,13 +51,20 @@ class Report:
     notes: tuple[str, ...]
 
 
-def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
+def read(stores: Sequence[Stored], *, paired: bool | None = None) -> Report:
     """All finished cells of these stores as a Report.
 
-    `paired` False leaves the samples unread: scores and plain gaps only, for a quick look at very many cells.
-    Raises KickError where there is no finished cell.
+    `paired` False leaves the samples unread: scores and plain gaps only, for a quick look at very many cells;
+    None decides by their number. Raises KickError where there is no finished cell.
     """
     cells, notes = gather(stores)
+    if paired is None:
+        paired = len(cells) <= MANY
+    if not paired:
+        notes = [
+            *notes,
+            f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.",
+        ]
     if not cells:
         raise KickError("there is no finished cell in these results; `kick run` makes some")
     rows = [row for part in by_asked(cells).values() for row in _rows(part, paired)]
@@ -107,6 +115,8 @@ def _cell_rows(cell: Cell, theirs: Items | None, dense: Cell | None, ours: Items
 
 def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Holm, the noise band, the spread over seeds, dense verdicts, unique labels."""
+    texts = [name for name, kind in frame.dtypes.items() if isinstance(kind, pd.StringDtype)]
+    frame = frame.astype(dict.fromkeys(texts, object))  # read cell by cell far more often than column-wise
     frame.loc[frame["dense"], "verdict"] = "dense"
     frame["label"] = _unique_labels(frame)
     frame["title"] = _titles(frame)

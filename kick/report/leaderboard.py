@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,17 @@ def embedded(value: Any) -> Markup:
 
 def as_json(report: Report, view: page.View) -> str:
     """Everything as JSON: title, notes, provenance, and the frame's rows with null for what is missing."""
-    rows = [{name: _plain(value) for name, value in row.items()} for row in report.frame.to_dict("records")]
-    content = {
+    head = {
         "title": view.title,
         "notes": list(view.notes),
         "provenance": {name: list(values) for name, values in view.provenance},
-        "rows": rows,
     }
-    return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    rows = [
+        json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False)
+        for row in select.records(report.frame)
+    ]
+    lines = ",\n  ".join(rows)
+    return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'
 
 
 def _plain(value: Any) -> Any:
@@ -128,11 +132,7 @@ def summary(report: Report) -> list[str]:
     rows = select.variant_order(select.headlines(report.frame))
     lines = []
     for label, part in rows[~rows["dense"]].groupby("label", sort=False):
-        words = part.apply(wording.verdict, axis=1)
-        counts = [
-            f"{(words == word).sum()} {word}"
-            for word in ("matching", "worse", "better", "undecided", wording.WITHIN_NOISE)
-            if (words == word).any()
-        ]
+        words = Counter(wording.verdict(row) for row in select.records(part))
+        counts = [f"{words[word]} {word}" for word in wording.MARKS if word and words[word]]
         lines.append(f"{label}: {', '.join(counts)}")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,8 +121,8 @@ def view(report: Report, *, title: str | None, notes: Sequence[str], examples: i
 def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
     rows = select.headlines(frame)
     variants = rows[~rows["dense"]][[*select.SECTION, "variant"]].drop_duplicates()
-    words = rows[~rows["dense"]].apply(wording.verdict, axis=1)
-    matching, worse = int((words == "matching").sum()), int((words == "worse").sum())
+    words = Counter(wording.verdict(row) for row in select.records(rows[~rows["dense"]]))
+    matching, worse = words["matching"], words["worse"]
     tested = int((rows[~rows["dense"]]["verdict"] != "").sum())
     return (
         f"{len(variants)} variants on {len(select.tasks(rows))} tasks (matrix {', '.join(matrices)}). Of "
@@ -175,9 +176,8 @@ def _column(rows: pd.DataFrame) -> Column:
 
 
 def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Line]:
-    tables = [part.drop_duplicates("label").set_index("label") for part in columns]
-    for label, part in select.variant_order(frame).groupby("label", sort=False):
-        row = part.iloc[0]
+    tables = [select.by_label(part) for part in columns]
+    for label, row in select.by_label(select.variant_order(frame)).items():
         yield Line(
             label=str(label),
             name=row["variant"],
@@ -186,11 +186,11 @@ def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Lin
             replica=bool(row["replica"]),
             size=f"{row['bytes'] / 1e6:,.0f} MB" if wording.known(row["bytes"]) else "",
             size_order=-float(row["bytes"]) if wording.known(row["bytes"]) else None,
-            cells=tuple(score_cell(table.loc[label]) if label in table.index else None for table in tables),
+            cells=tuple(score_cell(table[label]) if label in table else None for table in tables),
         )
 
 
-def _kind(row: pd.Series) -> str:
+def _kind(row: Mapping[str, Any]) -> str:
     if row["dense"] or row["replica"]:
         return KINDS[""]
     parts = ("p" if row["sparsity"] > 0 or row["structured"] else "") + (
@@ -199,7 +199,7 @@ def _kind(row: pd.Series) -> str:
     return KINDS[parts or "o"]
 
 
-def score_cell(row: pd.Series) -> ScoreCell:
+def score_cell(row: Mapping[str, Any]) -> ScoreCell:
     """What a row of the frame says, in words."""
     unit, verdict = row["unit"], wording.verdict(row)
     order = None if math.isnan(row["value"]) else float(row["value"]) * (1 if row["higher_is_better"] else -1)
@@ -218,8 +218,10 @@ def score_cell(row: pd.Series) -> ScoreCell:
 def _task(frame: pd.DataFrame, task: tuple[str, str], report: Report, examples: int) -> TaskPart:
     rows = select.variant_order(select.of_task(select.headlines(frame), task))
     labels = dict(zip(rows["key"], rows["label"], strict=True))
-    cells = {cell.run.key: cell for cell in report.cells if cell.run.matrix == rows["matrix"].iloc[0]}
-    shown = answers.examples([cells[key] for key in labels], labels, most=examples) if examples else []
+    shown: list[answers.Example] = []
+    if examples:
+        cells = {cell.run.key: cell for cell in report.cells if cell.run.matrix == rows["matrix"].iloc[0]}
+        shown = answers.examples([cells[key] for key in labels], labels, most=examples)
     title = wording.task_label(rows.iloc[0])
     return TaskPart(title, charts.levels(frame, task), tuple(shown))
 
@@ -231,7 +233,7 @@ def _hides(frame: pd.DataFrame) -> tuple[list[str], Markup | None, list[tuple[st
     except select.Nothing:
         return [], None, []
     sentences = []
-    for _, row in select.hidden(rows).sort_values("relative").iterrows():
+    for row in select.records(select.hidden(rows).sort_values("relative")):
         corpus = wording.number(row["ratio"] - 1, "share", signed=True)
         lost = wording.number(row["relative"], "share", signed=True)
         text = f"{row['label']}: perplexity {corpus} %, {wording.task_label(row)} {lost} % of dense"
@@ -261,7 +263,7 @@ def _data(frame: pd.DataFrame) -> dict[str, Any]:
     [score, interval, gap, gap interval, verdict, p, Holm, n, lost, won, order].
     """
     found: dict[str, dict[str, Any]] = {}
-    for _, row in select.variant_order(frame).iterrows():
+    for row in select.records(select.variant_order(frame)):
         task = found.setdefault(
             f"{row['task']} {row['setting']}", {"title": wording.task_label(row), "metrics": {}}
         )

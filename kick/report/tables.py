@@ -9,8 +9,9 @@ them with their full numbers. A function raises `select.Nothing` where the frame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from kick.registry import Registry
 from kick.report import select, wording
 
 Cells = tuple[tuple[str, ...], ...]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ NOTE = (
 )
 
 
-def score_cell(row: pd.Series) -> str:
+def score_cell(row: Row) -> str:
     """A cell: "54.2 [47.7 to 65.2] \u22125.0 \u25bc"."""
     unit = row["unit"]
     text = f"{wording.number(row['value'], unit)} [{wording.span(row['low'], row['high'], unit)}]"
@@ -101,7 +103,7 @@ def score_cell(row: pd.Series) -> str:
     return f"{text} {wording.number(row['gap'], unit, signed=True)} {mark}".rstrip()
 
 
-def crossed(rows: pd.DataFrame, title: str, cell: Callable[[pd.Series], str] = score_cell) -> Table:
+def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_cell) -> Table:
     """Variants down, tasks across, in the customary order."""
     rows = select.variant_order(rows)
     tasks = select.tasks(rows)
@@ -109,13 +111,13 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[pd.Series], str] = s
     heads = ["variant"]
     columns = []
     for task in tasks:
-        part = select.of_task(rows, task).drop_duplicates("label").set_index("label")
-        first = part.iloc[0]
+        part = select.by_label(select.of_task(rows, task))
+        first = next(iter(part.values()))
         metric = wording.metric_label(first["metric"])
         heads.append(f"{wording.task_label(first)}: {metric}, n = {first['n']}")
         columns.append(part)
     lines = [
-        (label, *(cell(part.loc[label]) if label in part.index else wording.NOTHING for part in columns))
+        (label, *(cell(part[label]) if label in part else wording.NOTHING for part in columns))
         for label in labels
     ]
     return Table(title, tuple(heads), tuple(lines), rows, NOTE)
@@ -145,7 +147,7 @@ def gaps(frame: pd.DataFrame) -> Table:
             wording.number(row["detectable"], row["unit"]),
             str(row["n"]),
         )
-        for _, row in rows.iterrows()
+        for row in select.records(rows)
     ]
     heads = ("variant", "task", "gap", "95 % interval", "p", "p (Holm)", "verdict", "detectable", "n")
     note = "Detectable: the smallest true gap that this many items show in 80 % of studies at alpha 5 %."
@@ -161,7 +163,7 @@ def seeds(frame: pd.DataFrame) -> Table:
     rows = rows.drop_duplicates([*select.SECTION, "task", "setting", "recipe"])
     rows = rows.assign(label=rows["label"].str.replace(r", seed \d+$", "", regex=True))
 
-    def cell(row: pd.Series) -> str:
+    def cell(row: Row) -> str:
         mean, sd = (wording.number(row[name], row["unit"]) for name in ("seed_mean", "seed_sd"))
         return f"{mean} \u00b1 {sd} ({row['seeds']:g})"
 
@@ -206,7 +208,7 @@ def closed_open(frame: pd.DataFrame) -> Table:
             wording.span(row["low"], row["high"], "share"),
             str(row["n"]),
         )
-        for _, row in rows[~rows["dense"]].iterrows()
+        for row in select.records(rows[~rows["dense"]])
     ]
     return Table("Knowledge lost and reading lost", heads, tuple(lines), rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,21 @@ HEADLINES = (
 )
 
 
+# The order in which tasks stand: knowledge, reading, writing, then the distances.
+ORDER = (
+    r"kick_factoid_qa|kick_mini_factoid",
+    r"kick_mcr_qa|kick_mini_mcq|mmlu",
+    r"kick_icra_qa\w*closed|kick_mini_closed",
+    r"kick_icra_qa\w*open|kick_mini_open",
+    r"kick_conflict_qa|kick_mini_conflict",
+    r"kick_summarization(?!_fidelity)|kick_mini_summary",
+    r"kick_instruction_following|kick_mt_bench",
+    r"(?!kick_|wikitext)",
+    r"kick_perplexity|kick_mini_perplexity|wikitext",
+    r"kick_fidelity|kick_mini_fidelity|kick_summarization_fidelity",
+)
+
+
 @dataclass(frozen=True)
 class TaskInfo:
     """A task for readers. `primary`: its headline metric; `pair`: the other book's task; "" where none."""
@@ -44,6 +60,12 @@ def task_info(name: str) -> TaskInfo:
     options = (known[name][1].get("metadata") or {}).get("kick") or {}
     title = options.get("title") or name.replace("_", " ")
     return TaskInfo(name, title, options.get("primary") or "", options.get("pair") or "")
+
+
+def place(task: str) -> tuple[int, str]:
+    """Where a task stands among others; to sort by."""
+    found = next((number for number, start in enumerate(ORDER) if re.match(start, task)), len(ORDER))
+    return found, task
 
 
 def headline(task: str, names: Iterable[str]) -> str:

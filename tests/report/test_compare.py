@@ -17,7 +17,7 @@ def found(store):
 
 
 def test_each_task_has_the_paired_difference(store, found):
-    assert [task.task for task in found.tasks] == list(dict.fromkeys(r.cell.task.name for r in store.runs()))
+    assert {task.task for task in found.tasks} == {run.cell.task.name for run in store.runs()}
     task = next(task for task in found.tasks if task.task == "kick_mini_factoid")
     tables = {
         r.cell.variant.name: [s.scores["exact_match"] for s in store.samples(r.key)]
@@ -51,7 +51,7 @@ def test_it_can_be_read_in_a_terminal(found):
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(found)
     text = console.export_text()
-    assert "magnitude-0.5 against wanda-0.5" in text
+    assert "a: wanda-0.5, b: magnitude-0.5" in text
     assert "Closed-book facts" in text
     assert "items changed" in text
     assert verdict(found.tasks[0]) in ("matching", "worse", "better", "undecided")
