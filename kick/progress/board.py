@@ -29,6 +29,11 @@ class Running:
     _first: tuple[float, int] | None = field(default=None, repr=False)
 
     @property
+    def taken(self) -> float:
+        """Seconds since it started."""
+        return time.monotonic() - self.since
+
+    @property
     def rate(self) -> float:
         """Answers a second in the present cell; 0.0 where it is not known yet."""
         if self._first is None:
@@ -126,15 +131,14 @@ class Board:
     def left(self) -> float | None:
         """Seconds that all that is open takes, by the estimates and how right they were; None if unknown."""
         with self._lock:
-            keys = self.states
-            cost = sum(
-                self._cost[variant]
-                for (variant, _), cell in self.cells.items()
-                if keys[cell.key] in ("open", "running")
-            )
             ratio = self._spent / self._paid if self._paid else 1.0
-            spent = sum(time.monotonic() - one.since for one in self.running.values())
-            return max(0.0, cost * ratio - spent) / max(1, len(self.running)) if cost else None
+            pairs = self.cells.items()
+            waiting = [self._cost[name] for (name, _), cell in pairs if self.states[cell.key] == "open"]
+            running = [
+                max(one.job.cost * ratio - one.taken, one.taken / 10) for one in self.running.values()
+            ]  # one that takes longer than was thought: a tenth of what it took
+            seconds = sum(waiting) * ratio + sum(running)
+            return seconds / max(1, len(running)) if waiting or running else None
 
     def rows(self) -> Iterator[tuple[str, list[CellState | None]]]:
         """Each variant with the states of its cells, by task; None where it has none."""

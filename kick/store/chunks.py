@@ -75,10 +75,8 @@ class Partial:
         if not self._fresh:
             return
         name = f"{len(self._fresh)}.{self._total}.{self._fingerprint}.{secrets.token_hex(6)}.jsonl"
-        data = encode(
-            self._fresh
-        )  # its checksum tells a power cut, which then costs what was not yet on disk
-        self._files.write(f"{self._folder}/{name}", data, durable=False)
+        # not durable: after a power cut the checksum tells what was not yet on disk, and that is asked again
+        self._files.write(f"{self._folder}/{name}", encode(self._fresh), durable=False)
         self._fresh = {}
 
     def __enter__(self) -> Partial:

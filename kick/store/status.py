@@ -38,6 +38,7 @@ def states(files: Files, folder: str, whole: set[str]) -> Iterator[State]:
 
 def _state(files: Files, path: str, names: set[str], whole: bool) -> State:
     matrix, _, key = path.rpartition("/")
+    matrix = matrix or files.root.rpartition("/")[2]  # the root is a matrix's own folder
     answered, asked = chunks.progress(files, f"{path}/{PARTIAL}") if PARTIAL in names else (0, 0)
     if RUN in names and whole and SAMPLES in names:
         return State(key, matrix, "done")
