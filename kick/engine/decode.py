@@ -134,7 +134,7 @@ class Decode:
         budget = min(self.budget, FIRST_BUDGET) if self.drafts else self.budget
         runner = Runner(self.network, root, counts, budget, keep=True, extend=extend)
         for batch in runner:
-            if runner.budget == budget:
+            if batch and runner.budget == budget:
                 runner.budget = budget = self.budget
             arrived = []
             hidden = torch.cat([done.hidden for done in batch]) if batch else None

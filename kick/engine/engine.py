@@ -47,6 +47,8 @@ class Engine:
         self.reader = Reader(model, batch_tokens)
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache)
         self.reference = reference
+        self.version = 0
+        self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # greedy tokens that fidelity has shown
         ends = model.generation_config.eos_token_id
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
 
@@ -86,7 +88,9 @@ class Engine:
             "tokens": self._tokens,
             "generate": self._generate,
         }
-        with self.reader.network.linears.on():
+        with self.reader.network.linears.on() as version:
+            if version != self.version:
+                self.version, self.known = version, {}
             for kind, give in answers.items():
                 at = [i for i, request in enumerate(requests) if request.kind == kind]
                 if at:
@@ -153,11 +157,13 @@ class Engine:
         network, reference = self.reader.network, self.reference
         if reference is not None and reference.write:
             reference.add_head(network.head if network.plain_head else None)
-        head = None if reference is None else on_device(reference.head(), network.device)
+        head = None if reference is None else network.like(on_device(reference.head(), network.device))
 
         def done(i: int, hidden: Tensor | None) -> None:
             dense = None if reference is None or hidden is None else self._dense(requests[i], hidden)
-            values = fidelity.measure(network, hidden, requests[i].tokens, dense, head)
+            values, own = fidelity.measure(network, hidden, requests[i].tokens, dense, head)
+            if len(own) > len(self.known.get(prompts[i].ids, ())):
+                self.known[prompts[i].ids] = own
             finish(i, Response(values=values, truncated=prompts[i].truncated))
 
         asked = [i for i, request in enumerate(requests) if request.tokens]
@@ -191,6 +197,8 @@ class Engine:
             rows.append(
                 Decoding(prompts[i].ids, r.max_tokens, stops[r.until], r.temperature, r.top_p, r.seed)
             )
+            if not r.temperature:
+                rows[-1].follow(self.known.get(prompts[i].ids, ()))
             draft = None if self.reference is None or self.reference.write else self.reference.draft(r)
             if draft:
                 drafts[place] = draft

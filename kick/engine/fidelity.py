@@ -13,30 +13,35 @@ length   N
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from kick.engine.network import Head, Network
+from kick.engine.network import Network
 
 NAMES = ("fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "dppl", "margin", "length")
 
 
 @torch.inference_mode()
 def measure(
-    network: Network, hidden: Tensor, tokens: Sequence[int], dense: Tensor | None, head: Head | None
-) -> dict[str, float]:
-    """The numbers above; NaN for those that need the dense model where it is not known.
+    network: Network,
+    hidden: Tensor | None,
+    tokens: Sequence[int],
+    dense: Tensor | None,
+    head: Callable[[Tensor], Tensor] | None,
+) -> tuple[dict[str, float], tuple[int, ...]]:
+    """The numbers above, NaN for those that need the dense model where it is not known; and the variant's
+    own greedy tokens, as far as the pass tells them: up to the first that differs.
 
     Args:
         hidden: the variant's hidden states (N, H) that predict the tokens.
         tokens: the dense continuation, N ids.
-        dense: the dense model's hidden states (N, H), with its `head`.
+        dense: the dense model's hidden states (N, H), with its `head`: hidden states to logits.
     """
     values = dict.fromkeys(NAMES, math.nan) | {"fdt": 0.0, "length": float(len(tokens))}
     if not tokens:
-        return values
+        return values, ()
     targets = torch.tensor(tokens, device=hidden.device)
     best, nll, divergence, dense_best, margins = [], [], [], [], []
     for part, logits in network.chunks(hidden):
@@ -63,4 +68,4 @@ def measure(
         values["kl_p99"] = float(kl.quantile(0.99))
         if first < len(tokens):
             values["margin"] = float(torch.cat(margins)[first])
-    return values
+    return values, tuple(found[: first + 1].tolist())

@@ -8,7 +8,7 @@ of whole forwards, and logits are made by the model itself with the hidden state
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -120,6 +120,14 @@ class Network:
             return self.model(input_ids=ids, use_cache=False).logits[0].float()
         finally:
             handle.remove()
+
+    def like(self, head: Head | None) -> Callable[[Tensor], Tensor] | None:
+        """A function that does what `head` does: this model's own one, which is faster, if it is the same."""
+        mine = self.head
+        if head is None or not self.plain_head or mine.bias is not None or head.bias is not None:
+            return head
+        same = (mine.scale, mine.cap) == (head.scale, head.cap) and mine.weight.shape == head.weight.shape
+        return self.logits if same and torch.equal(mine.weight, head.weight) else head
 
     def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Logits of hidden states (N, H), as many rows at a time as CHUNK_ELEMENTS allows."""

@@ -129,7 +129,7 @@ class Runner:
         counts: for each sequence, how many of its last positions are wanted.
         budget: tokens of one forward; halved whenever one runs out of memory.
         keep: give each sequence's keys and values too.
-        extend: called on each node that is about to be run, to lengthen the leaves below it.
+        extend: called on a subtree that is about to be run whole, to lengthen its leaves.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Runner:
                 pack = Pack(self.network.device)
                 continue
             node, spans = self.stack.pop()
-            if self.extend is not None:
+            if self.extend is not None and node.size <= self.budget:
                 self.extend(node)
             if len(node.ids) > self.budget:
                 node.split(self.budget)

@@ -35,8 +35,11 @@ class Stops:
         """Whether the last token ends the answer."""
         if tokens[-1] in self.ends:
             return True
-        tails = {look: self.tokenizer.decode(tokens[-look:]) for look in set(self.looks)}
-        return any(text in tails[look] for text, look in zip(self.strings, self.looks, strict=True))
+        tail = self.tokenizer.decode(tokens[-max(self.looks, default=1) :])
+        return any(
+            text in tail and text in self.tokenizer.decode(tokens[-look:])
+            for text, look in zip(self.strings, self.looks, strict=True)
+        )
 
     def text(self, tokens: Sequence[int]) -> str:
         """The answer: decoded without special tokens, cut before the first stop string."""
@@ -67,6 +70,13 @@ class Decoding:
     def restart(self) -> None:
         """Forget all tokens."""
         self.tokens, self.done, self.random = [], self.limit <= 0, None
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Accept tokens that are known to come, as far as the answer goes."""
+        for token in tokens:
+            if self.done:
+                return
+            self.accept(token)
 
     def accept(self, token: int) -> None:
         """Append a token; the answer is done at a stop or at its limit."""

@@ -34,21 +34,23 @@ class PackedLinears:
             self.layers = []
         self.packed: list[Tensor] = []
         self.seen: list[Tensor] = []
+        self.version = 0  # grows whenever the weights have been found changed
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Within it the layers use the packed weights; they are packed anew if they have changed."""
+    def on(self) -> Iterator[int]:
+        """Within it the layers use packed weights, packed anew if they have changed; gives `version`."""
         seen = [_sample(m.weight) for m in self.layers]
         if not self.packed or not all(map(torch.equal, seen, self.seen)):
             self.packed = [torch.ops.mkldnn._reorder_linear_weight(m.weight.data, ROWS) for m in self.layers]
             self.seen = seen
+            self.version += 1
         changed = []
         try:
             for layer, packed in zip(self.layers, self.packed, strict=True):
                 if "forward" not in vars(layer):
                     layer.forward = partial(_linear, packed, layer.bias)
                     changed.append(layer)
-            yield
+            yield self.version
         finally:
             for layer in changed:
                 del layer.forward

@@ -7,7 +7,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from kick.engine import Engine, Reference, budget
+from kick.engine import Engine, Reference, budget, slots
 from kick.engine.draft import Acceptance
 from kick.engine.stopping import Stops
 from kick.records import KickError, Request
@@ -68,6 +68,16 @@ def test_few_slots_and_a_small_budget_change_nothing(models, tokenizer, monkeypa
     assert Engine(model, tokenizer, window=400, batch_tokens=16).answer(requests()) == wanted
     monkeypatch.setattr(budget, "slots", lambda device: (1, 64))  # no memory for a second row
     assert Engine(model, tokenizer, window=400).answer(requests()) == wanted
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_shared_pieces_may_be_left_where_they_are(name, models, tokenizer, monkeypatch):
+    asked = requests() + [Request("generate", context=HEADER + p, max_tokens=9) for p in PROMPTS]
+    monkeypatch.setattr(slots, "SHARED", (10**6, 1))
+    wanted = Engine(models(name), tokenizer, window=400).answer(asked)
+    for least in ((1, 1), (64, 4)):
+        monkeypatch.setattr(slots, "SHARED", least)
+        assert Engine(models(name), tokenizer, window=400).answer(asked) == wanted
 
 
 def test_running_out_of_memory_while_decoding_changes_nothing(models, tokenizer, monkeypatch):
