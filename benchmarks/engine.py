@@ -1,6 +1,6 @@
 """The engine against the usual ways to ask a model, on the demo model, in CPU time on one thread.
 
-    python benchmarks/engine.py [--only mmlu,qa,drafts,fidelity,memory,floor,matrix] [--rounds 1]
+    python benchmarks/engine.py [--only mmlu,qa,drafts,fidelity,memory,floor,matrix]
 
 Real MMLU and NQ-open items from ../shared/data. Both sides run in one process and take turns, ours before
 and after the other; a ratio is the other's CPU seconds over the mean of ours. Equality is asserted: choices
@@ -17,18 +17,17 @@ import multiprocessing
 import os
 import resource
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import engine_items as items
 import psutil
 import torch
+from contest import Line, contest, show, timed
+from engine_matrix import matrix
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from rich.console import Console
-from rich.table import Table
 
 from kick.compress import canonical, compress
 from kick.engine import Engine, Reference
@@ -43,35 +42,6 @@ VARIANTS = {
     "magnitude 20 %": canonical("magnitude", {"sparsity": 0.2}),
     "magnitude 50 %": canonical("magnitude", {"sparsity": 0.5}),
 }
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the table: CPU seconds of both sides, their ratio, what it should be at least."""
-
-    work: str
-    against: str
-    ratio: float
-    target: float
-    ours: float
-    theirs: float
-    note: str = ""
-
-
-def timed(work: Callable):
-    """(result, CPU seconds) of a call."""
-    start = time.process_time()
-    result = work()
-    return result, time.process_time() - start
-
-
-def contest(names: tuple[str, str], target: float, ours: Callable, theirs: Callable, same: Callable) -> Line:
-    """Ours, theirs, ours. `same(our result, their result)` asserts and gives a note."""
-    first, before = timed(ours)
-    other, theirs_s = timed(theirs)
-    _, after = timed(ours)
-    mean = (before + after) / 2
-    return Line(*names, theirs_s / mean, target, mean, theirs_s, same(first, other))
 
 
 # --------------------------------------------------------------------------------- the usual ways
@@ -221,6 +191,39 @@ def drafts(model, tokenizer) -> list[Line]:
     return lines
 
 
+def fidelity_and_answers(model, tokenizer) -> list[Line]:
+    """Fidelity and the answers to the same prompts: rows that never differ are finished by the pass."""
+    prompts = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
+    with tempfile.TemporaryDirectory() as folder, Reference(folder, write=True) as written:
+        dense = Engine(model, tokenizer, reference=written).answer(prompts)
+    asked = [
+        Request("fidelity", context=r.context, tokens=a.tokens) for r, a in zip(prompts, dense, strict=True)
+    ]
+    lines = []
+    for name, target in (("8-bit", 1.4), ("4-bit", 0.95)):
+        variant = compressed(model, name)
+
+        def ours(variant=variant):
+            return Engine(variant, tokenizer).answer(asked + prompts)[len(asked) :]
+
+        def apart(variant=variant):
+            engine = Engine(variant, tokenizer)
+            engine.answer(asked)
+            engine.known = {}
+            return engine.answer(prompts)
+
+        lines.append(
+            contest(
+                (f"{name} variant, fidelity and answers", "our own pass, then our own batched decode"),
+                target,
+                ours,
+                apart,
+                lambda a, b: texts_equal([r.tokens for r in a], [r.tokens for r in b]),
+            )
+        )
+    return lines
+
+
 def fidelity(model, tokenizer) -> list[Line]:
     """FDT and SDT of the 8-bit variant over 24 prefixes x 32 tokens."""
     prefixes = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
@@ -257,10 +260,12 @@ def _noted(line: Line, note: str) -> Line:
 # --------------------------------------------------------------------------------- memory, floor
 
 
-def peak(work: Callable) -> int:
+def peak(work: Callable, touched: list[torch.Tensor]) -> int:
     """Bytes by which a call raises the peak of a process of its own."""
 
     def child(pipe) -> None:
+        for tensor in touched:
+            tensor.sum()  # pages of mapped weights count for both sides
         before = psutil.Process().memory_info().rss
         work()
         pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
@@ -287,7 +292,8 @@ def memory(model, tokenizer) -> list[Line]:
 
     found, wanted = sum(r.logprob for r in engine.answer(asked)), full()
     assert abs(found / wanted - 1) < 1e-5, (found, wanted)
-    ours, theirs = peak(lambda: engine.answer(asked)), peak(full)
+    weights = [parameter.data for parameter in model.parameters()]
+    ours, theirs = peak(lambda: engine.answer(asked), weights), peak(full, weights)
     note = f"bytes, not seconds; value equal to {abs(found / wanted - 1):.0e}"
     names = ("perplexity, peak memory", "full logits, batch 8")
     return [Line(*names, theirs / ours, 8.0, ours, theirs, note)]
@@ -349,9 +355,9 @@ def floor(model, tokenizer) -> list[Line]:
 
 def main() -> None:
     """Run the contests, print the table, write the file."""
-    from engine_matrix import matrix
-
-    contests = {f.__name__: f for f in (floor, mmlu, qa, drafts, fidelity, memory, matrix)}
+    contests = {
+        f.__name__: f for f in (floor, mmlu, qa, drafts, fidelity, fidelity_and_answers, memory, matrix)
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(contests))
     parser.add_argument("--out", type=Path, default=OUT)
@@ -363,21 +369,11 @@ def main() -> None:
     lines: list[Line] = []
     for name in options.only.split(","):
         lines += contests[name](model, tokenizer)
-        show(lines[-1:] if len(lines) else [])
-    show(lines)
+        show(lines)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     part = options.out.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
     part.replace(options.out)
-
-
-def show(lines: list[Line]) -> None:
-    """The table."""
-    table = Table("work", "against", "ours, CPU s", "theirs", "ratio", "at least", "note")
-    for line in lines:
-        seconds = [f"{x:.1f}" if x < 1e6 else f"{x / 1e6:.0f} MB" for x in (line.ours, line.theirs)]
-        table.add_row(line.work, line.against, *seconds, f"{line.ratio:.2f}", f"{line.target:g}", line.note)
-    Console(width=170).print(table)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ token), closed-book questions (32 tokens), perplexity.
 published   compress again for every task, batch 1, plain `generate`, a forward a window
 per variant compress once, lm-eval's HFLM with batch 8
 ours        compress once, our engine, drafts from the dense answers
-
-The published way is slow and strictly additive (no cost depends on another), so `--matrix-items` of the 24
-items are run of it and the rest is reckoned; the default runs all.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ import tempfile
 
 import engine_items as items
 import torch
+from contest import Line, timed
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -145,10 +143,8 @@ def same(found: dict, wanted: dict) -> str:
     return f"{total - different} of {total} answers equal"
 
 
-def matrix(model, tokenizer) -> list:
+def matrix(model, tokenizer) -> list[Line]:
     """Two lines of the table."""
-    from engine import Line, timed
-
     work = tasks(tokenizer)
     data = sequences(CalibrationSpec("kick_mini_calibration", sequences=8, length=256), tokenizer)
     found, mine = timed(lambda: ours(model, tokenizer, work, data))
