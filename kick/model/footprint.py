@@ -34,7 +34,8 @@ def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -
     """Parameters, zeros, bytes and bits of a model, as JSON values.
 
     Args:
-        storages: by full name of a linear; those not named are dense values of VALUE_BITS.
+        storages: by full name of a linear; those not named are dense values of VALUE_BITS. None takes what a
+            checkpoint that was quantized elsewhere said of itself.
 
     Returns:
         parameters: distinct ones, tied weights once; stored_bytes: of the tensors as they are;
@@ -42,7 +43,7 @@ def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -
         packed_bytes: everything, each matrix in its smallest format; packed_linear_bytes: the matrices alone;
         bits_per_weight: of the matrices, packed, everything counted; value_bits: of an unquantized value.
     """
-    storages = storages or {}
+    storages = storages or getattr(model, "kick_storages", {})
     path, modules = block_list(model)
     weights = zeros = 0
     bits = 0.0

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,9 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
         KickError: the weights are not the ones that `spec.digest` names, or cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from kick.model import elsewhere
 
     folder = locate(spec.name, spec.revision)
     if spec.digest and weights_digest(folder) != spec.digest:
@@ -91,13 +94,19 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            options = elsewhere.load_options(AutoConfig.from_pretrained(folder, trust_remote_code=False))
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, spec.dtype), use_safetensors=True, trust_remote_code=False
+                folder,
+                dtype=getattr(torch, spec.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
             )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise KickError(
             f"transformers cannot load {spec.name!r} as a causal language model: {error}"
         ) from error
+    elsewhere.unpacked(model)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
@@ -201,7 +210,9 @@ def quiet() -> Iterator[None]:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # on purpose
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

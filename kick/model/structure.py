@@ -22,6 +22,8 @@ EXCLUDED = {
     "gate.weight": "a router: a few rows that decide which expert sees a token",
     "shared_expert_gate.weight": "a router of one row",
     "conv1d.weight": "a depthwise convolution of four taps a channel",
+    "weight_scale": "of a checkpoint that was quantized elsewhere",
+    "weight_zero_point": "of a checkpoint that was quantized elsewhere",
     "A_log": "the state matrix of a state space model, not multiplied with activations",
 }
 

@@ -143,3 +143,17 @@ def test_footprint_of_a_dense_model_counts_tied_weights_once():
     assert size["stored_bytes"] == 4 * size["parameters"]
     assert size["packed_bytes"] == 2 * size["parameters"]
     assert size["bits_per_weight"] == 16
+
+
+def test_a_packed_checkpoint_is_a_model_like_any_other(tmp_path, tokenizer):
+    """Saved, resolved as a folder, loaded: the same logits, its bits counted, open to more compression."""
+    model = tiny("llama")
+    step = canonical("rtn", {"bits": 4, "group_size": 8})
+    manifest, _ = saved(model, tokenizer, [step], tmp_path / "out")
+    again, _ = load(resolve(str(tmp_path / "out")))
+    ids = sequences(1, 20, seed=8)[0]
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model(ids).logits)
+    assert footprint(again)["bits_per_weight"] == manifest["footprint"]["bits_per_weight"] == 4 + 20 / 8
+    assert set(again.state_dict()) == set(model.state_dict())
+    compress(again, [canonical("wanda", {"sparsity": 0.5})], sequences())
