@@ -14,8 +14,6 @@ from kick.report import wording
 from kick.report.cells import Cell
 from kick.report.tasks import headline
 
-QUESTION = 280  # characters of a question's end that are shown
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -75,9 +73,8 @@ def _example(
         if name in found[cell.run.key]:
             answer = _worth(found[cell.run.key][name], metric)
             same.setdefault(answer, []).append(labels[cell.run.key])
-    question = ("\u2026" if len(sample.preview) > QUESTION else "") + sample.preview[-QUESTION:]
     return Example(
-        wording.visible(question),
+        wording.visible(wording.question(sample.preview)).replace("\u21b5", ""),
         wording.visible(sample.target),
         wording.visible(sample.group, 60),
         tuple(Answer(tuple(names), *answer) for answer, names in same.items()),
@@ -88,7 +85,7 @@ def _worth(sample: Sample, metric: str) -> tuple[str, str, bool | None]:
     """The answer as it can be shown, its score, and whether it is right."""
     score = sample.scores.get(metric, math.nan)
     right = bool(score) if score in (0.0, 1.0) else None
-    return wording.visible(_text(sample) or ""), "" if math.isnan(score) else f"{score:.2f}", right
+    return wording.visible((_text(sample) or "").strip()), "" if math.isnan(score) else f"{score:.2f}", right
 
 
 def _text(sample: Sample) -> str | None:

@@ -239,8 +239,10 @@ def _flips(task: TaskComparison, found: Comparison, most: int = 10) -> Iterable[
         return
     yield Text(f"\n{task.title}: {len(shown)} items changed", style="bold")
     for flip in shown[:most]:
-        question = flip.question.strip().rsplit("\n\n", 1)[-1][-ANSWER:]
-        yield Text(f"  {_line(question)}  [expected: {_line(flip.target)}]", style="dim")
+        yield Text(
+            f"  {_line(wording.question(flip.question, ANSWER))}  [expected: {_line(flip.target)}]",
+            style="dim",
+        )
         yield Text(f"    {found.a} ({flip.a_score:.2f}): {_line(flip.a_answer)}")
         yield Text(f"    {found.b} ({flip.b_score:.2f}): {_line(flip.b_answer)}")
     if len(shown) > most:

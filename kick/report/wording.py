@@ -153,6 +153,15 @@ def task_label(row: Mapping[str, Any]) -> str:
     return str(row["title"])
 
 
+def question(preview: str, most: int = 280) -> str:
+    """The end of a prompt for readers: its last part alone where the parts before are examples like it."""
+    *before, last = preview.strip().split("\n\n")
+    start = last.partition(":")[0] + ":"
+    if ":" in last and any(part.startswith(start) for part in before):
+        preview = last
+    return ("\u2026" if len(preview) > most else "") + preview.strip()[-most:]
+
+
 def visible(text: str, most: int = 400) -> str:
     """Text from a model as something that can be read and does nothing: at most `most` characters.
 

@@ -108,3 +108,11 @@ def test_invisible_and_turning_characters_are_shown():
     assert wording.visible("a" + "\u0301" * 50) == "a\u0301\u0301"
     assert wording.visible("x" * 500).endswith("\u2026")
     assert wording.visible("\ud800") == "\u27e8U+D800\u27e9"
+
+
+def test_a_question_is_shown_without_the_examples_before_it():
+    shots = "Question: a?\nAnswer: b\n\nQuestion: c?\nAnswer:"
+    assert wording.question(shots) == "Question: c?\nAnswer:"
+    passage = "A passage.\n\nQuestion: c?\nAnswer:"
+    assert wording.question(passage) == passage
+    assert wording.question("x" * 500, 10) == "\u2026" + "x" * 10

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
+from kick.report.tasks import task_info
 
 
 def _several(column: str, keys: list[str], what: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -49,7 +50,9 @@ def calibration_size(rows: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         first = part.iloc[0]
-        style.head(ax, f"{first['title']}: {first['level']}", wording.metric_label(first["metric"]))
+        style.head(
+            ax, f"{task_info(first['task']).title}\n{first['level']}", wording.metric_label(first["metric"])
+        )
     style.legend(drawn, select.method_order(rows["method"]))
     return drawn
 
@@ -78,7 +81,11 @@ def shots(rows: pd.DataFrame) -> Figure:
                 line["sparsity"] * 100, values, color=look.hex, marker=look.marker, label=f"{count:g}-shot"
             )
         style.percent_axis(ax, list(part["sparsity"] * 100))
-        style.head(ax, f"{part['title'].iloc[0]}: {method}", wording.metric_label(part["metric"].iloc[0]))
+        style.head(
+            ax,
+            f"{task_info(part['task'].iloc[0]).title}\n{method}",
+            wording.metric_label(part["metric"].iloc[0]),
+        )
     axes[0].legend(fontsize=7)
     return drawn
 
