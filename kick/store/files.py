@@ -313,7 +313,7 @@ class UrlFiles:
     def stamps(self, folder: str, name: str) -> dict[str, str]:
         """One recursive listing: path -> ETag, or time and size."""
         with self._refusals(folder):
-            listed = self._fs.find(self._full(folder), maxdepth=3, detail=True)
+            listed = self._fs.find(self._full(folder), detail=True)
         prefix = len(self._base.strip("/")) + 1
         found = {}
         for full, entry in listed.items():
