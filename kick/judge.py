@@ -34,7 +34,7 @@ KINDS: tuple[Kind, ...] = ("instruction", "summary")
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of a cell. `pending` questions were not come to; `note` says why it was left as it was."""
+    """What came of a cell. `pending` questions are open still; `note` says why it was left as it was."""
 
     key: str
     variant: str
@@ -55,7 +55,7 @@ class Judged:
             f"{self.items} items, {self.asked} verdicts",
             f"{sum(self.failures.values())} failed" + (f" ({failed})" if failed else ""),
             f"{self.repaired} repaired" if self.repaired else "",
-            f"{self.pending} not asked: not written" if self.pending else "",
+            f"{self.pending} open: not written yet" if self.pending else "",
             *(_agreed(name, numbers) for name, numbers in self.agreement.items()),
             self.note,
         ]

@@ -44,6 +44,7 @@ def test_a_budget_stops_cleanly_and_the_next_pass_goes_on(tmp_path):
         first = stored.judge(server, calls=5, workers=1)
         assert first.stopped == "the budget of 5 calls is used up"
         assert first.calls == len(server.asked) == 5
+        assert "open: not written yet" in "".join(first.lines())
         assert not first.whole
         assert "the same command goes on from here" in first.lines()[-1]
         halfway = stored.files()
@@ -171,6 +172,14 @@ def _pass(url, folder, count, out):
     os.environ["OPENAI_API_KEY"] = KEY
     with Judge(Settings("j", url, workers=4), open_files(folder)) as judge:
         out.put([found.values["grade"] for found in judge.verdicts(questions(count))])
+
+
+def test_replies_are_kept_behind_a_url_too():
+    with serving(honest) as server:
+        for _ in range(2):
+            with Judge(Settings("j", server.url), open_files("memory://judged/.judge")) as judge:
+                assert [found.values for found in judge.verdicts(questions(3))] == [{"grade": 4.0}] * 3
+    assert len(server.asked) == 3
 
 
 def test_several_processes_write_one_reply_each_and_all_go_by_it(tmp_path):
