@@ -238,8 +238,12 @@ class _Sweep:
                 interrupts.wait(POLL)
                 continue
             waiting = False
+            ended = 0
             for outcome in self.executor.run(work, free, self._started):
                 self._settle(outcome)
+                ended += 1
+            if not (ended or interrupts.count or self.halted):
+                self.halted = "the executor took no job: it was closed before the sweep began"
 
     def _wave(self) -> list[Job]:
         """The open jobs that can go now: nothing but the dense model's while it is open."""

@@ -227,6 +227,14 @@ def test_a_full_disk_ends_the_sweep_and_blames_no_cell(tmp_path):
     assert list(Store(tmp_path, MATRIX).failures()) == []
 
 
+def test_an_executor_that_is_closed_ends_the_sweep(tmp_path):
+    how = Inline()
+    how.close()
+    summary, _ = run(tmp_path, fake_jobs(2), how=how)
+    assert "took no job" in summary.halted
+    assert summary.left == 4
+
+
 # -------------------------------------------------------------------------------------- two coordinators
 
 
