@@ -219,7 +219,14 @@ def compress(
 
 @app.command()
 def judge(
-    matrix: Matrix, out: Out = "results", data_root: DataRoot = None, tasks: TaskFolders = None
+    matrix: Matrix,
+    out: Out = "results",
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    calls: Annotated[
+        int | None, typer.Option(help="requests at most; the rest is done by a later call")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="tokens at most")] = None,
 ) -> None:
     """Have the matrix's judge grade the stored answers; what is judged already is not asked again."""
     from kick import config, judge
@@ -228,8 +235,11 @@ def judge(
     parsed = config.load(matrix)
     if parsed.judge is None:
         raise KickError(f"{matrix} names no judge; wanted: judge: {{model: ..., base_url: ...}}")
+    how = judge.settings(parsed.judge, calls=calls, tokens=tokens)
     store = Store(out, parsed.name)
-    print(judge.judge_results(store, parsed.judge, data_root=data_root, task_folders=tasks or (), say=_say))
+    report = judge.judge_results(store, how, data_root=data_root, task_folders=tasks or (), say=_say)
+    print(report)
+    raise typer.Exit(0 if report.whole else 1)
 
 
 # ------------------------------------------------------------------------------ reading

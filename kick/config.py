@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path as File
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -103,7 +103,14 @@ def _address(value: Any) -> Any:
     return value
 
 
+def _variable(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w{0,99}", value):
+        raise Refused("no environment variable's name; give that name, the key itself is written nowhere")
+    return value
+
+
 Text: TypeAlias = Annotated[StrictStr, Field(min_length=1)]
+Address: TypeAlias = Annotated[Text, BeforeValidator(_address)]
 Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 
@@ -165,14 +172,14 @@ class Judge(Part):
     """An OpenAI-style endpoint that judges answers afterwards; its key comes from the environment only."""
 
     model: Text = Field(description="the judge's name at its endpoint, pinned to a version")
-    base_url: Annotated[Text, BeforeValidator(_address)] = Field(
-        "https://api.openai.com/v1", description="the endpoint's address"
-    )
+    base_url: Address = Field("https://api.openai.com/v1", description="the endpoint's address")
     temperature: Number = Field(0.0, ge=0, description="a number of at least 0")
     top_p: Number = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
     max_tokens: Whole = Field(512, ge=1, description="a whole number of at least 1")
     seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
-    runs: Whole = Field(1, ge=1, description="how often each pair is judged, at least 1")
+    runs: Whole = Field(1, ge=1, description="how often each question is asked, at least 1")
+    mode: Literal["grade", "pair", "both"] = Field("grade", description="grade, pair or both")
+    key_variable: Annotated[Text, BeforeValidator(_variable)] = Field("OPENAI_API_KEY", description="a name")
     timeout: Number = Field(60.0, gt=0, description="seconds, above 0")
     workers: Whole = Field(4, ge=1, description="how many requests at a time, at least 1")
 
