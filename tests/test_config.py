@@ -127,7 +127,11 @@ BAD = {
         15,
         ["'refernce'", "did you mean 'reference'"],
     ),
-    "unknown engine": (GOOD + "engine: {name: vlm}\n", 16, ["unknown engine 'vlm'", "'vllm'"]),
+    "unknown engine": (
+        GOOD + "engine: {name: transformer}\n",
+        16,
+        ["unknown engine 'transformer'", "'transformers'"],
+    ),
     "no batch": (GOOD + "engine: {batch_tokens: 0}\n", 16, ["batch_tokens: got 0", "auto"]),
     "unknown replica": (GOOD + "replicas: [batch, dtyp]\n", 16, ["unknown replica 'dtyp'", "'dtype'"]),
     "no time": (GOOD + "time_limit: 0\n", 16, ["time_limit: got 0", "seconds"]),

@@ -124,7 +124,7 @@ def test_keys_stay_what_they_were():
     [
         ("name: trial", "name: other"),
         ("variants:", "engine: {batch_tokens: 64}\nvariants:"),
-        ("variants:", "engine: {name: vllm}\nvariants:"),
+        ("variants:", "engine: {batch_tokens: 99}\nvariants:"),
         ("variants:", "time_limit: 60\nvariants:"),
         ("variants:", "data_root: /elsewhere\nvariants:"),
         ("variants:", "judge: {model: j}\nvariants:"),
