@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ class Reference:
     def _spill(self) -> None:
         if not self._pending:
             return
-        name = f"hidden-{len(set(self.index['hidden'].values())):05d}.safetensors"
+        name = f"hidden-{uuid.uuid4().hex[:12]}.safetensors"  # two writers do not meet
         self._save(self._pending, name)
         self.index["hidden"].update(dict.fromkeys(self._pending, name))
         self._pending = {}

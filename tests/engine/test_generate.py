@@ -179,6 +179,16 @@ def test_drafts_do_not_change_the_answers(share, models, tokenizer, tmp_path):
         assert notes["accepted"] == notes["drafted"] > 0
 
 
+def test_a_variant_that_differs_is_soon_given_no_drafts(models, tokenizer, tmp_path):
+    asked = [Request("generate", context=f"Question {i}: what?", max_tokens=16) for i in range(40)]
+    with Reference(tmp_path, write=True) as reference:
+        Engine(models("llama"), tokenizer, reference=reference, window=400).answer(asked)
+    variant = changed(models("llama"), 3.0)
+    engine = Engine(variant, tokenizer, window=400, reference=Reference(tmp_path))
+    assert engine.answer(asked) == Engine(variant, tokenizer, window=400).answer(asked)
+    assert 0 < engine.notes()["drafted"] < 40 * 16 // 5
+
+
 def test_refused_drafts_are_given_up():
     bad, good = Acceptance(), Acceptance()
     for _ in range(8):
