@@ -19,7 +19,7 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 	$(BIN)/python benchmarks/engine.py
 
 soak: .venv/installed  ## the long fault runs
-	$(BIN)/pytest -m slow --override-ini addopts=
+	$(BIN)/pytest -m slow --timeout 3600
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"kick needs Python 3.11 or newer, got {sys.version.split()[0]}; try: make PYTHON=python3.11")'
