@@ -93,6 +93,12 @@ def _where(docs: datasets.Dataset, example: bool) -> datasets.Dataset:
     return docs.select(places).remove_columns("example")
 
 
+def mmlu_text(doc: Row) -> str:
+    """A question with its labelled choices; in Python, for a template is compiled anew for each of them."""
+    labelled = (f"{label}. {choice}" for label, choice in zip("ABCD", doc["choices"], strict=True))
+    return "\n".join([doc["question"].strip(), *labelled, "Answer:"])
+
+
 class SubjectSampler(ContextSampler):
     """Worked examples of the question's own subject, the first n in their order.
 
