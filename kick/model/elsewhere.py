@@ -49,7 +49,7 @@ def unpacked(model: nn.Module) -> None:
         setattr(model, _STORAGES, storages)
         if not rounding:
             model.hf_quantizer = None
-            del model.config.quantization_config
+            vars(model.config).pop("quantization_config", None)
 
 
 def _bits(weights: Any, inputs: int) -> float:
