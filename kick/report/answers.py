@@ -50,7 +50,8 @@ def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3)
     found = {cell.run.key: {s.item: s for s in cell.store.samples(cell.run.key)} for cell in shown}
     first = found[shown[0].run.key]
     items = [name for name, sample in first.items() if _text(sample) is not None]
-    if not items:
+    written = [any(_text(sample) is not None for sample in table.values()) for table in found.values()]
+    if not items or not all(written):  # a choice among given answers, or a reading of dense's
         return []
     spread = {
         name: _spread([table[name] for table in found.values() if name in table], metric) for name in items

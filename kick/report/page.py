@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kick import metrics
-from kick.report import answers, charts, select, wording
+from kick.report import answers, charts, select, tables, wording
 from kick.report.frame import Report
 
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
@@ -80,6 +80,7 @@ class Section:
     hides_legend: tuple[tuple[str, Markup], ...]
     hidden: tuple[str, ...]
     books: tuple[tuple[str, ...], ...]
+    seeds: tables.Table | None
     data: Mapping[str, Any]
 
 
@@ -140,7 +141,7 @@ def _section(name: str, frame: pd.DataFrame, report: Report, examples: int) -> S
     hidden, chart, legend = _hides(frame)
     return Section(
         title=name,
-        note=_noise_note(rows),
+        note=" ".join([_noise_note(rows), *_cut_notes(rows)]),
         columns=tuple(_column(part) for part in columns),
         lines=tuple(_lines(frame, columns)),
         tasks=tuple(_task(frame, task, report, examples) for task in tasks),
@@ -149,6 +150,7 @@ def _section(name: str, frame: pd.DataFrame, report: Report, examples: int) -> S
         hides_legend=tuple(legend),
         hidden=tuple(hidden),
         books=tuple(_books(frame)),
+        seeds=_seeds(frame),
         data=_data(frame),
     )
 
@@ -159,6 +161,25 @@ def _noise_note(rows: pd.DataFrame) -> str:
         return "No dense replica was measured, so there is no noise band: small differences may be noise."
     kinds = " and ".join({"batch": "another batch size", "dtype": "another dtype"}[kind] for kind in replicas)
     return f"Noise: the dense model again under {kinds}. A difference inside that band is not a difference."
+
+
+def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
+    """What was cut or could not be scored, a sentence each."""
+    for column, text in (
+        ("truncated", "Prompts cut to the model's window"),
+        ("missing", "Items without a score"),
+    ):
+        counts = rows.groupby("title", sort=False)[column].max()
+        if counts.any():
+            found = ", ".join(f"{title} {count:g}" for title, count in counts.items() if count)
+            yield f"{text} (most in one cell): {found}."
+
+
+def _seeds(frame: pd.DataFrame) -> tables.Table | None:
+    try:
+        return tables.tables["seeds"].make(frame)
+    except select.Nothing:
+        return None
 
 
 def _column(rows: pd.DataFrame) -> Column:
@@ -176,7 +197,7 @@ def _column(rows: pd.DataFrame) -> Column:
 
 
 def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Line]:
-    tables = [select.by_label(part) for part in columns]
+    found = [select.by_label(part) for part in columns]
     for label, row in select.by_label(select.variant_order(frame)).items():
         yield Line(
             label=str(label),
@@ -186,7 +207,7 @@ def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Lin
             replica=bool(row["replica"]),
             size=f"{row['bytes'] / 1e6:,.0f} MB" if wording.known(row["bytes"]) else "",
             size_order=-float(row["bytes"]) if wording.known(row["bytes"]) else None,
-            cells=tuple(score_cell(table[label]) if label in table else None for table in tables),
+            cells=tuple(score_cell(part[label]) if label in part else None for part in found),
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from kick.metrics import metrics
+from kick.metrics import describe, metrics
 from kick.tasks import index
 
 # The headline of a task that names none: the first of these that it has, else its first compared metric.
@@ -69,11 +69,11 @@ def place(task: str) -> tuple[int, str]:
 
 
 def headline(task: str, names: Iterable[str]) -> str:
-    """Which of a task's metrics stands for it."""
+    """Which of a task's metrics stands for it: its file's, but a judge's grade before a diagnostic."""
     names = list(names)
     primary = task_info(task).primary
     if primary in names:
-        return primary
+        return "judge" if "judge" in names and not describe(primary).compared else primary
     compared = [name for name in names if name not in metrics or metrics[name].compared]
     return next((name for name in HEADLINES if name in names), (compared or names or [""])[0])
 
