@@ -1,11 +1,16 @@
-"""What is asked: lm-eval's task files, and the two kinds of task that lm-eval has no notion of.
+"""What is asked: lm-eval's task files, and the kinds of task that lm-eval has no notion of.
 
 index       finds the YAML files, lists names, loads them as Tasks
 harness     a Task made of lm-eval's own Task class
 perplexity  corpus perplexity by windows of `seqlen` tokens
 fidelity    divergence from the dense model
+reading     contexts that are too long, cut by tokens
+turns       instructions in two turns
 data        where a data set comes from: the embedded suite, a local mirror, the hub
-scoring     the scores of KICK-Mini and LLM-KICK, as `process_results` functions
+order       a fixed shuffled order, balanced over groups
+llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against memory
+scoring     scores, as `process_results` functions; answers: those that LLM-KICK adds
+text        what is a match, an overlap, a copy, a loop
 """
 
 from kick.tasks.index import describe, load, names
