@@ -54,7 +54,17 @@ def test_the_task_runs_in_a_matrix(tmp_path):
     (folder / "opposites.yaml").write_text(block("yaml", "task: opposites"))
     (folder / "opposites.jsonl").write_text(block("json", '"opposite"'))
     (tmp_path / "m.yaml").write_text("name: m\nmodel: smoke\ntasks: [opposites]\nvariants: [dense]\n")
-    command = [sys.executable, "-m", "kick.cli", "run", "m.yaml", "--tasks", "my_tasks", "--executor", "inline"]
+    command = [
+        sys.executable,
+        "-m",
+        "kick.cli",
+        "run",
+        "m.yaml",
+        "--tasks",
+        "my_tasks",
+        "--executor",
+        "inline",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "results" / "m").glob("*/run.json")
