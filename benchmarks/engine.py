@@ -185,7 +185,7 @@ def drafts(model, tokenizer) -> list[Line]:
             drafted, plain = Engine(variant, tokenizer), Engine(variant, tokenizer)
             drafted.reference = Reference(folder)
             if name == "dense":
-                drafted.reader.acceptance = Acceptance(refused=0.0, checked=1e9)
+                drafted.reader.acceptance = Acceptance(refused=1.0, checked=1e9)
             target = {"dense": 1.0, "8-bit": 1.4}.get(name, 0.95)
             line = contest(
                 (f"{name} variant, drafts on", "our own batched decode"),
@@ -379,6 +379,7 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(contests))
+    parser.add_argument("--matrix-items", type=int, default=24, help="items of each of the matrix's tasks")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     items.check()
@@ -387,7 +388,8 @@ def main() -> None:
     model, tokenizer = load(resolve("smollm2-135m"))
     lines: list[Line] = []
     for name in options.only.split(","):
-        lines += contests[name](model, tokenizer)
+        more = {"count": options.matrix_items} if name == "matrix" else {}
+        lines += contests[name](model, tokenizer, **more)
         write(lines, options.out)
     show(lines)
 

@@ -34,16 +34,16 @@ RECIPES = {
 }
 
 
-def tasks(tokenizer) -> dict[str, list[Request]]:
-    """The four tasks' requests."""
-    asked = items.questions(2 * ITEMS)
-    per_subject = ITEMS // len(items.SUBJECTS)
+def tasks(tokenizer, count: int) -> dict[str, list[Request]]:
+    """The four tasks' requests, so many each."""
+    asked = items.questions(2 * count)
+    per_subject = count // len(items.SUBJECTS)
     prompts = [p for part in items.mmlu(per_subject).values() for p in part]
     return {
-        "factoid": [Request("generate", context=p, max_tokens=32, until=("\n",)) for p in asked[:ITEMS]],
+        "factoid": [Request("generate", context=p, max_tokens=32, until=("\n",)) for p in asked[:count]],
         "mmlu": [Request("generate", context=p, max_tokens=1) for p in prompts],
-        "closed": [Request("generate", context=p, max_tokens=32, until=("\n",)) for p in asked[ITEMS:]],
-        "perplexity": [Request("tokens", tokens=w) for w in items.windows(tokenizer, ITEMS, 256)],
+        "closed": [Request("generate", context=p, max_tokens=32, until=("\n",)) for p in asked[count:]],
+        "perplexity": [Request("tokens", tokens=w) for w in items.windows(tokenizer, count, 256)],
     }
 
 
@@ -143,9 +143,9 @@ def same(found: dict, wanted: dict) -> str:
     return f"{total - different} of {total} answers equal"
 
 
-def matrix(model, tokenizer) -> list[Line]:
+def matrix(model, tokenizer, count: int = ITEMS) -> list[Line]:
     """Two lines of the table."""
-    work = tasks(tokenizer)
+    work = tasks(tokenizer, count)
     data = sequences(CalibrationSpec("kick_mini_calibration", sequences=8, length=256), tokenizer)
     found, mine = timed(lambda: ours(model, tokenizer, work, data))
     lines = []
@@ -154,6 +154,6 @@ def matrix(model, tokenizer) -> list[Line]:
         ("compress once, lm-eval HFLM per variant", 3.0, per_variant),
     ):
         wanted, theirs = timed(lambda way=way: way(model, tokenizer, work, data))
-        name = "matrix: dense + 4 variants x 4 tasks x 24"
+        name = f"matrix: dense + 4 variants x 4 tasks x {count}"
         lines.append(Line(name, against, theirs / mine, target, mine, theirs, same(found, wanted)))
     return lines

@@ -7,6 +7,7 @@ enters the batch. The tokens are those of plain decoding, row by row.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,7 +23,9 @@ from kick.engine.stopping import Decoding, pick
 from kick.engine.tree import Node, grow
 
 SHARE = 16  # tokens that sharing a prefix must save while prompts are read
-FIRST_BUDGET = 256  # tokens of the first forward with drafts: it tells whether they are worth it
+FIRST_BUDGET = 96  # tokens of the first forward with drafts: it tells whether they are worth it
+PROBE = 4  # rows that are drafted before it is known what drafts are worth
+UNKNOWN = 2**62  # the size of a subtree that is not to be run as a whole
 Drafts = Mapping[int, tuple[int, ...]]
 
 
@@ -101,7 +104,7 @@ class Decode:
         hidden = self.network.hidden(ids, position_ids=positions, layout=slots)[:, 0]
         slots.end()
         decodings = [row.decoding for row in slots.rows]
-        for decoding, token in zip(decodings, choose(self.network, hidden, decodings), strict=True):
+        for decoding, token in zip(decodings, choose(self.network, hidden, decodings)[0], strict=True):
             decoding.accept(token)
 
     # ------------------------------------------------------------------------------------ arrivals
@@ -122,10 +125,14 @@ class Decode:
         fed: list[tuple[int, ...]] = [()] * len(order)
 
         def extend(node: Node) -> None:
+            drafts = self._fed()
+            if drafts and not self.acceptance.drafted and node.sequences() > PROBE:
+                node.size = UNKNOWN  # so that its rows are taken one by one
+                return
             for leaf in node.below():
                 if leaf.ids[-1] < 0:
                     place = -1 - leaf.ids[-1]
-                    fed[place] = self._draft(indices[order[place]])
+                    fed[place] = drafts.get(indices[order[place]], ())
                     counts[place] += len(fed[place])
                     leaf.ids = (*leaf.ids[:-1], known[order[place]][-1], *fed[place])
                     leaf.wanted = counts[place]
@@ -139,10 +146,9 @@ class Decode:
             arrived = []
             hidden = torch.cat([done.hidden for done in batch]) if batch else None
             starts = [rows[order[done.reading]] for done in batch]
-            tokens = iter(choose(self.network, hidden, starts, [len(done.hidden) for done in batch]))
-            checked = [done.hidden for done in batch if fed[done.reading]]
-            if checked:
-                self.acceptance.saw(smallest_margin(self.network, torch.cat(checked)))
+            chosen, margin = choose(self.network, hidden, starts, [len(done.hidden) for done in batch])
+            self.acceptance.saw(margin)
+            tokens = iter(chosen)
             for done in batch:
                 place = done.reading
                 index = indices[order[place]]
@@ -152,13 +158,17 @@ class Decode:
                 arrived.append((Row(index, self.decodings[index], done.spans, length), done))
             yield arrived
 
-    def _draft(self, index: int) -> tuple[int, ...]:
-        """The draft tokens to feed: never the last one, which nothing follows."""
-        draft, row = self.drafts.get(index, ()), self.decodings[index]
-        if row.temperature != 0.0 or row.tokens:
-            return ()
-        together = min(self.limits[1], len(self.decodings))
-        return draft[: min(self.acceptance.length(together), max(0, len(draft) - 1))]
+    def _fed(self) -> dict[int, tuple[int, ...]]:
+        """The draft tokens to feed now, by index: never the last one, which nothing follows."""
+        drafts = {
+            index: draft
+            for index, draft in self.drafts.items()
+            if draft and self.decodings[index].temperature == 0.0 and not self.decodings[index].tokens
+        }
+        if not drafts:
+            return {}
+        lengths = self.acceptance.lengths([len(draft) for draft in drafts.values()], self.limits[1])
+        return {i: draft[:length] for (i, draft), length in zip(drafts.items(), lengths, strict=True)}
 
     def _check(self, row: Decoding, fed: tuple[int, ...], offered: list[int]) -> int:
         """Accept what the model says itself, as long as it is what was fed; how much of it was."""
@@ -180,23 +190,25 @@ def worth(tokens: int, sequences: int) -> bool:
 
 def choose(
     network: Network, hidden: Tensor | None, rows: Sequence[Decoding], counts: Sequence[int] | None = None
-) -> list[int]:
-    """The next token at each of the hidden states (N, H); `counts` of them belong to each row (1)."""
-    if hidden is None:
-        return []
-    owners = [row for row, count in zip(rows, counts or [1] * len(rows), strict=True) for _ in range(count)]
+) -> tuple[list[int], float]:
+    """The next token at each of the hidden states (N, H), `counts` of them belonging to each row (1).
+
+    Also the smallest lead of a best logit over the second where a row has more than one: checked tokens.
+    """
     tokens: list[int] = []
+    smallest = math.inf
+    if hidden is None:
+        return tokens, smallest
+    counts = counts or [1] * len(rows)
+    owners = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
+    checked = torch.tensor([count > 1 for count in counts for _ in range(count)], device=hidden.device)
     for part, logits in network.chunks(hidden):
-        best = logits.argmax(-1).tolist()
-        for i, row in enumerate(owners[part]):
-            tokens.append(best[i] if row.temperature == 0.0 else pick(logits[i], row))
-    return tokens
-
-
-def smallest_margin(network: Network, hidden: Tensor) -> float:
-    """The smallest lead of the best logit over the second at any of the hidden states (N, H)."""
-    leads = []
-    for _, logits in network.chunks(hidden):
-        top = logits.topk(2, dim=-1).values
-        leads.append(float((top[:, 0] - top[:, 1]).min()))
-    return min(leads)
+        best, at = logits.max(-1)
+        tokens += [
+            token if row.temperature == 0.0 else pick(logits[i], row)
+            for i, (row, token) in enumerate(zip(owners[part], at.tolist(), strict=True))
+        ]
+        if checked[part].any():
+            second = logits.scatter(1, at[:, None], -math.inf)[checked[part]].amax(-1)
+            smallest = min(smallest, float((best[checked[part]] - second).min()))
+    return tokens, smallest

@@ -1,21 +1,29 @@
 """How much of the dense model's answer a variant is given to check, instead of generating it token by token.
 
-Checking a token costs a row of one product, C. A decoding step costs about A of these however many rows it
-has (the weights pass through the processor) and one more for each row. So a token generated beside B rows
-costs A / B + 1: much more than checking when few rows are under way, hardly more when many are. The chance
-that k drafted tokens are accepted is estimated while running as (1 - h) ** k, h being the share of checked
-tokens that were refused; tokens are drafted as long as that chance is above the ratio of the costs. A variant
-that has changed its mind about most answers is soon given none, and decodes as if there were no drafts.
+Checking a token costs CHECK rows of a product. A decoding step costs STEP of these however many rows it has
+(the weights pass through the processor) and one more for each row. Where all rows are under way at once,
+checking saves little but the steps that no row needs any more: the longest answers decide how many those are,
+and their lengths are known, they are about those of the dense model. So every answer is drafted down to the
+same rest, the one that makes the expected cost least; all or nothing of it may be best. Where more rows wait
+than are under way, each accepted token saves its share of a step.
+
+The chance that k drafted tokens are accepted is estimated while running as (1 - h) ** k, h being the share of
+checked tokens that were refused. A variant that has changed its mind about most answers is soon given none,
+and decodes as if there were no drafts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 STEP = 12.0  # A: what a step costs besides its rows, in rows
 CHECK = 1.1  # C: a checked token also has a place in attention and in the tree
-PRIOR = (0.2, 4.0)  # refused and checked tokens assumed before anything was seen
+RESTS = 17  # candidates of what to leave undrafted
+PRIOR = (0.1, 4.0)  # refused and checked tokens assumed before anything was seen
 
 
 @dataclass
@@ -39,13 +47,35 @@ class Acceptance:
         self.refused += accepted < drafted
 
     def saw(self, margin: float) -> None:
-        """A margin at a checked token."""
-        self.margin = margin if self.margin is None else min(self.margin, margin)
+        """The smallest margin at some checked tokens; infinite for none."""
+        if margin < math.inf:
+            self.margin = margin if self.margin is None else min(self.margin, margin)
 
-    def length(self, rows: int) -> int:
-        """How many tokens are worth drafting where so many rows are under way together."""
-        cost = CHECK / (STEP / max(1, rows) + 1.0)
-        share = self.refused / self.checked
-        if share >= 1.0 - cost:
-            return 0
-        return int(math.log(cost) / math.log1p(-share))
+    def lengths(self, answers: Sequence[int], rows: int) -> list[int]:
+        """How many tokens to draft of dense answers of these lengths; `rows` may be under way together."""
+        if not self.drafted:  # the few rows of the first forward tell what the others may expect
+            return [length - 1 for length in answers]
+        share = min(0.999, self.refused / self.checked)
+        if len(answers) > rows:
+            cost = CHECK / (STEP / rows + 1.0)
+            worth = int(math.log(cost) / math.log1p(-share)) if share < 1.0 - cost else 0
+            return [min(worth, length - 1) for length in answers]
+        rests = np.unique(np.linspace(1, max(answers), RESTS).round().astype(int))
+        best = min(rests.tolist(), key=lambda rest: expected(answers, rest, 1.0 - share))
+        return [max(0, length - best) for length in answers]
+
+
+def expected(answers: Sequence[int], rest: int, kept: float) -> float:
+    """The expected cost of answers of these lengths when all but the last `rest` tokens of each are drafted.
+
+    kept: the chance that a checked token is accepted. A draft of d tokens gives d + 1 where it is accepted,
+    so that rest - 1 steps remain; where its first k are, the row still needs length - 1 - k steps.
+    """
+    length = np.asarray(answers)[:, None]
+    step = np.arange(max(answers))[None]
+    needed = step < length - 1
+    finished = np.where(step >= rest - 1, kept ** np.maximum(length - 1 - step, 0), 0.0)
+    takes = np.where(needed, 1.0 - finished, 0.0)  # (answers, steps): the chance to be in that step
+    somebody = 1.0 - np.prod(1.0 - takes, axis=0)
+    checked = np.maximum(0, length - rest).sum()
+    return float(CHECK * checked + takes.sum() + STEP * somebody.sum())

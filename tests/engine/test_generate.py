@@ -8,7 +8,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from kick.engine import Engine, Reference, budget, slots
-from kick.engine.draft import Acceptance
+from kick.engine.draft import CHECK, STEP, Acceptance, expected
 from kick.engine.stopping import Stops
 from kick.records import KickError, Request
 
@@ -189,19 +189,27 @@ def test_a_variant_that_differs_is_soon_given_no_drafts(models, tokenizer, tmp_p
     assert 0 < engine.notes()["drafted"] < 40 * 16 // 5
 
 
-def test_refused_drafts_are_given_up():
+def test_drafts_are_as_long_as_they_pay():
+    answers = [20, 12, 9, 20]
     bad, good = Acceptance(), Acceptance()
     for _ in range(8):
-        bad.observe(bad.length(8) or 1, 0)
+        bad.observe(8, 0)
         good.observe(20, 20)
-    assert bad.length(8) == 0
-    assert good.length(8) > 40
-    assert good.length(1) > good.length(64)
-    middling = Acceptance()
-    for _ in range(30):
-        middling.observe(8, 4)
-    assert 1 <= middling.length(8) <= 5
-    assert middling.length(64) == 0
+    assert bad.lengths(answers, 64) == [0, 0, 0, 0]
+    assert good.lengths(answers, 64) == [19, 11, 8, 19]
+    assert max(bad.lengths(answers, 2)) <= 1
+    assert good.lengths(answers, 2) == [19, 11, 8, 19]
+    assert good.lengths([1], 64) == [0]
+
+
+def test_the_expected_cost_of_drafts():
+    """Nothing drafted: a step costs STEP and its rows. All drafted and kept: only the checks."""
+    assert expected([3, 2], 3, 0.9) == pytest.approx(2 * STEP + 3)
+    assert expected([3, 2], 1, 1.0) == pytest.approx(3 * CHECK)
+    never = expected([3, 2], 1, 0.0)
+    assert never == pytest.approx(3 * CHECK + 2 * STEP + 3)
+    one = 1 - 0.8 * 0.8  # a row of three that is not finished by its draft takes part in the first step
+    assert expected([3], 1, 0.8) == pytest.approx(2 * CHECK + (STEP + 1) * (one + 0.2))
 
 
 def test_stops_look_back_as_far_as_lm_eval(tokenizer):
