@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from kick.engine import Engine, Reference
 from kick.model.footprint import footprint
 from kick.model.source import cache_root
 from kick.provenance import provenance
-from kick.records import Cell, CellFailed, Job, KickError, Request, Result, Sample, Variant
+from kick.records import Cell, CellFailed, Job, KickError, Request, Result, Sample, Variant, key
 from kick.store import Store, StoreError
 from kick.tasks.task import Task
 
@@ -137,12 +137,16 @@ class Worker:
             if known not in self._sequences:
                 self._sequences[known] = calibration.sequences(spec, tokenizer, self.data_root)
             sequences = [one.to(network.device) for one in self._sequences[known]]
+        shared = None  # with propagate "dense" one calibration pass serves every variant, through the cache
+        if spec is not None and spec.propagate == "dense":
+            shared = cache_root() / "statistics" / key([asdict(variant.model), asdict(spec)])
         return compress.compress(
             network,
             variant.recipe,
             sequences,
             propagate=spec.propagate if spec else "compressed",
             seed=spec.seed if spec else 0,
+            memory=shared,
         )
 
     def _reference(self, job: Job, store: Store, tokenizer: Any) -> Any:
