@@ -229,11 +229,12 @@ class _Planner:
         checked: set[tuple[ModelSpec, str]] = set()
         for one in variants:
             model, recipe = one.variant.model, one.variant.recipe
-            fresh = [step for step in recipe if (model, canonical(asdict(step))) not in checked]
-            checked |= {(model, canonical(asdict(step))) for step in fresh}
+            whole = (model, canonical([asdict(step) for step in recipe]))  # the order of steps matters too
+            if not recipe or whole in checked:
+                continue
+            checked.add(whole)
             try:
-                if fresh:
-                    self.sources.fits(model, fresh)
+                self.sources.fits(model, recipe)
             except KickError as error:
                 self._problem(one.path, KickError(f"{one.variant.name}: {error}"))
         self.refuse()

@@ -91,3 +91,11 @@ def test_a_mistyped_model_names_its_neighbour():
     text = "\n".join({**PLAIN, "model": "model: smokes"}.values())
     with pytest.raises(KickError, match=r"m\.yaml:2: model: unknown model 'smokes'; did you mean 'smoke'"):
         plan(parse(text, "m.yaml"), rates=Rates())
+
+
+def test_the_preset_methods_has_every_method(sources):
+    from kick import compress
+
+    found = plan(load("methods"), sources=own_sources(), rates=Rates())
+    used = {step.method for variant in found.variants for step in variant.recipe}
+    assert used == set(compress.methods)
