@@ -108,7 +108,7 @@ def test_a_wrong_key_ends_the_pass_and_leaves_the_store(tmp_path):
     with serving(lambda _: refused(401)) as server, pytest.raises(KickError, match="refused OPENAI_API_KEY"):
         stored.judge(server)
     assert stored.files() == before
-    assert len(server.asked) <= 4
+    assert len(server.asked) < 2 * 4  # workers: those in flight, and what they took up before they heard
 
 
 def test_interrupted_it_stops_asking_and_goes_on_later(tmp_path):
