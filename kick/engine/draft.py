@@ -22,6 +22,7 @@ import numpy as np
 
 STEP = 12.0  # A: what a step costs besides its rows, in rows
 CHECK = 1.1  # C: a checked token also has a place in attention and in the tree
+GAIN = 0.9  # of the cost without drafts: an expected saving that is smaller is not tried for
 RESTS = 17  # candidates of what to leave undrafted
 PRIOR = (0.1, 4.0)  # refused and checked tokens assumed before anything was seen
 
@@ -61,7 +62,10 @@ class Acceptance:
             worth = int(math.log(cost) / math.log1p(-share)) if share < 1.0 - cost else 0
             return [min(worth, length - 1) for length in answers]
         rests = np.unique(np.linspace(1, max(answers), RESTS).round().astype(int))
-        best = min(rests.tolist(), key=lambda rest: expected(answers, rest, 1.0 - share))
+        costs = {rest: expected(answers, rest, 1.0 - share) for rest in rests.tolist()}
+        best = min(costs, key=costs.__getitem__)
+        if costs[best] > GAIN * costs[max(answers)]:
+            return [0] * len(answers)
         return [max(0, length - best) for length in answers]
 
 
@@ -69,13 +73,13 @@ def expected(answers: Sequence[int], rest: int, kept: float) -> float:
     """The expected cost of answers of these lengths when all but the last `rest` tokens of each are drafted.
 
     kept: the chance that a checked token is accepted. A draft of d tokens gives d + 1 where it is accepted,
-    so that rest - 1 steps remain; where its first k are, the row still needs length - 1 - k steps.
+    so that rest - 1 steps remain. Of an answer that turned away from the dense one nobody knows how long it
+    will be: it is taken to go on as long as the longest.
     """
     length = np.asarray(answers)[:, None]
-    step = np.arange(max(answers))[None]
-    needed = step < length - 1
-    finished = np.where(step >= rest - 1, kept ** np.maximum(length - 1 - step, 0), 0.0)
-    takes = np.where(needed, 1.0 - finished, 0.0)  # (answers, steps): the chance to be in that step
+    step = np.arange(max(answers) - 1)[None]
+    drafted = np.maximum(0, length - rest)
+    failed = np.where(drafted > 0, 1.0 - kept**drafted, 0.0)
+    takes = np.where(step < np.minimum(length, rest) - 1, 1.0, failed)  # the chance to be in that step
     somebody = 1.0 - np.prod(1.0 - takes, axis=0)
-    checked = np.maximum(0, length - rest).sum()
-    return float(CHECK * checked + takes.sum() + STEP * somebody.sum())
+    return float(CHECK * drafted.sum() + takes.sum() + STEP * somebody.sum())

@@ -207,9 +207,9 @@ def test_the_expected_cost_of_drafts():
     assert expected([3, 2], 3, 0.9) == pytest.approx(2 * STEP + 3)
     assert expected([3, 2], 1, 1.0) == pytest.approx(3 * CHECK)
     never = expected([3, 2], 1, 0.0)
-    assert never == pytest.approx(3 * CHECK + 2 * STEP + 3)
-    one = 1 - 0.8 * 0.8  # a row of three that is not finished by its draft takes part in the first step
-    assert expected([3], 1, 0.8) == pytest.approx(2 * CHECK + (STEP + 1) * (one + 0.2))
+    assert never == pytest.approx(3 * CHECK + 2 * STEP + 4)
+    failed = 1 - 0.8 * 0.8  # a row of three that is not finished by its draft takes part in both steps
+    assert expected([3], 1, 0.8) == pytest.approx(2 * CHECK + (STEP + 1) * 2 * failed)
 
 
 def test_stops_look_back_as_far_as_lm_eval(tokenizer):
