@@ -24,8 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measures what compression does to a language model.",
 )
-study = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix.")
-app.add_typer(study, name="study")
 
 Matrix = Annotated[str, typer.Argument(help="a matrix file, or a preset: smoke, demo, demo-full, ...")]
 Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results")]
