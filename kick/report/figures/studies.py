@@ -181,7 +181,7 @@ def divergence(rows: pd.DataFrame) -> Figure:
 
 def _components(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[(frame["metric"] == "fdt") & (frame["group"] == "") & (frame["component"] != "")]
-    return select.wanted(rows, "variant that changes one component of one layer (`kick study components`)")
+    return select.wanted(rows, "variant that changes one component of one layer")
 
 
 @figure("components", "First divergent token by layer and component", _components, paper="DTM")
