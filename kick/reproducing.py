@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kick.records import Cell, CellFailed, Job, KickError, Result, Score
 from kick.store import Store
@@ -41,7 +41,7 @@ def reproduce(cell: str, data_root: str | None = None) -> Reproduction:
         if result.cell.reference:
             reference = stored.result(result.cell.reference)
             dense = reference.cell
-            again.put(replace(reference), stored.samples(reference.key))
+            again.put(reference, stored.samples(reference.key))
         work = Worker(
             root=scratch,
             matrix=result.matrix,
