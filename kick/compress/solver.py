@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
@@ -44,10 +45,7 @@ def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration)
     mean = float(diagonal.mean())
     diagonal += damping * mean
     applied = damping
-    while True:
-        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
-        if not failed and torch.isfinite(lower.diagonal()).all():
-            break
+    while (upper := _inverse_factor(hessian)) is None:
         more = max(10 * applied, 1e-4)
         if more > _MOST_DAMPING:
             raise CellFailed(
@@ -58,16 +56,29 @@ def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration)
         applied = more
     if applied != damping:
         calibration.note("more damping", linear=name, asked=damping, used=applied)
-    return _lower_inverse(lower).flip(0, 1).contiguous()
+    return upper
 
 
-def _lower_inverse(lower: Tensor) -> Tensor:
-    """L^-1 of a lower triangular matrix."""
-    if lower.device.type == "cpu" and lower.dtype == torch.float32:
-        # the transposed view is Fortran's layout: LAPACK inverts L^T, upper, a fifth of a solve's work
-        inverse, _ = lapack.strtri(lower.numpy().T, lower=0)
-        return torch.from_numpy(inverse.T)
-    return torch.linalg.solve_triangular(lower, torch.eye(len(lower), device=lower.device), upper=False)
+def _inverse_factor(hessian: Tensor) -> Tensor | None:
+    """U; None, with the Hessian as it was, where that is not positive definite.
+
+    On the CPU LAPACK works in one copy, and U takes the Hessian's memory: fresh pages cost more than the
+    flips. C's rows are Fortran's columns, so what LAPACK is given as upper is L^T, and its inverse L^-T.
+    """
+    if hessian.device.type == "cpu" and hessian.dtype == torch.float32 and hessian.is_contiguous():
+        memory = hessian.numpy()
+        flipped = np.ascontiguousarray(memory[::-1, ::-1])
+        factored, failed = lapack.spotrf(flipped.T, lower=0, clean=0, overwrite_a=1)
+        if failed or not np.isfinite(factored.diagonal()).all():
+            return None
+        inverse, _ = lapack.strtri(factored, lower=0, overwrite_c=1)
+        np.copyto(memory, inverse.T[::-1, ::-1])
+        return hessian.triu_()
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if failed or not torch.isfinite(lower.diagonal()).all():
+        return None
+    unit = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1)
 
 
 # A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)).
@@ -87,22 +98,24 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
         step: columns that the rule looks at together; those are all up to date when it is given the first.
     """
     inputs = columns.shape[0]
-    unit = upper / upper.diagonal()[:, None]  # an error is spread in units of its own column's diagonal
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
         opening(start, end)
+        # an error is spread in units of its own column's diagonal
+        unit = upper[start:end, start:] / upper.diagonal()[start:end, None]
         done, errors = torch.empty_like(columns[start:end]), torch.empty_like(columns[start:end])
         for left in range(start, end, panel):
             right = min(left + panel, end)
             here = slice(left - start, right - start)
-            _panel(columns[left:right], unit[left:right, left:right], (rule, left), done[here], errors[here])
+            _panel(columns[left:right], unit[here, here], (rule, left), done[here], errors[here])
             if right < end:
-                columns[right:end].addmm_(unit[left:right, right:end].t(), errors[here], alpha=-1)
+                rest = unit[here, right - start : end - start]
+                columns[right:end].addmm_(rest.t(), errors[here], alpha=-1)
         columns[start:end] = done
         if end < inputs:
-            columns[end:].addmm_(unit[start:end, end:].t(), errors, alpha=-1)
+            columns[end:].addmm_(unit[:, end - start :].t(), errors, alpha=-1)
 
 
 def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int], done: Tensor, errors: Tensor) -> None:

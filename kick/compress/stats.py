@@ -96,8 +96,13 @@ class Hessian(Statistic):
     @property
     def matrix(self) -> Tensor:
         """(in, in), a copy that may be written to."""
-        upper = torch.triu(self.tensors["gram"]).mul_(2 / self.samples)
-        return upper.add_(torch.triu(upper, diagonal=1).t())
+        matrix = self.tensors["gram"] * (2 / self.samples)
+        for start in range(0, self.inputs, self.strip):  # in strips again: no second matrix is made
+            end = min(start + self.strip, self.inputs)
+            square = matrix[start:end, start:end].triu()
+            matrix[start:end, start:end] = square + square.triu(diagonal=1).t()
+            matrix[end:, start:end] = matrix[start:end, end:].t()
+        return matrix
 
 
 class AbsMax(Statistic):
