@@ -16,17 +16,14 @@ import lm_eval.models.huggingface  # noqa: F401  (before the registry is asked: 
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
 
 from kick.engine.engine import Engine
+from kick.generation import chat_renderer, generate_request
 from kick.model import load, resolve
 from kick.records import KickError, Request, Response
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
-
-DEFAULT_MAX_TOKENS = 256
-_KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "seed"}
 
 
 @register_model("kick")
@@ -122,35 +119,7 @@ class KickLM(LM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The history as the model wants it; without a generation prompt its last message stays open."""
-        if self.tokenizer.chat_template is None:
-            raise KickError("a chat template was asked for, but the tokenizer has none")
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-
-
-def generate_request(context: str, options: dict, seed: int = 0) -> Request:
-    """lm-eval's generation options as a Request.
-
-    Raises KickError for an option that the engine does not have: it would be ignored silently.
-    """
-    known = dict(normalize_gen_kwargs(options, DEFAULT_MAX_TOKENS))
-    unknown = set(known) - _KNOWN
-    if unknown:
-        raise KickError(f"unknown generation options {sorted(unknown)}; there is {', '.join(sorted(_KNOWN))}")
-    sampled = known["do_sample"] and known.get("temperature", 1.0) > 0
-    return Request(
-        "generate",
-        context=context,
-        until=tuple(known["until"]),
-        max_tokens=known["max_gen_toks"],
-        temperature=float(known.get("temperature", 1.0)) if sampled else 0.0,
-        top_p=float(known.get("top_p", 1.0)),
-        seed=int(known.get("seed", seed)),
-    )
+        return chat_renderer(self.tokenizer)(chat_history, add_generation_prompt)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

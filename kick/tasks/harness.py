@@ -19,6 +19,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from kick.generation import chat_renderer, generate_request
 from kick.records import KickError, Request, Response, Sample, TaskSpec
 from kick.tasks.task import Aggregate, Item, digest
 
@@ -89,7 +90,7 @@ class HarnessTask:
                 limit=spec.limit,
                 apply_chat_template=spec.chat_template,
                 fewshot_as_multiturn=True,
-                chat_template=chat_renderer(tokenizer, self.name) if spec.chat_template else None,
+                chat_template=chat_renderer(tokenizer, f"task {self.name}: ") if spec.chat_template else None,
             )
         groups: dict[int, list] = {}
         for instance in self.task.instances:
@@ -156,33 +157,14 @@ def item_ids(docs: Sequence[Any]) -> list[str]:
 
 
 def request_of(instance: Any, repeat: int = 0) -> Request:
-    """lm-eval's Instance as a Request."""
+    """lm-eval's Instance as a Request; each repeat of a sampled one has a seed of its own."""
     if instance.request_type == "loglikelihood":
         context, continuation = instance.args
         return Request("loglikelihood", context, continuation)
     if instance.request_type == "loglikelihood_rolling":
         return Request("rolling", instance.args[0])
     context, options = instance.args[:2]
-    until = options.get("until") or []
-    limit = next(
-        (
-            options[k]
-            for k in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-            if options.get(k) is not None
-        ),
-        256,
-    )
-    sample = options.get("do_sample", bool(options.get("temperature"))) and options.get("temperature") != 0
-    seed = int(digest([context, repeat])[:8], 16)
-    return Request(
-        "generate",
-        context,
-        until=(until,) if isinstance(until, str) else tuple(until),
-        max_tokens=int(limit),
-        temperature=float(options.get("temperature", 1.0)) if sample else 0.0,
-        top_p=float(options.get("top_p", 1.0)) if sample else 1.0,
-        seed=seed if sample else 0,
-    )
+    return generate_request(context, options, seed=int(digest([context, repeat])[:8], 16))
 
 
 def answer_of(response: Response) -> Any:
@@ -226,22 +208,6 @@ def unflatten(metric: str, scores: Mapping[str, float]) -> Any:
     places = {int(name[len(start) :].partition("#")[0]) for name in scores if name.startswith(start)}
     parts = tuple(unflatten(f"{start}{place}", scores) for place in sorted(places))
     return None if not parts or None in parts else parts
-
-
-def chat_renderer(tokenizer: Any, task: str) -> Callable[..., str]:
-    """What lm-eval calls to turn a conversation into a prompt. Raises KickError without a chat template."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise KickError(f"task {task}: chat_template is true, but the model's tokenizer has no chat template")
-
-    def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return tokenizer.apply_chat_template(
-            history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-
-    return render
 
 
 def _jsonable(value: Any) -> Any:

@@ -9,8 +9,8 @@ from functools import partial
 import lm_eval.tasks
 import pytest
 
-from kick.engine.harness import KickLM, generate_request, main
-from kick.records import KickError, Request
+from kick.engine.harness import KickLM, main
+from kick.records import KickError
 
 
 def test_lm_eval_runs_with_kick_as_its_model(tmp_path, monkeypatch):
@@ -29,16 +29,6 @@ def test_lm_eval_runs_with_kick_as_its_model(tmp_path, monkeypatch):
     main([*asked, "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")])
     (file,) = (tmp_path / "out").rglob("results_*.json")
     assert 0 <= json.loads(file.read_text())["results"]["tiny_numbers"]["acc,none"] <= 1
-
-
-def test_generation_options_become_a_request():
-    options = {"until": ["\n"], "max_gen_toks": 5, "do_sample": False, "temperature": 0.0}
-    assert generate_request("a", options) == Request("generate", context="a", until=("\n",), max_tokens=5)
-    sampled = generate_request("a", {"until": "x", "do_sample": True, "temperature": 0.7, "top_p": 0.9}, 4)
-    assert (sampled.until, sampled.temperature, sampled.top_p, sampled.seed) == (("x",), 0.7, 0.9, 4)
-    assert sampled.max_tokens == 256
-    with pytest.raises(KickError, match="num_beams"):
-        generate_request("a", {"num_beams": 3})
 
 
 def test_unknown_model_args_are_refused():
