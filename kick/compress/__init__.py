@@ -26,6 +26,7 @@ from kick.compress.context import Calibration, Propagate
 from kick.compress.dense import DenseWeights
 from kick.compress.method import Entry, build, canonical, describe, method, methods, option
 from kick.compress.pruning import clear
+from kick.compress.scope import Scope
 from kick.model.footprint import VALUE_BITS, Storage, footprint
 from kick.model.structure import block_list, blocks, linears
 from kick.records import KickError, Step
@@ -66,6 +67,7 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
         made = build(step)
         if hasattr(made, "check"):
             made.check(model)
+        Scope.of(step).check(model)
     if kinds and kinds[0] == "compensate":
         raise KickError(f"{recipe[0].method} makes up for earlier steps: put it after another method")
     if "structure" in kinds and "compensate" in kinds:
@@ -120,7 +122,9 @@ def compress(
 def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) -> dict[str, Any]:
     """Carry out a step; what it did, as JSON values."""
     start = time.monotonic()
+    calibration.scope = Scope.of(step)
     build(step)(model, calibration)
+    calibration.scope.check_followed(step.method, calibration.masks)
     if later:
         _settle(model, calibration)
     calibration.memory = None  # a later step does not start from the dense model

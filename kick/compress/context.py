@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kick.compress.dense import DenseWeights
 from kick.compress.grid import Grid, Scale
+from kick.compress.scope import Scope
 from kick.compress.sparsity import Sparsity
 
 Propagate = Literal["compressed", "dense"]
@@ -47,6 +48,7 @@ class Calibration(Sequence[Tensor]):
         only. masks: full name of a linear -> weights that pruning kept, (out, in), True = kept.
         patterns: full name of a linear -> (n, m), where pruning was n of each m.
         formats: full name of a linear -> how it is stored.
+        scope: which matrices the step at hand is about, and shares of their own.
         dense: the dense weights, where a step of the recipe asks for them.
         notes: what has to be said about the result, for run.json.
     """
@@ -58,6 +60,7 @@ class Calibration(Sequence[Tensor]):
     masks: dict[str, Tensor] = field(default_factory=dict)
     patterns: dict[str, tuple[int, int]] = field(default_factory=dict)
     formats: dict[str, Quantized] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
     dense: DenseWeights | None = None
     notes: list[dict[str, Any]] = field(default_factory=list)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from kick.compress import scope
 from kick.compress.sparsity import Sparsity
 from kick.records import Step
 from kick.registry import Registry, unknown
@@ -89,7 +90,7 @@ def option(
 
 
 def canonical(name: str, options: Mapping[str, Any]) -> Step:
-    """The step with every option written out as a JSON value.
+    """The step with every option written out as a JSON value; `only` and `sparsities` where they are given.
 
     Raises:
         UnknownName: no such method.
@@ -98,8 +99,9 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
     """
     entry = methods[name]
     fields = {field.name: field for field in dataclasses.fields(entry.cls)}
+    beside = scope.OPTIONS if entry.kind == "prune" else ()
     for key in options:
-        if key not in fields:
+        if key not in fields and key not in beside:
             raise ValueError(f"{name}: {unknown('option', str(key), fields)}")
     hints = typing.get_type_hints(entry.cls)
     written = {}
@@ -111,12 +113,13 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
         else:
             raise ValueError(f"{name} needs the option {key!r}: {field.metadata['range'].help}")
     _instance(entry, written)
-    return Step(name, written, entry.version)
+    return Step(name, written | scope.written(name, options), entry.version)
 
 
 def build(step: Step) -> Any:
     """The method of a canonical step, ready to be called."""
-    return _instance(methods[step.method], step.options)
+    own = {key: value for key, value in step.options.items() if key not in scope.OPTIONS}
+    return _instance(methods[step.method], own)
 
 
 def describe(name: str) -> dict[str, Any]:

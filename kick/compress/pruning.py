@@ -25,7 +25,8 @@ class Comparison:
 def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> None:
     """Set the least salient weights to zero by saliency (out, in), and keep the mask for later steps.
 
-    What an earlier step pruned goes first, so that the number asked for is the total.
+    What an earlier step pruned goes first, so that the number asked for is the total. A share that the step's
+    scope gives this linear stands in place of the method's.
 
     Raises:
         CellFailed: NaN or infinity in the saliency.
@@ -36,7 +37,8 @@ def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> No
     before = calibration.kept(name, linear.weight)
     if before is not None:
         saliency = saliency.masked_fill(~before, -torch.inf)
-    put(block, linear, mask(saliency, how.sparsity, how.group, how.ties), how.sparsity)
+    sparsity = calibration.scope.sparsity(name, how.sparsity)
+    put(block, linear, mask(saliency, sparsity, how.group, how.ties), sparsity)
 
 
 def clear(weight: Tensor, kept: Tensor) -> None:

@@ -40,16 +40,19 @@ class _Stop(Exception):
 def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) -> Iterator[Block]:
     """Each block in turn; change it before taking the next. Raises CellFailed at a weight not finite.
 
-    `runs` says that blocks will be run, not only measured: statistics kept on disk cannot stand in then.
+    A block's linears are those that the step's scope covers. `runs` says that blocks will be run, not only
+    measured: statistics kept on disk cannot stand in then.
     """
     calibration = calibration_of(calibration)
     path, modules = block_list(model)
     with tempfile.TemporaryDirectory(dir=calibration.offload) as scratch:
         feed = _Feed(model, list(modules), calibration, Path(scratch))
-        if runs:
+        if runs or calibration.scope.only is not None:  # statistics on disk are of all linears
             feed.memory = None
         for index, module in enumerate(modules):
-            block = Block(index, f"{path}.{index}", module, linears(module), feed)
+            name = f"{path}.{index}"
+            covered = [one for one in linears(module) if calibration.scope.covers(f"{name}.{one.name}")]
+            block = Block(index, name, module, covered, feed)
             for linear in block.linears:
                 if not torch.isfinite(linear.weight.sum(dtype=torch.float32)):
                     raise CellFailed(f"the weight of {block.full(linear)} has NaN or infinity in it")
