@@ -158,10 +158,11 @@ class Engine:
         if reference is not None and reference.write:
             reference.add_head(network.head if network.plain_head else None)
         head = None if reference is None else network.like(on_device(reference.head(), network.device))
+        say = None if head is None else lambda hidden: fidelity.Said.of(head(hidden))
 
         def done(i: int, hidden: Tensor | None) -> None:
             dense = None if reference is None or hidden is None else self._dense(requests[i], hidden)
-            values, own = fidelity.measure(network, hidden, requests[i].tokens, dense, head)
+            values, own = fidelity.measure(network, hidden, requests[i].tokens, dense, say)
             if len(own) > len(self.known.get(prompts[i].ids, ())):
                 self.known[prompts[i].ids] = own
             finish(i, Response(values=values, truncated=prompts[i].truncated))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,13 +24,34 @@ from kick.engine.network import Network
 NAMES = ("fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "dppl", "margin", "length")
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the dense model says at n positions: log-probabilities and probabilities (n, V), the argmax (n,),
+    and by how much its logit leads (n,)."""
+
+    logs: Tensor
+    shares: Tensor
+    best: Tensor
+    margin: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Said:
+        """From logits (n, V)."""
+        top, logs = logits.topk(2, dim=-1), logits.log_softmax(-1)
+        return cls(logs, logs.exp(), top.indices[:, 0], top.values[:, 0] - top.values[:, 1])
+
+    def kl(self, logs: Tensor) -> Tensor:
+        """KL(dense || variant) in nats at each position (n,); the variant's `logs` (n, V) are written over."""
+        return torch.sub(self.logs, logs, out=logs).mul_(self.shares).sum(-1)
+
+
 @torch.inference_mode()
 def measure(
     network: Network,
     hidden: Tensor | None,
     tokens: Sequence[int],
     dense: Tensor | None,
-    head: Callable[[Tensor], Tensor] | None,
+    say: Callable[[Tensor], Said] | None,
 ) -> tuple[dict[str, float], tuple[int, ...]]:
     """The numbers above, NaN for those that need the dense model where it is not known; and the variant's
     own greedy tokens, as far as the pass tells them: up to the first that differs.
@@ -37,7 +59,8 @@ def measure(
     Args:
         hidden: the variant's hidden states (N, H) that predict the tokens.
         tokens: the dense continuation, N ids.
-        dense: the dense model's hidden states (N, H), with its `head`: hidden states to logits.
+        dense: the dense model's hidden states (N, H). say: what it says at such states; a caller that measures
+            several variants may remember that.
     """
     values = dict.fromkeys(NAMES, math.nan) | {"fdt": 0.0, "length": float(len(tokens))}
     if not tokens:
@@ -48,13 +71,11 @@ def measure(
         best.append(logits.argmax(-1))
         logs = logits.log_softmax(-1)
         nll.append(-logs.gather(1, targets[part, None])[:, 0])
-        if dense is not None and head is not None:
-            wanted = head(dense[part].to(hidden.device))
-            top = wanted.topk(2, dim=-1)
-            margins.append(top.values[:, 0] - top.values[:, 1])
-            dense_best.append(top.indices[:, 0])
-            wanted = wanted.log_softmax(-1)
-            divergence.append((wanted.exp() * (wanted - logs)).sum(-1))
+        if dense is not None and say is not None:
+            said = say(dense[part].to(hidden.device))
+            dense_best.append(said.best)
+            margins.append(said.margin)
+            divergence.append(said.kl(logs))
     found = torch.cat(best)
     wrong = found != targets
     first = int(wrong.nonzero()[0]) if bool(wrong.any()) else len(tokens)
@@ -69,3 +90,4 @@ def measure(
         if first < len(tokens):
             values["margin"] = float(torch.cat(margins)[first])
     return values, tuple(found[: first + 1].tolist())
+
