@@ -29,6 +29,7 @@ LAYERS = [
         "running",
         "planning",
         "reproducing",
+        "study",
         "doctor",
     },
     {"cli", "__main__"},
