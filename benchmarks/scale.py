@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -31,12 +32,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import small_tables  # noqa: E402
 
+from kick import significance  # noqa: E402
 from kick.plan import Plan  # noqa: E402
 from kick.records import Cell, Job, Response, Result, Sample, Score  # noqa: E402
 from kick.store import Store  # noqa: E402
 from kick.sweep import Outcome, pending, run_sweep  # noqa: E402
 
-TASKS, ITEMS, WORKERS = 20, 50, 1000
+TASKS, ITEMS, WORKERS, SETS = 20, 50, 1000, 64
 MATRIX = "scale"
 
 
@@ -55,29 +57,46 @@ def planned(cells: int) -> Plan:
 
 
 class Work:
-    """Stores a result for each cell at once, and counts the time that takes."""
+    """Stores a result for each cell at once, and counts the time that takes.
+
+    Each cell has one of 64 sets of answers, made beforehand, and one answer of its own.
+    """
 
     def __init__(self, root: str):
         self.root = root
-        self.samples = [sample(number) for number in range(ITEMS)]
+        self.sets = [answers(number) for number in range(SETS)]
 
     def __call__(self, job: Job) -> None:
         store = Store(self.root, MATRIX)
         for cell in job.cells:
-            store.put(result(cell), self.samples)
+            scores, samples = self.sets[int(cell.key, 16) % SETS]
+            own = sample(0, cell.key, samples[0].scores)
+            store.put(result(cell, scores), [own, *samples[1:]])
 
 
-def sample(number: int) -> Sample:
-    """An item, right or wrong."""
-    response = Response(text=f"answer {number}")
-    return Sample(f"item-{number}", "hash", "a prompt's end", "a target", (response,), {"acc": number % 2})
+def answers(number: int) -> tuple[tuple[Score, ...], list[Sample]]:
+    """50 items, right with a chance that is the set's own, and graded beside that."""
+    luck = np.random.default_rng(number).random((ITEMS, 2))
+    right = (luck[:, 0] < 0.3 + 0.5 * number / SETS).astype(float)
+    columns = {"exact_match": right, "f1": np.maximum(right, luck[:, 1].round(3))}
+    scores = []
+    for name, values in columns.items():
+        low, high, stderr = significance.interval(values)
+        scores.append(Score(name, float(values.mean()), ITEMS, stderr, low, high))
+    rows = [{name: float(columns[name][item]) for name in columns} for item in range(ITEMS)]
+    return tuple(scores), [sample(item, f"set {number}", row) for item, row in enumerate(rows)]
 
 
-def result(cell: Cell) -> Result:
+def sample(item: int, whose: str, scores: Mapping[str, float]) -> Sample:
+    """An item with its answer."""
+    response = Response(text=f"answer {item} of {whose}", count=6)
+    return Sample(f"item-{item}", "hash", "a prompt's end", "a target", (response,), scores)
+
+
+def result(cell: Cell, scores: tuple[Score, ...]) -> Result:
     """A result with as much beside its scores as real ones have."""
-    score = Score("acc", 0.5, ITEMS, 0.07, 0.36, 0.64)
     versions = {f"package-{n}": f"{n}.0.1" for n in range(20)}
-    return Result(cell.key, MATRIX, cell, (score,), {"items": ITEMS}, provenance={"versions": versions})
+    return Result(cell.key, MATRIX, cell, scores, {"items": ITEMS}, provenance={"versions": versions})
 
 
 class Simulated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,14 +23,25 @@ class Stored(Protocol):
     def samples(self, key: str) -> Sequence[Sample]:
         """The items of a finished cell."""
 
+    def arrays(self, key: str) -> tuple[Sequence[str], Sequence[str], Mapping[str, Any]]:
+        """The items of a finished cell, their groups, and each score's array (n,)."""
+
+    def recall(self) -> Mapping[str, str]:
+        """The texts that were given to `remember`, by name; none where they were not kept."""
+
+    def remember(self, texts: Mapping[str, str]) -> None:
+        """Keep texts that can be computed again."""
+
 
 @dataclass(frozen=True)
 class Cell:
-    """A finished cell with its place: the store it is in, and the base model that it is held against."""
+    """A finished cell with its place: the store it is in, the base model that it is held against, and the
+    columns of its variant (`kick.report.recipe`), which all its cells share."""
 
     run: Result
     store: Stored
     base: str
+    traits: Mapping[str, Any]
 
     @property
     def variant(self) -> Variant:
@@ -54,7 +65,8 @@ class Cell:
 
     def items(self) -> Items:
         """The item scores, read from the store."""
-        return Items.of(self.store.samples(self.run.key))
+        ids, groups, columns = self.store.arrays(self.run.key)
+        return Items(tuple(ids), tuple(groups), columns)
 
 
 def gather(stores: Sequence[Stored]) -> tuple[list[Cell], list[str]]:
@@ -71,10 +83,10 @@ def describe(cell: Cell) -> dict[str, Any]:
         "matrix": run.matrix,
         "base": cell.base,
         "variant": cell.variant.name,
-        "label": recipe.label(cell.variant),
+        "label": cell.traits["label"],
         "key": run.key,
         "dense": cell.variant.dense,
-        **recipe.traits(cell.variant),
+        **cell.traits,
         "task": spec.name,
         "title": task_info(spec.name).title,
         "setting": cell.setting,
@@ -99,14 +111,24 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[Cell]:
     digests: dict[str, set[str]] = {}
     for model in models.values():
         digests.setdefault(model.name, set()).add(model.digest)
-    cells = []
+    cells, known = [], {}
     for run, store in unique.values():
         model = run.cell.variant.model
         if run.cell.variant.checkpoint:
             model = models.get(run.cell.reference or "") or of_matrix.get(run.matrix) or model
         several = len(digests.get(model.name, ())) > 1
-        cells.append(Cell(run, store, f"{model.name} ({model.digest[:6]})" if several else model.name))
+        base = f"{model.name} ({model.digest[:6]})" if several else model.name
+        cells.append(Cell(run, store, base, _traits(run.cell.variant, known)))
     return cells
+
+
+def _traits(variant: Variant, known: dict[str, tuple[Variant, dict[str, Any]]]) -> dict[str, Any]:
+    """The variant's columns, computed once for cells of one variant that follow each other."""
+    before = known.get(variant.name)
+    if before is None or before[0] != variant:
+        before = variant, {"label": recipe.label(variant), **recipe.traits(variant)}
+        known[variant.name] = before
+    return before[1]
 
 
 def _newest(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:

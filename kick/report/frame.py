@@ -21,8 +21,9 @@ Columns (NaN or "" where there is nothing):
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +31,14 @@ import pandas as pd
 
 from kick import metrics, significance
 from kick.records import KickError
-from kick.report import groups, items, pairs
+from kick.report import pairs
 from kick.report.cells import Cell, Stored, by_asked, describe, gather
-from kick.report.items import Items
-from kick.report.rows import gap, number, plain_gap
+from kick.report.rows import number, plain_gap
+from kick.report.statistics import Kept, beside_dense
 from kick.report.tasks import headline
 
 SECTION = ["matrix", "base"]
 CELL = [*SECTION, "task", "setting"]
-MANY = 3000  # cells, above which the samples are read only where that is asked for
 COMPARED = [*CELL, "metric", "group"]
 
 
@@ -51,63 +51,57 @@ class Report:
     notes: tuple[str, ...]
 
 
-def read(stores: Sequence[Stored], *, paired: bool | None = None) -> Report:
+def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
     """All finished cells of these stores as a Report.
 
-    `paired` False leaves the samples unread: scores and plain gaps only, for a quick look at very many cells;
-    None decides by their number. Raises KickError where there is no finished cell.
+    `paired` False leaves the samples unread: scores and plain gaps only. Raises KickError where there is no
+    finished cell.
     """
     cells, notes = gather(stores)
-    if paired is None:
-        paired = len(cells) <= MANY
-    if not paired:
-        notes = [
-            *notes,
-            f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.",
-        ]
     if not cells:
         raise KickError("there is no finished cell in these results; `kick run` makes some")
-    rows = [row for part in by_asked(cells).values() for row in _rows(part, paired)]
+    if not paired:
+        notes.append(f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.")
+    kept = Kept()
+    rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
     if paired:
-        rows += pairs.rows(cells)
+        rows += pairs.rows(cells, kept)
+    kept.save()
     return Report(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
 
 
 # ---------------------------------------------------------------------------------------- rows
 
 
-def _rows(cells: Sequence[Cell], paired: bool) -> Iterator[dict[str, Any]]:
+def _rows(cells: Sequence[Cell], kept: Kept | None) -> Iterator[dict[str, Any]]:
     """The rows of all variants that were asked the same, dense first."""
     dense = next((cell for cell in cells if cell.variant.dense), None)
-    ours = dense.items() if dense and paired else None
+    ours = functools.cache(lambda: dense.items() if dense else None)
     for cell in sorted(cells, key=lambda cell: not cell.variant.dense):
-        theirs = cell.items() if paired else None
-        yield from _cell_rows(cell, theirs, dense, ours)
+        yield from _cell_rows(cell, dense, beside_dense(cell, dense, ours, kept) if kept else None)
 
 
-def _cell_rows(cell: Cell, theirs: Items | None, dense: Cell | None, ours: Items | None) -> Iterator[dict]:
+def _cell_rows(cell: Cell, dense: Cell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
     facts = describe(cell)
     primary = headline(cell.run.cell.task.name, [score.metric for score in cell.run.scores])
     before = {score.metric: score.value for score in dense.run.scores} if dense else {}
+    found = found or {"gaps": {}, "groups": []}
     for score in cell.run.scores:
-        metric = metrics.describe(score.metric)
-        row = {
+        yield {
             **facts,
             "group": "",
             "metric": score.metric,
             "primary": score.metric == primary,
             "higher_is_better": score.higher_is_better,
-            "unit": metric.unit,
+            "unit": metrics.describe(score.metric).unit,
             **{name: number(getattr(score, name)) for name in ("value", "low", "high", "stderr")},
             "n": score.n,
             "missing": score.missing,
             **plain_gap(number(score.value), number(before.get(score.metric))),
+            **found["gaps"].get(score.metric, {}),
         }
-        if ours is not None and theirs is not None and not cell.variant.dense:
-            row |= gap(items.difference(ours, theirs, metric), metric)
-        yield row
-    if theirs is not None:
-        yield from groups.rows(facts, metrics.describe(primary), ours, theirs)
+    for group in found["groups"]:
+        yield {**facts, **group}
 
 
 # ---------------------------------------------------------------------------------------- the whole frame

@@ -48,14 +48,14 @@ def of(names: Iterable[str]) -> Mapping[str, frozenset[str]]:
     return {name: frozenset({name}) for name in sorted(found)} if len(found) > 1 else {}
 
 
-def rows(facts: Mapping[str, Any], metric: Metric, dense: Items | None, theirs: Items) -> Iterator[dict]:
+def rows(metric: Metric, dense: Items | None, theirs: Items, *, is_dense: bool) -> Iterator[dict]:
     """A row a group of the headline metric, and one for the mean over groups, each with its gap to dense."""
     found = of(theirs.groups) if theirs.has(metric) else {}
     for name, members in found.items():
         before = dense.where(members) if dense is not None else None
-        yield {**facts, "group": name, **compared(metric, theirs.where(members), before, facts["dense"])}
+        yield {"group": name, **compared(metric, theirs.where(members), before, is_dense)}
     if len(found) > 1:
-        yield {**facts, "group": MACRO, **_macro_row(metric, theirs, dense)}
+        yield {"group": MACRO, **_macro_row(metric, theirs, dense)}
 
 
 def _macro_row(metric: Metric, theirs: Items, dense: Items | None) -> dict[str, Any]:

@@ -8,8 +8,9 @@ and knowledge_lost, reading_lost (of the items that dense knows closed, or answe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,11 +20,19 @@ from kick.report.items import Items, align
 from kick.report.rows import compared
 from kick.report.tasks import closed_open, headline, task_info
 
+
+class Keeping(Protocol):
+    """Statistics that need not be computed again (`kick.report.statistics`)."""
+
+    def get(self, cell: Cell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """What `make` gives, or gave for the same parts."""
+
+
 QUADRANTS = ("known_and_read", "known_not_read", "read_only", "neither")
 LOST = ("knowledge_lost", "reading_lost")
 
 
-def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def rows(cells: Sequence[Cell], kept: Keeping) -> list[dict[str, Any]]:
     """The rows of every variant that was asked a task closed and open; none where nothing pairs."""
     books = closed_open({cell.run.cell.task.name for cell in cells})
     found: list[dict[str, Any]] = []
@@ -32,7 +41,7 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         for (matrix, base, setting), first in _by_place(cells, closed).items():
             here = {place[2]: second for place, second in others.items() if place[:2] == (matrix, base)}
             second = here.get(setting) or (next(iter(here.values())) if len(here) == 1 else {})
-            found += _section(first, second)
+            found += _section(first, second, kept)
     return found
 
 
@@ -45,36 +54,41 @@ def _by_place(cells: Sequence[Cell], task: str) -> dict[tuple[str, str, str], di
     return found
 
 
-def _section(closed: dict[str, Cell], opened: dict[str, Cell]) -> Iterator[dict[str, Any]]:
+def _section(closed: dict[str, Cell], opened: dict[str, Cell], kept: Keeping) -> Iterator[dict[str, Any]]:
     both = [name for name in closed if name in opened]
     dense_name = next((name for name in both if closed[name].variant.dense), None)
     if dense_name is None:
         return
-    metric = headline(
-        closed[dense_name].run.cell.task.name, [s.metric for s in closed[dense_name].run.scores]
-    )
-    dense = _right(closed[dense_name], opened[dense_name], metric)
-    if dense is None:
-        return
-    ours = _columns(dense, dense)
+    dense = closed[dense_name], opened[dense_name]
+    metric = headline(dense[0].run.cell.task.name, [score.metric for score in dense[0].run.scores])
+    ours = functools.cache(lambda: _right(*dense, metric))
     for name in both:
-        theirs = _right(closed[name], opened[name], metric)
-        if theirs is not None:
-            columns = _columns(*align(theirs, dense))
-            yield from _rows(closed[name], opened[name], columns, ours)
+        pair = closed[name], opened[name]
+        make = functools.partial(_statistics, pair, ours, metric)
+        found = kept.get(pair[0], ["closed and open", metric, *pair, *dense], make)
+        facts = _facts(*pair) if found else {}
+        yield from ({**facts, "group": "", **row} for row in found)
 
 
-def _rows(closed: Cell, opened: Cell, theirs: Items, dense: Items) -> Iterator[dict[str, Any]]:
+def _facts(closed: Cell, opened: Cell) -> dict[str, Any]:
     names = closed.run.cell.task.name, opened.run.cell.task.name
-    facts = {
-        **describe(closed),
-        "task": "|".join(names),
-        "title": " and ".join(task_info(n).title for n in names),
-    }
+    title = " and ".join(task_info(name).title for name in names)
+    facts = {**describe(closed), "task": "|".join(names), "title": title}
     facts["seconds"] = facts["compress_seconds"] = 0.0  # counted with the two tasks themselves
-    for name in (*QUADRANTS, *LOST):
-        metric = metrics.describe(name)
-        yield {**facts, "group": "", **compared(metric, theirs, dense, facts["dense"])}
+    return facts
+
+
+def _statistics(
+    pair: tuple[Cell, Cell], ours: Callable[[], Items | None], metric: str
+) -> list[dict[str, Any]]:
+    """The metrics of a variant's two books beside dense's two; none where nothing pairs."""
+    dense = ours()
+    theirs = _right(*pair, metric) if dense is not None else None
+    if dense is None or theirs is None:
+        return []
+    columns, before = _columns(*align(theirs, dense)), _columns(dense, dense)
+    is_dense = pair[0].variant.dense
+    return [compared(metrics.describe(name), columns, before, is_dense) for name in (*QUADRANTS, *LOST)]
 
 
 def _right(closed: Cell, opened: Cell, metric: str) -> Items | None:

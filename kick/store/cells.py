@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +125,14 @@ class Store:
         """The items, and each metric's float64 array (n,) over them. Raises KickError as `samples` does."""
         items, _, found = self.arrays(key)
         return items, found
+
+    def recall(self) -> dict[str, str]:
+        """What `remember` kept: texts by name."""
+        return index.recall(self.files, self.matrix or "")
+
+    def remember(self, texts: Mapping[str, str]) -> None:
+        """Keep texts that can be computed again, in place of the ones before; a few are not worth a file."""
+        index.remember(self.files, texts, self.matrix or "")
 
     def _readable(self, key: str, read: Any) -> Any:
         folder = self._find(_checked(key, "key")) or key

@@ -1,14 +1,16 @@
-"""index.parquet: every run.json of a store in one file, derived, and rebuilt where a run.json changed.
+"""What is derived of a whole store, each kind in one file; deleting either loses nothing.
 
-One row a cell: path, stamp (changes when the file changes), run (the text of run.json). It saves opening ten
-thousand small files; deleting it loses nothing.
+index.parquet       every run.json, rebuilt where one changed. One row a cell: path, stamp (changes when the
+                    file changes), run (the text of run.json). It saves opening ten thousand small files.
+statistics.parquet  what readers computed of the samples: name (of all that it was computed of) and text. It
+                    saves ten thousand paired bootstraps.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 from kick.store.files import Files, StoreError
 
 log = logging.getLogger("kick.store")
-INDEX = "index.parquet"
+INDEX, STATISTICS = "index.parquet", "statistics.parquet"
 SMALL = 200  # cells; below, opening the files themselves costs nothing
 
 
@@ -43,8 +45,7 @@ def _read(files: Files, path: str) -> bytes | None:
 
 def _fresh(files: Files, folder: str, stamps: dict[str, str]) -> pa.Table:
     """The index, with what changed read anew and kept where the store can be written."""
-    path = f"{folder}/{INDEX}" if folder else INDEX
-    old = _load(files, path)
+    old = _load(files, _path(folder, INDEX), SCHEMA)
     known = dict(zip(old.column("path").to_pylist(), old.column("stamp").to_pylist(), strict=True))
     changed = [one for one, stamp in stamps.items() if known.get(one) != stamp]
     if not changed and len(known) == len(stamps):
@@ -52,29 +53,56 @@ def _fresh(files: Files, folder: str, stamps: dict[str, str]) -> pa.Table:
     gone = set(changed) | (known.keys() - stamps.keys())
     kept = old.filter(pa.array([one not in gone for one in known], pa.bool_()))
     new = [(one, stamps[one], found) for one in changed if (found := _read(files, one)) is not None]
-    added = (
-        pa.table(dict(zip(SCHEMA.names, zip(*new, strict=True), strict=True)), SCHEMA) if new else kept[:0]
-    )
-    table = pa.concat_tables([kept, added]).sort_by("path")
+    table = pa.concat_tables([kept, _table(new, SCHEMA)]).sort_by("path")
+    _keep(files, _path(folder, INDEX), table)
+    return table
+
+
+def recall(files: Files, folder: str = "") -> dict[str, str]:
+    """The texts that `remember` kept under this folder, by name."""
+    table = _load(files, _path(folder, STATISTICS), TEXTS)
+    return dict(zip(table.column("name").to_pylist(), table.column("text").to_pylist(), strict=True))
+
+
+def remember(files: Files, texts: Mapping[str, str], folder: str = "") -> None:
+    """Keep these texts in place of the ones before, where there are many and the store can be written."""
+    if len(texts) >= SMALL:
+        _keep(files, _path(folder, STATISTICS), _table(sorted(texts.items()), TEXTS))
+
+
+SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("run", pa.binary())])
+TEXTS = pa.schema([("name", pa.string()), ("text", pa.string())])
+
+
+def _path(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _table(rows: Sequence[tuple], schema: pa.Schema) -> pa.Table:
+    if not rows:
+        return schema.empty_table()
+    return pa.table(dict(zip(schema.names, zip(*rows, strict=True), strict=True)), schema)
+
+
+def _keep(files: Files, path: str, table: pa.Table) -> None:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=4096)
     try:
         files.write(path, sink.getvalue(), durable=False)
     except StoreError as error:
-        log.info("the index is not kept: %s", error)
-    return table
+        log.info("%s is not kept: %s", path, error)
 
 
-SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("run", pa.binary())])
-
-
-def _load(files: Files, path: str) -> pa.Table:
-    """The stored index; an empty one where there is none or it is damaged."""
+def _load(files: Files, path: str, schema: pa.Schema) -> pa.Table:
+    """The stored table; an empty one where there is none or it is damaged."""
     try:
-        table = pq.read_table(io.BytesIO(files.read(path)))
+        file = pq.ParquetFile(pa.BufferReader(files.read(path)))
+        table = file.read() if file.schema_arrow.equals(schema) else schema.empty_table()
     except FileNotFoundError:
-        return SCHEMA.empty_table()
+        return schema.empty_table()
     except (pa.ArrowException, OSError) as error:
         log.warning("%s is damaged and made anew: %s", path, error)
-        return SCHEMA.empty_table()
-    return table if table.schema.equals(SCHEMA) else SCHEMA.empty_table()
+        return schema.empty_table()
+    names = table.column(0)  # what the rows go by: each is there once
+    whole = len(names.unique()) == len(names) and not any(column.null_count for column in table.columns)
+    return table if whole else schema.empty_table()

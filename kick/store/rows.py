@@ -79,25 +79,43 @@ def _utf8(text: str) -> str:
 
 
 def from_parquet(data: bytes) -> list[Sample]:
-    """The samples of such a file. Raises pyarrow.ArrowInvalid on bytes that are none."""
-    table = pq.read_table(io.BytesIO(data), memory_map=False)
-    columns = {name: table.column(name).to_pylist() for name in (*TEXTS, "responses")}
-    metrics = [name for name in table.column_names if name.startswith(SCORE)]
-    scores = {name.removeprefix(SCORE): table.column(name).to_pylist() for name in metrics}
+    """The samples of such a file. Raises ValueError (pyarrow.ArrowInvalid is one) on bytes that are none."""
+    file, scores = _opened(data)
+    table = file.read(columns=[*TEXTS, "responses", *scores.values()], use_threads=False)
+    texts = {name: table.column(name).to_pylist() for name in (*TEXTS, "responses")}
+    numbers = {metric: table.column(name).to_pylist() for metric, name in scores.items()}
     return [
         Sample(
-            **{name: columns[name][row] for name in TEXTS},
-            responses=tuple(response_from_json(json.loads(text)) for text in columns["responses"][row]),
-            scores={metric: values[row] for metric, values in scores.items()},
+            **{name: texts[name][row] for name in TEXTS},
+            responses=tuple(response_from_json(json.loads(text)) for text in texts["responses"][row]),
+            scores={metric: values[row] for metric, values in numbers.items()},
         )
         for row in range(table.num_rows)
     ]
 
 
 def arrays_of(data: bytes) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
-    """The items, their groups, and each metric's float64 array (n,), from such a file; texts are not read."""
-    file = pq.ParquetFile(io.BytesIO(data))
-    names = [name for name in file.schema_arrow.names if name.startswith(SCORE)]
-    table = file.read(columns=["item", "group", *names], use_threads=False)
-    scores = {name.removeprefix(SCORE): table.column(name).to_numpy() for name in names}
-    return table.column("item").to_pylist(), table.column("group").to_pylist(), scores
+    """The items, their groups, and each metric's float64 array (n,), from such a file; texts are not read.
+
+    Raises ValueError on bytes that are none.
+    """
+    file, scores = _opened(data)
+    table = file.read(columns=["item", "group", *scores.values()], use_threads=False)
+    found = {metric: table.column(name).to_numpy() for metric, name in scores.items()}
+    return table.column("item").to_pylist(), table.column("group").to_pylist(), found
+
+
+def _opened(data: bytes) -> tuple[pq.ParquetFile, dict[str, str]]:
+    """The file, and its score columns by metric, once every column is known to be of its type.
+
+    Columns of other types (a pickled extension type among them) are never decoded.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    schema = file.schema_arrow
+    scores = {name.removeprefix(SCORE): name for name in schema.names if name.startswith(SCORE)}
+    wanted = dict.fromkeys(TEXTS, pa.string()) | {"responses": RESPONSES}
+    for name, kind in (wanted | dict.fromkeys(scores.values(), pa.float64())).items():
+        found = schema.field(name).type if name in schema.names else None
+        if found is None or not found.equals(kind):
+            raise ValueError(f"its column {name!r} is {found or 'missing'}, not {kind}")
+    return file, scores

@@ -54,12 +54,25 @@ class FakeStore:
 
     results: dict[str, Result] = field(default_factory=dict)
     items: dict[str, list[Sample]] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def runs(self) -> Iterator[Result]:
         yield from self.results.values()
 
     def samples(self, key: str) -> list[Sample]:
         return self.items[key]
+
+    def arrays(self, key: str) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+        found = self.items[key]
+        names = {name for sample in found for name in sample.scores}
+        columns = {name: np.array([one.scores.get(name, math.nan) for one in found]) for name in names}
+        return [one.item for one in found], [one.group for one in found], columns
+
+    def recall(self) -> dict[str, str]:
+        return self.kept
+
+    def remember(self, texts: Mapping[str, str]) -> None:
+        self.kept = dict(texts)
 
     def put(self, result: Result, samples: Sequence[Sample]) -> None:
         self.results[result.key] = result

@@ -1,0 +1,57 @@
+"""Statistics are kept with the store, come back the same, and are never those of other samples."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import DENSE, FakeStore, fill, pruned, quantized
+
+from kick.report import frame, statistics
+from kick.store import Store
+
+TASKS = ("kick_mini_factoid", "kick_mini_closed", "kick_mini_open", "kick_mini_perplexity")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr("kick.store.index.SMALL", 2)
+    made = fill(FakeStore(), [DENSE, pruned("wanda", 0.5), quantized("rtn", 4)], TASKS, n=30)
+    stored = Store(tmp_path, "synthetic")
+    for key, result in made.results.items():
+        stored.put(result, made.items[key])
+    return stored
+
+
+def test_what_is_kept_gives_the_same_frame_and_reads_no_samples(store, monkeypatch):
+    first = frame.read([store]).frame
+    monkeypatch.setattr(Store, "arrays", lambda *_: pytest.fail("samples were read"))
+    pd.testing.assert_frame_equal(first, frame.read([Store(store.root, "synthetic")]).frame, check_exact=True)
+    assert first["verdict"].isin(["matching", "not matching", "undecided"]).any()
+    assert first["group"].ne("").any()
+    assert first["task"].str.contains("|", regex=False).any()
+
+
+def test_a_cell_that_is_measured_again_has_statistics_of_its_own(store):
+    before = frame.read([store]).frame
+    old = next(run for run in store.runs() if run.cell.variant.name == "wanda-0.5")
+    samples = store.samples(old.key)
+    store.put(old, [*samples[:-1], type(samples[0])(**{**vars(samples[-1]), "scores": {}})])
+    after = frame.read([store]).frame
+    changed = before.key.eq(old.key) & before.group.eq("")
+    assert (before[changed].detectable != after[changed].detectable).any()
+    others = before.variant.ne("wanda-0.5")
+    pd.testing.assert_frame_equal(before[others], after[others])
+    assert len(store.recall()) == len(TASKS) * 3 + 3, "what is of no use any more is not kept"
+
+
+def test_other_code_and_a_damaged_file_have_no_statistics(store, monkeypatch):
+    first = frame.read([store]).frame
+    names = set(store.recall())
+    monkeypatch.setattr(np, "__version__", "another")
+    statistics._code.cache_clear()
+    again = frame.read([store]).frame
+    statistics._code.cache_clear()
+    assert not names & set(store.recall())
+    store.remember(dict.fromkeys(store.recall(), "{no json"))
+    store.files.write("synthetic/statistics.parquet", b"PAR1 not at all")
+    for found in (again, frame.read([store]).frame):
+        pd.testing.assert_frame_equal(first, found, check_exact=True)
