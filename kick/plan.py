@@ -48,21 +48,13 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
 
     return Sources(
         resolve,
-        lambda names, root: tasks.load(_ours(names, tasks.names(extra)), root, extra),
+        lambda names, root: tasks.load(names, root, extra),
         MethodTable(compress.canonical, lambda name: compress.methods[name].needs),
         calibration.digest,
         lambda spec: costs.shape(locate(spec.name, spec.revision)),
         lambda spec, recipe: _fits(spec, recipe, locate(spec.name, spec.revision)),
         lambda: {one["name"]: one["kind"] for one in tasks.describe(extra)},
     )
-
-
-def _ours(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
-    """`names`; one that can only be ours is refused at once, for lm-eval takes 15 seconds to say so."""
-    for name in names:
-        if name.startswith("kick_") and name not in known:
-            raise KickError(unknown("task", name, known))
-    return names
 
 
 def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
