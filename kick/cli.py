@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from kick import __version__
 from kick.records import KickError
+from kick.study import command as study
+from kick.terminal import print_json, print_table, say
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measures what compression does to a language model.",
 )
+
+app.add_typer(study.app, name="study")
 
 Matrix = Annotated[str, typer.Argument(help="a matrix file, or a preset: smoke, demo, demo-full, ...")]
 Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results")]
@@ -49,27 +52,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"kick: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _print_table(heads: list[str], rows: list[list[str]]) -> None:
-    """A table in a terminal; tab-separated lines elsewhere, so that other programs can read them."""
-    console = Console()
-    if not console.is_terminal:
-        for row in [heads, *rows]:
-            print("\t".join(row))
-        return
-    table = Table(*heads, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*[cell.replace("[", r"\[") for cell in row])
-    console.print(table)
 
 
 def _opened(folder: str) -> Any:
@@ -121,7 +103,7 @@ def run(
         view="json" if log_json else "auto",
         offline=offline,
     )
-    planned, summary = running.run(matrix, options, ["kick", *sys.argv[1:]], _say)
+    planned, summary = running.run(matrix, options, ["kick", *sys.argv[1:]], say)
     if not log_json:
         _scores(f"{out.rstrip('/')}/{planned.matrix.name}")
     raise typer.Exit(summary.status)
@@ -136,7 +118,7 @@ def _scores(results: str) -> None:
     if next(store.runs(), None) is None:
         return
     table = tables.tables["scores"].make(frame.read([store]).frame)
-    _print_table(list(table.heads), [list(row) for row in table.cells])
+    print_table(list(table.heads), [list(row) for row in table.cells])
     print(f"results: {results}\nnext: kick leaderboard {results} --out leaderboards/{Path(results).name}")
 
 
@@ -156,9 +138,9 @@ def plan(
     options = running.Options(out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()))
     report = planning.report(matrix, options, measure)
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
-    _print_table(planning.HEADS, planning.rows(report))
+    print_table(planning.HEADS, planning.rows(report))
     for line in planning.lines(report):
         print(line)
 
@@ -170,9 +152,9 @@ def status(results: Results, as_json: Json = False) -> None:
 
     states = planning.status([_opened(folder) for folder in results])
     if as_json:
-        _print_json(states)
+        print_json(states)
         return
-    _print_table(planning.STATUS_HEADS, planning.status_rows(states))
+    print_table(planning.STATUS_HEADS, planning.status_rows(states))
     print(planning.status_line(states))
 
 
@@ -181,7 +163,7 @@ def rescore(results: str, tasks: TaskFolders = None) -> None:
     """Score again from stored answers, with no model."""
     from kick import rescoring
 
-    done = rescoring.rescore(results, tuple(tasks or ()), _say)
+    done = rescoring.rescore(results, tuple(tasks or ()), say)
     print(f"{done} cells scored again")
 
 
@@ -191,7 +173,7 @@ def reproduce(cell: Annotated[str, typer.Argument(help="RESULTS/KEY")], data_roo
     from kick import reproducing
 
     found = reproducing.reproduce(cell, data_root)
-    _print_table(reproducing.HEADS, reproducing.rows(found))
+    print_table(reproducing.HEADS, reproducing.rows(found))
     raise typer.Exit(0 if found.equal else 1)
 
 
@@ -212,7 +194,7 @@ def compress(
 
     recipe = compressing.steps(context.args)
     spec = CalibrationSpec(corpus, sequences, length, seed)
-    _print_json(compressing.run(model, recipe, spec, Path(out), data_root))
+    print_json(compressing.run(model, recipe, spec, Path(out), data_root))
 
 
 @app.command()
@@ -235,7 +217,7 @@ def judge(
         raise KickError(f"{matrix} names no judge; wanted: judge: {{model: ..., base_url: ...}}")
     how = judge.settings(parsed.judge, calls=calls, tokens=tokens)
     store = Store(out, parsed.name)
-    report = judge.judge_results(store, how, data_root=data_root, task_folders=tasks or (), say=_say)
+    report = judge.judge_results(store, how, data_root=data_root, task_folders=tasks or (), say=say)
     print(report)
     raise typer.Exit(0 if report.whole else 1)
 
@@ -274,7 +256,7 @@ def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
 
     found = compare.compare(_opened(results), a, b)
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         Console().print(found)
 
@@ -289,7 +271,7 @@ def methods(as_json: Json = False) -> None:
 
     described = [compress.describe(name) for name in compress.methods]
     if as_json:
-        _print_json(described)
+        print_json(described)
         return
     for one in described:
         needs = f", needs {', '.join(one['needs'])}" if one["needs"] else ""
@@ -307,13 +289,13 @@ def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
 
     described = describe([Path(folder) for folder in tasks or ()])
     if as_json:
-        _print_json(described)
+        print_json(described)
         return
     rows = [
         [one["name"], one["kind"] or "", one["title"], ", ".join(one["members"] or one["metrics"])]
         for one in described
     ]
-    _print_table(["name", "kind", "title", "metrics or members"], rows)
+    print_table(["name", "kind", "title", "metrics or members"], rows)
 
 
 @app.command()
@@ -323,9 +305,9 @@ def doctor(as_json: Json = False) -> None:
 
     checks = doctor.check()
     if as_json:
-        _print_json(doctor.as_json(checks))
+        print_json(doctor.as_json(checks))
     else:
-        _print_table(
+        print_table(
             ["check", "state", "found", "to mend"], [[c.name, c.state, c.found, c.mend] for c in checks]
         )
     raise typer.Exit(0 if all(one.state != "missing" for one in checks) else 1)

@@ -41,7 +41,7 @@ class Said:
         return cls(logs, logs.exp(), top.indices[:, 0], top.values[:, 0] - top.values[:, 1])
 
     def kl(self, logs: Tensor) -> Tensor:
-        """KL(dense || variant) in nats at each position (n,); the variant's `logs` (n, V) are written over."""
+        """KL(dense || variant) in nats at each position (n,); the variant's `logs` (n, V) are overwritten."""
         return torch.sub(self.logs, logs, out=logs).mul_(self.shares).sum(-1)
 
 
@@ -59,8 +59,8 @@ def measure(
     Args:
         hidden: the variant's hidden states (N, H) that predict the tokens.
         tokens: the dense continuation, N ids.
-        dense: the dense model's hidden states (N, H). say: what it says at such states; a caller that measures
-            several variants may remember that.
+        dense: the dense model's hidden states (N, H).
+        say: what the dense model says at such states; who measures several variants may remember it.
     """
     values = dict.fromkeys(NAMES, math.nan) | {"fdt": 0.0, "length": float(len(tokens))}
     if not tokens:

@@ -69,7 +69,8 @@ class Board:
         self.notes: dict[str, str] = {}
         self.running: dict[str, Running] = {}
         self.message = ""
-        self._cost = {job.variant.name: job.cost / max(1, len(job.cells)) for job in jobs}
+        shares = [(cell, job.cost / len(job.cells)) for job in jobs for cell in job.cells]
+        self._cost = {cell.variant.name: share for cell, share in shares}
         self._spent, self._paid = 0.0, 0.0  # seconds taken, and the estimate of the same jobs
 
     @property

@@ -180,8 +180,13 @@ def divergence(rows: pd.DataFrame) -> Figure:
 
 
 def _components(frame: pd.DataFrame) -> pd.DataFrame:
+    """FDT of the variants that change one matrix; where a block has two of one name, its path tells them."""
     rows = frame[(frame["metric"] == "fdt") & (frame["group"] == "") & (frame["component"] != "")]
-    return select.wanted(rows, "variant that changes one component of one layer")
+    rows = select.wanted(rows, "variant that changes one component of one layer")
+    if rows.duplicated(["layer", "component", "method", "sparsity"], keep=False).any():
+        path = rows["variant"].str.extract(r"only=\D*\d+\.(\S+)")[0]
+        rows = rows.assign(component=path.fillna(rows["component"]))
+    return rows.sort_values("layer", kind="stable")
 
 
 @figure("components", "First divergent token by layer and component", _components, paper="DTM")

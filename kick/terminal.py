@@ -1,0 +1,33 @@
+"""What commands print: results on standard output, what is said on the way on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def say(text: str) -> None:
+    """A line of progress or advice, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """A JSON value, on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """A table in a terminal; tab-separated lines elsewhere, so that other programs can read them."""
+    console = Console()
+    if not console.is_terminal:
+        for row in [heads, *rows]:
+            print("\t".join(row))
+        return
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*[cell.replace("[", r"\[") for cell in row])
+    console.print(table)
