@@ -219,13 +219,11 @@ def mcnemar(lost: int, won: int, *, mid: bool = False) -> float:
 
 def holm(p: Sequence[float] | Floats) -> Floats:
     """Holm's adjusted p values, in the order given; NaN stays NaN and does not count as a test."""
-    from statsmodels.stats.multitest import multipletests
-
     raw = np.asarray(p, dtype=float)
     adjusted = np.full(raw.shape, math.nan)
-    known = np.isfinite(raw)
-    if known.any():
-        adjusted[known] = multipletests(raw[known], method="holm")[1]
+    order = np.argsort(raw, kind="stable")[: int(np.isfinite(raw).sum())]  # NaN sorts to the end
+    scaled = raw[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 
 

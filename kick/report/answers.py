@@ -14,6 +14,17 @@ from kick.report import wording
 from kick.report.cells import Cell
 from kick.report.tasks import headline
 
+MOST = 24  # variants whose answers to an item are shown
+
+
+def shown(cells: Sequence[Cell]) -> list[Cell]:
+    """Those whose answers are shown: no replicas; of more than MOST dense and others evenly spaced."""
+    ours = [cell for cell in cells if not cell.variant.replica]
+    if len(ours) <= MOST:
+        return ours
+    step = (len(ours) - 1) / (MOST - 1)
+    return [ours[round(place * step)] for place in range(MOST)]
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -41,24 +52,29 @@ class Example:
 def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3) -> list[Example]:
     """The first item of a task, then those with most disagreement; none where answers are no text.
 
-    `cells` are those of one task and setting, dense first; `labels` names them by key.
+    `cells` are those of one task and setting that are `shown`, dense first; `labels` names them by key.
     """
-    shown = [cell for cell in cells if not cell.variant.replica]
-    if not shown or not shown[0].variant.dense:
+    if not cells or not cells[0].variant.dense:
         return []
-    metric = headline(shown[0].run.cell.task.name, [score.metric for score in shown[0].run.scores])
-    found = {cell.run.key: {s.item: s for s in cell.store.samples(cell.run.key)} for cell in shown}
-    first = found[shown[0].run.key]
+    metric = headline(cells[0].run.cell.task.name, [score.metric for score in cells[0].run.scores])
+    first = _samples(cells[0])
     items = [name for name, sample in first.items() if _text(sample) is not None]
+    if not items:  # a choice among given answers
+        return []
+    found = {cells[0].run.key: first} | {cell.run.key: _samples(cell) for cell in cells[1:]}
     written = [any(_text(sample) is not None for sample in table.values()) for table in found.values()]
-    if not items or not all(written):  # a choice among given answers, or a reading of dense's
+    if not all(written):  # a reading of dense's
         return []
     spread = {
         name: _spread([table[name] for table in found.values() if name in table], metric) for name in items
     }
     ranked = sorted(items[1:], key=lambda name: -spread[name])
     chosen = [items[0], *(name for name in ranked[: most - 1] if spread[name] > 0)]
-    return [_example(name, shown, found, labels, metric) for name in chosen]
+    return [_example(name, cells, found, labels, metric) for name in chosen]
+
+
+def _samples(cell: Cell) -> dict[str, Sample]:
+    return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
 
 
 def _example(

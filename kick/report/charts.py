@@ -14,9 +14,8 @@ from kick.significance import MARGIN
 MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its edge
 
 
-def levels(frame: pd.DataFrame, task: tuple[str, str]) -> Markup | None:
-    """A task's headline metric against sparsity and bits; None where no variant has a level."""
-    rows = select.of_task(select.headlines(frame), task)
+def levels(rows: pd.DataFrame) -> Markup | None:
+    """A task's headline rows against sparsity and bits; None where no variant has a level."""
     dense = rows[rows["dense"]]
     plots = [plot for plot in (_sparsity(rows), _bits(rows)) if plot]
     if dense.empty or not plots:

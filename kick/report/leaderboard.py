@@ -106,18 +106,17 @@ def as_json(report: Report, view: page.View) -> str:
         "notes": list(view.notes),
         "provenance": {name: list(values) for name, values in view.provenance},
     }
-    rows = [
-        json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False)
-        for row in select.records(report.frame)
-    ]
+    frame = report.frame
+    columns = {name: map(_plain, frame[name].tolist()) for name in frame.columns}
+    encode = json.JSONEncoder(allow_nan=False).encode
+    rows = (encode(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
     lines = ",\n  ".join(rows)
     return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'
 
 
 def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     return None if value is pd.NA else value
 
 

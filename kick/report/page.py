@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from kick import metrics
 from kick.report import answers, charts, select, tables, wording
+from kick.report.cells import Cell
 from kick.report.frame import Report
 
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
@@ -59,11 +60,12 @@ class Line:
 
 @dataclass(frozen=True)
 class TaskPart:
-    """A task beyond its headline: its chart and the answers to a few items."""
+    """A task beyond its headline: its chart, the answers to a few items, and of whom they are."""
 
     title: str
     chart: Markup | None
     examples: tuple[answers.Example, ...]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,15 @@ def _section(name: str, frame: pd.DataFrame, report: Report, examples: int) -> S
     rows = select.headlines(frame, replicas=True)
     tasks = select.tasks(rows)
     columns = [select.of_task(rows, task) for task in tasks]
+    matrix = rows["matrix"].iloc[0]
+    cells = {cell.run.key: cell for cell in report.cells if cell.run.matrix == matrix}
     hidden, chart, legend = _hides(frame)
     return Section(
         title=name,
         note=" ".join([_noise_note(rows), *_cut_notes(rows)]),
         columns=tuple(_column(part) for part in columns),
         lines=tuple(_lines(frame, columns)),
-        tasks=tuple(_task(frame, task, report, examples) for task in tasks),
+        tasks=tuple(_task(part, cells, examples) for part in columns),
         methods=tuple(charts.methods(frame)),
         hides=chart,
         hides_legend=tuple(legend),
@@ -236,15 +240,17 @@ def score_cell(row: Mapping[str, Any]) -> ScoreCell:
     )
 
 
-def _task(frame: pd.DataFrame, task: tuple[str, str], report: Report, examples: int) -> TaskPart:
-    rows = select.variant_order(select.of_task(select.headlines(frame), task))
+def _task(rows: pd.DataFrame, cells: Mapping[str, Cell], examples: int) -> TaskPart:
+    rows = select.variant_order(rows[rows["replica"] == ""])
     labels = dict(zip(rows["key"], rows["label"], strict=True))
-    shown: list[answers.Example] = []
-    if examples:
-        cells = {cell.run.key: cell for cell in report.cells if cell.run.matrix == rows["matrix"].iloc[0]}
-        shown = answers.examples([cells[key] for key in labels], labels, most=examples)
-    title = wording.task_label(rows.iloc[0])
-    return TaskPart(title, charts.levels(frame, task), tuple(shown))
+    shown = answers.shown([cells[key] for key in labels]) if examples else []
+    note = f"Of {len(labels)} variants {len(shown)} are shown, evenly spaced over the table."
+    return TaskPart(
+        title=wording.task_label(rows.iloc[0]),
+        chart=charts.levels(rows),
+        examples=tuple(answers.examples(shown, labels, most=examples)),
+        note=note if len(shown) < len(labels) else "",
+    )
 
 
 def _hides(frame: pd.DataFrame) -> tuple[list[str], Markup | None, list[tuple[str, Markup]]]:
@@ -317,10 +323,14 @@ def _data(frame: pd.DataFrame) -> dict[str, Any]:
 def provenance(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """(what, its distinct values) over all runs: commit, machine, versions, models, calibration, times."""
     found: dict[str, dict[str, None]] = {}
+    seen: set[tuple[str, str]] = set()  # ten thousand runs have few provenances
     for cell in report.cells:
         run = cell.run
-        for name, value in _flat(run.provenance):
-            found.setdefault(name, {})[value] = None
+        for part in run.provenance.items():
+            if (part[0], repr(part[1])) not in seen:
+                seen.add((part[0], repr(part[1])))
+                for name, value in _flat(dict([part])):
+                    found.setdefault(name, {})[value] = None
         model = run.cell.variant.model
         text = f"{model.name}, {model.dtype}, weights {model.digest[:16] or 'unknown'}"
         found.setdefault("model", {})[text] = None

@@ -41,7 +41,9 @@ def wanted(rows: pd.DataFrame, missing: str) -> pd.DataFrame:
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts, which are read much faster than a frame's rows."""
-    return rows.to_dict("records")
+    names = list(rows.columns)
+    columns = [rows[name].tolist() for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def by_label(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from kick import metrics, significance
-from kick.records import key
 from kick.report import groups, items, pairs, rows
 from kick.report.cells import Cell
 from kick.report.items import Items
@@ -31,16 +30,17 @@ class Kept:
     def __init__(self) -> None:
         self._stores: dict[int, _Texts] = {}
 
-    def get(self, cell: Cell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
+    def get(self, cell: Cell, made_of: Sequence[str | Cell], make: Callable[[], Any]) -> Any:
         """The JSON value that `make` gives; computed where the cell's store does not remember it.
 
-        `made_of`: JSON values and cells, the samples of which go into it.
+        `made_of`: what the statistic is, and the cells whose samples go into it.
         """
         parts = [one.run.samples.get("sha256") if isinstance(one, Cell) else one for one in made_of]
         if None in parts:  # samples without a checksum cannot be told from others
             return make()
         texts = self._stores.setdefault(id(cell.store), _Texts(cell.store))
-        return texts.get(key([_code(), *parts]), make)
+        name = hashlib.sha256("\0".join([_code(), *map(str, parts)]).encode()).hexdigest()
+        return texts.get(name[:32], make)
 
     def save(self) -> None:
         """Have each store remember what was asked for, where something new was computed."""
@@ -92,17 +92,18 @@ def beside_dense(
     """{"gaps": {metric: columns}, "groups": [row]} of a cell's items beside dense's, which `ours` reads."""
     names = [score.metric for score in cell.run.scores]
     primary = headline(cell.run.cell.task.name, names)
-    described = [repr(metrics.describe(name)) for name in (primary, *names)]
+    described = [metrics.describe(name) for name in names]
 
     def make() -> dict[str, Any]:
         theirs, before = cell.items(), ours()
         found = {}
         if before is not None and not cell.variant.dense:
-            known = {name: metrics.describe(name) for name in names}
-            gaps = {name: items.difference(before, theirs, metric) for name, metric in known.items()}
-            found = {name: rows.gap(gaps[name], metric) for name, metric in known.items()}
+            gaps = [items.difference(before, theirs, metric) for metric in described]
+            both = zip(gaps, described, strict=True)
+            found = {metric.name: rows.gap(gap, metric) for gap, metric in both}
         parts = groups.rows(metrics.describe(primary), before, theirs, is_dense=cell.variant.dense)
         return {"gaps": found, "groups": list(parts)}
 
-    made_of = ["beside dense", cell.variant.dense, cell, *([dense] if dense else []), *described]
+    whom = "dense" if cell.variant.dense else "beside dense"
+    made_of = [whom, primary, *map(repr, described), cell, *([dense] if dense else [])]
     return kept.get(cell, made_of, make)

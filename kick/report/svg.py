@@ -5,8 +5,9 @@ Coordinates are user units, about a CSS pixel. All text that comes from results 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
@@ -73,13 +74,14 @@ class Drawing:
     def line(self, points: Sequence[tuple[float, float]], kind: str, dash: str = "") -> None:
         """An open line."""
         path = " ".join(f"{_short(x)},{_short(y)}" for x, y in points)
-        self.add("polyline", points=path, class_=f"line {kind}", stroke_dasharray=dash)
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(f'<polyline points="{path}" class="line {kind}"{dashes}/>')
 
     def mark(self, x: float, y: float, look: Look, *, title: str = "", hollow: bool = False) -> None:
         """A method's marker, with `title` as its tooltip."""
         kind = f"mark c-{look.color}" + (" hollow" if hollow else "")
-        tip = Markup("<title>{}</title>").format(title) if title else Markup("")
-        self.add("path", tip, d=shape(look.marker, x, y), class_=kind)
+        tip = f"<title>{escape(title)}</title>" if title else ""
+        self.parts.append(f'<path d="{shape(look.marker, x, y)}" class="{kind}">{tip}</path>')
 
     def render(self) -> Markup:
         """The whole as an SVG element; one without a title is decoration."""
@@ -90,7 +92,17 @@ class Drawing:
 
 def shape(marker: str, x: float, y: float, r: float = 3.4) -> str:
     """The path of a marker, in matplotlib's letters, round a point."""
-    corners: dict[str, Iterable[tuple[float, float]]] = {
+    corners = _corners().get(marker)
+    if corners:
+        points = " L".join([f"{_short(x + r * dx)} {_short(y + r * dy)}" for dx, dy in corners])
+        return f"M{points}Z"
+    return f"M{_short(x - r)} {_short(y)}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0Z"
+
+
+@functools.cache
+def _corners() -> dict[str, Sequence[tuple[float, float]]]:
+    """The corners of each marker about (0, 0)."""
+    return {
         "s": ((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),
         "^": ((0, -1.1), (1.05, 0.8), (-1.05, 0.8)),
         "v": ((0, 1.1), (1.05, -0.8), (-1.05, -0.8)),
@@ -106,10 +118,6 @@ def shape(marker: str, x: float, y: float, r: float = 3.4) -> str:
         "X": _cross(0.4, 45),
         "x": _cross(0.18, 45),
     }
-    if marker in corners:
-        points = " L".join(f"{_short(x + r * dx)} {_short(y + r * dy)}" for dx, dy in corners[marker])
-        return f"M{points}Z"
-    return f"M{_short(x - r)} {_short(y)}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0Z"
 
 
 def _ring(count: int, inner: float = 1.0) -> list[tuple[float, float]]:

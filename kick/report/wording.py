@@ -198,5 +198,5 @@ def csv(frame: pd.DataFrame) -> str:
     safe = frame.copy()
     safe.columns = [harmless(str(name)) for name in safe.columns]
     for name in safe.columns[safe.dtypes.map(lambda kind: not pd.api.types.is_numeric_dtype(kind))]:
-        safe[name] = safe[name].map(harmless)
+        safe[name] = safe[name].map({value: harmless(value) for value in safe[name].unique()})
     return safe.to_csv(index=False, lineterminator="\n")

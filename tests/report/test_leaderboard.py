@@ -203,3 +203,13 @@ def test_a_line_a_variant_for_the_terminal(report):
     lines = summary(report)
     assert any(line.startswith("magnitude 50 %: ") for line in lines)
     assert not any("dense" in line.split(":")[0] for line in lines)
+
+
+def test_of_very_many_variants_some_answers_are_shown_and_the_page_says_so(monkeypatch):
+    monkeypatch.setattr("kick.report.answers.MOST", 4)
+    variants = [DENSE, *(pruned("wanda", round(0.05 * n, 2)) for n in range(1, 10))]
+    report = read([fill(FakeStore(), variants, ["kick_mini_factoid"], n=12)])
+    task = view(report, title=None, notes=(), examples=2).sections[0].tasks[0]
+    shown = [label for answer in task.examples[0].answers for label in answer.labels]
+    assert sorted(shown) == ["dense", "wanda 15 %", "wanda 30 %", "wanda 45 %"]
+    assert "Of 10 variants 4 are shown" in html(view(report, title=None, notes=(), examples=2))
