@@ -66,16 +66,19 @@ def guided(parts: Sequence[Part], sparsity: float, spread: float, by_row: bool) 
     wanted = {part.name: (total / size + spread * places[part.name]) * part.size for part in parts}
     counts = {name: max(0, math.floor(count / steps[name]) * steps[name]) for name, count in wanted.items()}
     _fill(counts, wanted, steps, total)
-    for name, step in _moves(total - sum(counts.values()), steps):
-        counts[name] += step
-    if sum(counts.values()) != total or any(not 0 <= counts[part.name] < part.size for part in parts):
+    sizes = {part.name: part.size for part in parts}
+    for step in _moves(total - sum(counts.values()), set(steps.values())):
+        own = [n for n in sorted(counts) if steps[n] == abs(step) and 0 <= counts[n] + step < sizes[n]]
+        if own:  # the one that this brings nearest to what it should have
+            counts[min(own, key=lambda name: (counts[name] + step - wanted[name]) / step)] += step
+    if sum(counts.values()) != total or any(not 0 <= counts[name] < sizes[name] for name in counts):
         raise KickError(f"no whole numbers of weights around {sparsity:g} give {total} in all")
     return counts
 
 
 def check_spread(sparsity: float, spread: float) -> None:
     """Raises KickError where shares `spread` above and below `sparsity` do not lie within 0 to 1."""
-    most = min(sparsity, 1 - sparsity)
+    most = round(min(sparsity, 1 - sparsity), 9)
     if not 0 < spread <= most:
         raise KickError(
             f"spread: got {spread:g}; wanted: more than 0 and at most {most:g}, so that shares around "
@@ -104,17 +107,14 @@ def _fill(counts: dict[str, int], wanted: Mapping[str, float], steps: Mapping[st
             counts[name] += steps[name]
 
 
-def _moves(rest: int, steps: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The fewest steps up or down that sum to `rest`, each by another matrix; [] where there are none."""
-    names: dict[int, list[str]] = {}
-    for name in sorted(steps):
-        names.setdefault(steps[name], []).append(name)
-    bound = abs(rest) + 2 * max(names, default=0)
+def _moves(rest: int, sizes: set[int]) -> list[int]:
+    """The fewest steps, up or down, of these sizes that sum to `rest`; [] where there are none."""
+    bound = abs(rest) + 2 * max(sizes, default=0)
     came: dict[int, tuple[int, int] | None] = {0: None}
     queue = deque([0])
     while queue and rest not in came:
         value = queue.popleft()
-        for step in (sign * size for size in names for sign in (1, -1)):
+        for step in (sign * size for size in sorted(sizes) for sign in (1, -1)):
             if abs(value + step) <= bound and value + step not in came:
                 came[value + step] = (value, step)
                 queue.append(value + step)
@@ -122,5 +122,4 @@ def _moves(rest: int, steps: Mapping[str, int]) -> list[tuple[str, int]]:
     while rest in came and (last := came[rest]) is not None:
         rest, step = last
         path.append(step)
-    turns = {size: iter(own * (1 + len(path) // len(own))) for size, own in names.items()}
-    return [(next(turns[abs(step)]), step) for step in path]
+    return path

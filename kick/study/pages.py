@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kick import metrics, significance
-from kick.records import Cell
+from kick.records import Cell, KickError, Variant
 from kick.report import figures, frame, wording
 from kick.store import Store
 from kick.study.allocation import quantiles
@@ -43,7 +43,9 @@ def write(study: Study, store: Store, folder: Path) -> tuple[Table, Table, list[
     found, parts, compared = matrices(study, store), by_component(study, store), comparison(study, store)
     table, page = folder / "matrices.csv", folder / "components.md"
     table.write_text(wording.csv(found), encoding="utf-8")
-    page.write_text("\n\n".join(_page(study, found, parts, compared)) + "\n", encoding="utf-8")
+    page.write_text(
+        "\n\n".join(_page(study, found, parts, _rule(study, store, found), compared)) + "\n", encoding="utf-8"
+    )
     drawn = figures.draw(frame.read([store]).frame, folder, names=["components"])
     return parts, compared, [table, page, *(file for one in drawn for file in one.files)]
 
@@ -142,7 +144,7 @@ def _compared(
     study: Study, store: Store, name: str, task: str
 ) -> tuple[metrics.Metric, list[str], significance.Difference]:
     metric = metrics.describe(name)
-    variants = (study.dense, study.uniform, study.guided(allocation(study, store)))
+    variants = (study.dense, *_pair(study, store))
     stored = [store.scores(study.cell(variant, task).key) for variant in variants]
     order = {item: place for place, item in enumerate(stored[1][0])}
     values = []
@@ -154,10 +156,21 @@ def _compared(
     return metric, texts, significance.paired(values[1], values[2], metric.kind)
 
 
+def _pair(study: Study, store: Store) -> tuple[Variant, Variant]:
+    """The uniform and the guided variant."""
+    return study.uniform, study.guided(allocation(study, store))
+
+
+def _pruned(study: Study, store: Store, variant: Variant) -> int:
+    """How many weights really went."""
+    result = store.result(study.cell(variant, study.options.fidelity).key)
+    return int(result.compression["steps"][0]["pruned"])
+
+
 # ------------------------------------------------------------------------------ the page
 
 
-def _page(study: Study, found: pd.DataFrame, parts: Table, compared: Table) -> Iterator[str]:
+def _page(study: Study, found: pd.DataFrame, parts: Table, rule: str, compared: Table) -> Iterator[str]:
     options, name = study.options, study.model.name
     yield f"# Components of {name}: {options.step.method} at {100 * study.sparsity:g} %"
     if name in wording.MODELS:
@@ -175,7 +188,7 @@ def _page(study: Study, found: pd.DataFrame, parts: Table, compared: Table) -> I
     ends = pd.concat([found.head(SHOWN), found.tail(SHOWN)]) if len(found) > 2 * SHOWN else found
     yield _ends(ends).markdown()
     yield "## The allocation against a uniform one"
-    yield _rule(study, found)
+    yield rule
     yield compared.markdown()
 
 
@@ -191,9 +204,14 @@ def _ends(rows: pd.DataFrame) -> Table:
     return Table(heads, lines)
 
 
-def _rule(study: Study, found: pd.DataFrame) -> str:
-    pruned = int((found["guided_sparsity"] * found["weights"]).round().sum())
+def _rule(study: Study, store: Store, found: pd.DataFrame) -> str:
     weights, options = int(found["weights"].sum()), study.options
+    pruned, other = (_pruned(study, store, one) for one in _pair(study, store))
+    if pruned != other:
+        raise KickError(
+            f"{options.step.method} pruned {pruned:,} weights uniformly and {other:,} by the allocation: it "
+            "counts neither by row nor by matrix, and the two cannot be compared"
+        )
     return (
         f"Both prune {pruned:,} of {weights:,} weights ({100 * pruned / weights:.4f} %). Guided: matrices in "
         f"the order of their FDT, shares from {100 * found['guided_sparsity'].min():.1f} to "
