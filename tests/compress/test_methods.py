@@ -22,6 +22,7 @@ from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
 from kick.compress.stats import AbsMean, Hessian, Moments
 from kick.model import block_list, blocks, linears
+from kick.records import CellFailed
 from tests.architectures import sequences, tiny
 from tests.compress.golden import agreement, assert_error_close, layer
 
@@ -266,7 +267,8 @@ def test_laco_merges_what_does_nothing_and_keeps_what_does():
     assert len(block_list(model)[1]) == model.config.num_hidden_layers == 2
     strict = tiny("llama")
     before = {key: value.clone() for key, value in strict.state_dict().items()}
-    compress(strict, [canonical("laco", options | {"threshold": 1.0})], sequences())
+    with pytest.raises(CellFailed, match=r"merged nothing: .* cosine 0\.\d\d, not above threshold 1"):
+        compress(strict, [canonical("laco", options | {"threshold": 1.0})], sequences())
     assert all(torch.equal(value, before[key]) for key, value in strict.state_dict().items())
 
 

@@ -3,7 +3,8 @@
 Yifei Yang, Zouying Cao, Hai Zhao: LaCo: Large Language Model Pruning via Layer Collapse. EMNLP 2024
 Findings, arXiv 2402.11187. From the top down, `merge` blocks become one, theta_l + the sum of (theta_{l+k}
 - theta_l), and stay so where the last hidden states of the merged and the dense model have a mean cosine
-above `threshold`; the next try is `interval` blocks further down then, else one.
+above `threshold`; the next try is `interval` blocks further down then, else one. Where nothing could be
+merged the variant fails: it would be the dense model under another name.
 
 Deviations: the search may end as soon as `layers` blocks are gone (0: as far as the threshold allows); the
 cosine is the mean over all tokens of `sentences` calibration sequences, where the paper takes a few
@@ -22,6 +23,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.depth import Stack, check_depth, last_states
 from kick.compress.method import method, option
 from kick.model import blocks
+from kick.records import CellFailed
 
 
 @method(
@@ -53,19 +55,27 @@ class LaCo:
         least = count - self.layers if self.layers else 1
         names = list(range(count))  # where each block stood in the dense model
         at = count - self.merge
+        best = -1.0
         while at >= self.lowest and len(names) > least:
             gone = range(at + 1, at + 1 + min(self.merge - 1, len(names) - 1 - at, len(names) - least))
-            if len(gone) and self._collapse(model, at, gone, calibration, before):
+            cosine = self._collapse(model, at, gone, calibration, before) if len(gone) else -1.0
+            best = max(best, cosine)
+            if cosine > self.threshold:
                 calibration.note("merged layers", into=names[at], taken=[names[index] for index in gone])
                 del names[gone.start : gone.stop]
                 at -= self.interval
             else:
                 at -= 1
+        if len(names) == count:
+            raise CellFailed(
+                f"laco merged nothing: the best of all merges of {self.merge} blocks has cosine {best:.2f}, "
+                f"not above threshold {self.threshold:g}; lower it, or merge fewer blocks at once"
+            )
 
     def _collapse(
         self, model: nn.Module, at: int, gone: range, calibration: Calibration, before: list[Tensor]
-    ) -> bool:
-        """Merge blocks into the one `at`; undone, and False, where the states differ too much."""
+    ) -> float:
+        """Merge blocks into the one `at`; undone where the mean cosine, which it gives, is too small."""
         stack = Stack.of(model)
         target = stack.blocks[at]
         others = [stack.blocks[index].state_dict() for index in gone]
@@ -76,8 +86,8 @@ class LaCo:
         after = last_states(model, calibration, self.sentences)
         pairs = zip(before, after, strict=True)
         cosines = [nn.functional.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in pairs]
-        if float(torch.cat(cosines).mean()) > self.threshold:
-            return True
-        target.load_state_dict(kept)
-        stack.place(model)
-        return False
+        cosine = float(torch.cat(cosines).mean())
+        if not cosine > self.threshold:
+            target.load_state_dict(kept)
+            stack.place(model)
+        return cosine
