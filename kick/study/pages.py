@@ -152,7 +152,8 @@ def _compared(
         mine = np.empty(len(order))
         mine[[order[item] for item in items]] = columns[metric.column]
         values.append(mine)
-    texts = [_with_interval(one, name, metric.kind) for one in values]
+    dense = wording.number(significance.aggregate(values[0], metric.kind), metric.unit)
+    texts = [dense, *(_with_interval(one, name, metric.kind) for one in values[1:])]
     return metric, texts, significance.paired(values[1], values[2], metric.kind)
 
 

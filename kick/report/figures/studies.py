@@ -179,6 +179,9 @@ def divergence(rows: pd.DataFrame) -> Figure:
     return levels.three_ways(rows, [("divergence", rows[rows["metric"] == name]) for name in names])
 
 
+COMPONENT_ORDER = ("q_proj", "k_proj", "v_proj", "c_attn", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
 def _components(frame: pd.DataFrame) -> pd.DataFrame:
     """FDT of the variants that change one matrix; where a block has two of one name, its path tells them."""
     rows = frame[(frame["metric"] == "fdt") & (frame["group"] == "") & (frame["component"] != "")]
@@ -191,20 +194,29 @@ def _components(frame: pd.DataFrame) -> pd.DataFrame:
 
 @figure("components", "First divergent token by layer and component", _components, paper="DTM")
 def components(rows: pd.DataFrame) -> Figure:
-    """A heat map: one weight matrix compressed at a time; darker is an earlier divergence."""
-    names = list(dict.fromkeys(rows["component"]))
+    """A heat map: one weight matrix compressed at a time; darker is an earlier divergence.
+
+    The scale ends at the dense model's own value, where nothing diverges.
+    """
+    place = {name: number for number, name in enumerate(COMPONENT_ORDER)}
+    names = sorted(
+        set(rows["component"]), key=lambda name: (place.get(name.split(".")[-1], len(place)), name)
+    )
     table = rows.pivot_table(index="component", columns="layer", values="value", sort=False).loc[names]
     table = table[sorted(table.columns)]
     width = 1.6 + 0.21 * table.shape[1]
     drawn = Figure(figsize=(max(4.0, width), 1.1 + 0.26 * len(names)), layout="constrained")
     ax = drawn.subplots()
-    image = ax.imshow(table.to_numpy(), cmap="cividis", aspect="auto")
+    top = np.nanmax(rows[["value", "dense_value"]].to_numpy(float))
+    image = ax.imshow(table.to_numpy(), cmap="cividis", aspect="auto", vmin=0, vmax=top)
     ax.set_yticks(range(len(names)), names)
     ax.set_xticks(range(table.shape[1]), [f"{layer:g}" for layer in table.columns], fontsize=6)
     ax.set_xlabel("layer")
     ax.grid(visible=False)
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
-    ax.set_title(f"{rows['method'].iloc[0]}: mean first divergent token")
-    drawn.colorbar(image, ax=ax, label="tokens", pad=0.01)
+    first = rows.iloc[0]
+    level = f" {100 * first['sparsity']:g} %" if first["sparsity"] > 0 else ""
+    ax.set_title(f"{first['method']}{level}: mean first divergent token, {first['n']:g} prompts")
+    drawn.colorbar(image, ax=ax, label="tokens (top: no divergence)", pad=0.01)
     return drawn
