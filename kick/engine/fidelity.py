@@ -90,4 +90,3 @@ def measure(
         if first < len(tokens):
             values["margin"] = float(torch.cat(margins)[first])
     return values, tuple(found[: first + 1].tolist())
-
