@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kick.engine.attend import KV
-from kick.engine.draft import Acceptance
+from kick.engine.draft import Acceptance, trial
 from kick.engine.network import Network, out_of_memory
 from kick.engine.pack import Done, Runner
 from kick.engine.slots import Row, Slots
@@ -23,8 +23,7 @@ from kick.engine.stopping import Decoding, pick
 from kick.engine.tree import Node, grow
 
 SHARE = 16  # tokens that sharing a prefix must save while prompts are read
-FIRST_BUDGET = 96  # tokens of the first forward with drafts: it tells whether they are worth it
-PROBE = 4  # rows that are drafted before it is known what drafts are worth
+FIRST_BUDGET = 96  # tokens of the first forward with drafts, doubled from one to the next: each tells more
 UNKNOWN = 2**62  # the size of a subtree that is not to be run as a whole
 Drafts = Mapping[int, tuple[int, ...]]
 
@@ -123,16 +122,22 @@ class Decode:
             node.children.sort(key=lambda child: -child.size)
         counts = [1] * len(order)
         fed: list[tuple[int, ...]] = [()] * len(order)
+        on_trial = trial([len(draft) for draft in self._fed().values()])
 
         def extend(node: Node) -> None:
+            nonlocal on_trial
             drafts = self._fed()
-            if drafts and not self.acceptance.drafted and node.sequences() > PROBE:
+            if drafts and not self.acceptance.informed and on_trial and node.sequences() > 1:
                 node.size = UNKNOWN  # so that its rows are taken one by one
                 return
             for leaf in node.below():
                 if leaf.ids[-1] < 0:
                     place = -1 - leaf.ids[-1]
-                    fed[place] = drafts.get(indices[order[place]], ())
+                    draft = drafts.get(indices[order[place]], ())
+                    if not self.acceptance.informed:
+                        draft = draft[:on_trial]
+                        on_trial -= len(draft)
+                    fed[place] = draft
                     counts[place] += len(fed[place])
                     leaf.ids = (*leaf.ids[:-1], known[order[place]][-1], *fed[place])
                     leaf.wanted = counts[place]
@@ -142,7 +147,7 @@ class Decode:
         runner = Runner(self.network, root, counts, budget, keep=True, extend=extend)
         for batch in runner:
             if batch and runner.budget == budget:
-                runner.budget = budget = self.budget
+                runner.budget = budget = min(self.budget, 2 * budget)
             arrived = []
             hidden = torch.cat([done.hidden for done in batch]) if batch else None
             starts = [rows[order[done.reading]] for done in batch]

@@ -25,6 +25,7 @@ CHECK = 1.1  # C: a checked token also has a place in attention and in the tree
 GAIN = 0.9  # of the cost without drafts: an expected saving that is smaller is not tried for
 RESTS = 17  # candidates of what to leave undrafted
 PRIOR = (0.1, 4.0)  # refused and checked tokens assumed before anything was seen
+TRIAL = 0.05  # of what drafts could save at best: spent before anything was seen
 
 
 @dataclass
@@ -40,12 +41,21 @@ class Acceptance:
     accepted: int = 0
     margin: float | None = None
 
+    @property
+    def informed(self) -> bool:
+        """Whether anything was seen yet."""
+        return self.checked > PRIOR[1]
+
+    def learn(self, asked: int, agreed: int) -> None:
+        """The variant says the first `agreed` of so many tokens of a dense answer itself."""
+        self.checked += min(agreed + 1, asked)
+        self.refused += agreed < asked
+
     def observe(self, drafted: int, accepted: int) -> None:
         """A draft of so many tokens was accepted up to the `accepted`-th."""
         self.drafted += drafted
         self.accepted += accepted
-        self.checked += min(accepted + 1, drafted)
-        self.refused += accepted < drafted
+        self.learn(drafted, accepted)
 
     def saw(self, margin: float) -> None:
         """The smallest margin at some checked tokens; infinite for none."""
@@ -54,7 +64,7 @@ class Acceptance:
 
     def lengths(self, answers: Sequence[int], rows: int) -> list[int]:
         """How many tokens to draft of dense answers of these lengths; `rows` may be under way together."""
-        if not self.drafted:  # the few rows of the first forward tell what the others may expect
+        if not self.informed:  # see `trial`
             return [length - 1 for length in answers]
         share = min(0.999, self.refused / self.checked)
         if len(answers) > rows:
@@ -67,6 +77,15 @@ class Acceptance:
         if costs[best] > GAIN * costs[max(answers)]:
             return [0] * len(answers)
         return [max(0, length - best) for length in answers]
+
+
+def trial(answers: Sequence[int]) -> int:
+    """How many tokens to check of dense answers of these lengths before anything is known of the variant."""
+    most = max(answers, default=1)
+    if most < 2:
+        return 0
+    saving = expected(answers, most, 1.0) - expected(answers, 1, 1.0)
+    return int(TRIAL * saving / CHECK)
 
 
 def expected(answers: Sequence[int], rest: int, kept: float) -> float:

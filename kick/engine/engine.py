@@ -165,6 +165,7 @@ class Engine:
             values, own = fidelity.measure(network, hidden, requests[i].tokens, dense, say)
             if len(own) > len(self.known.get(prompts[i].ids, ())):
                 self.known[prompts[i].ids] = own
+            self.reader.acceptance.learn(len(requests[i].tokens), int(values["fdt"]))
             finish(i, Response(values=values, truncated=prompts[i].truncated))
 
         asked = [i for i, request in enumerate(requests) if request.tokens]
