@@ -173,28 +173,45 @@ def compressed(model, name: str):
 def drafts(model, tokenizer) -> list[Line]:
     """Answers drafted by the dense model, against the same engine without drafts.
 
-    The dense model with its own drafts, all accepted, shows what drafting could give at most.
+    Once after short prompts, whose answers mostly end after a few tokens, and once in the model's own chat
+    form, where most fill the 32. The dense model with its own drafts, all accepted, shows what drafting
+    could give at most.
     """
-    requests = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
+    short = [Request("generate", context=p, max_tokens=32) for p in items.questions(24)]
+    long = [Request("generate", context=p, max_tokens=32) for p in items.conversations(tokenizer, 24)]
+    return [
+        line
+        for requests, where in ((short, ""), (long, ", chat"))
+        for line in _drafted(model, tokenizer, requests, where)
+    ]
+
+
+def _drafted(model, tokenizer, requests: list[Request], where: str) -> list[Line]:
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         with Reference(folder, write=True) as written:
             Engine(model, tokenizer, reference=written).answer(requests)
         for name in ("dense", *VARIANTS):
             variant = model if name == "dense" else compressed(model, name)
-            drafted, plain = Engine(variant, tokenizer), Engine(variant, tokenizer)
-            drafted.reference = Reference(folder)
-            if name == "dense":
-                drafted.reader.acceptance = Acceptance(refused=1.0, checked=1e9)
+            plain = Engine(variant, tokenizer)
+            drafted = [Engine(variant, tokenizer)]
+
+            def ours(drafted=drafted, variant=variant, name=name):
+                drafted[0] = Engine(variant, tokenizer)  # what is learnt of a variant is of one run
+                drafted[0].reference = Reference(folder)
+                if name == "dense":
+                    drafted[0].reader.acceptance = Acceptance(refused=1.0, checked=1e9)
+                return drafted[0].answer(requests)
+
             target = {"dense": 1.0, "8-bit": 1.4}.get(name, 0.95)
             line = contest(
-                (f"{name} variant, drafts on", "our own batched decode"),
+                (f"{name} variant{where}, drafts on", "our own batched decode"),
                 target,
-                lambda engine=drafted: engine.answer(requests),
+                ours,
                 lambda engine=plain: engine.answer(requests),
                 lambda a, b: texts_equal([r.tokens for r in a], [r.tokens for r in b]),
             )
-            notes = drafted.notes()
+            notes = drafted[0].notes()
             lines.append(_noted(line, f"{notes['accepted']} of {notes['drafted']} drafted tokens accepted"))
     return lines
 

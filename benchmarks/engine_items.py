@@ -50,9 +50,22 @@ def choices(prompts: list[str]) -> list[Request]:
 
 def questions(count: int) -> list[str]:
     """NQ-open questions as short prompts."""
+    return [f"Answer this question:\n\nQ: {question}?\nA:" for question in _nq_open(count)]
+
+
+def conversations(tokenizer, count: int) -> list[str]:
+    """NQ-open questions as the first turn of a conversation, in the model's chat form."""
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{question}?"}], tokenize=False, add_generation_prompt=True
+        )
+        for question in _nq_open(count)
+    ]
+
+
+def _nq_open(count: int) -> list[str]:
     with open(DATA / "nq_open/validation.jsonl", encoding="utf-8") as file:
-        rows = [json.loads(line) for _, line in zip(range(count), file, strict=False)]
-    return [f"Answer this question:\n\nQ: {row['question']}?\nA:" for row in rows]
+        return [json.loads(line)["question"] for _, line in zip(range(count), file, strict=False)]
 
 
 def windows(tokenizer, count: int, length: int) -> list[tuple[int, ...]]:
