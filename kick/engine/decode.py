@@ -148,20 +148,25 @@ class Decode:
         for batch in runner:
             if batch and runner.budget == budget:
                 runner.budget = budget = min(self.budget, 2 * budget)
-            arrived = []
-            hidden = torch.cat([done.hidden for done in batch]) if batch else None
-            starts = [rows[order[done.reading]] for done in batch]
-            chosen, margin = choose(self.network, hidden, starts, [len(done.hidden) for done in batch])
-            self.acceptance.saw(margin)
-            tokens = iter(chosen)
-            for done in batch:
-                place = done.reading
-                index = indices[order[place]]
-                offered = [next(tokens) for _ in done.hidden]
-                matched = self._check(self.decodings[index], fed[place], offered)
-                length = len(done.tail) - len(fed[place]) + matched
-                arrived.append((Row(index, self.decodings[index], done.spans, length), done))
-            yield arrived
+            yield self._arrived(batch, [indices[i] for i in order], fed)
+
+    def _arrived(
+        self, batch: Sequence[Done], indices: Sequence[int], fed: Sequence[tuple[int, ...]]
+    ) -> list[tuple[Row, Done]]:
+        """Readings with their drafts checked; `indices` and `fed` by reading."""
+        arrived = []
+        hidden = torch.cat([done.hidden for done in batch]) if batch else None
+        starts = [self.decodings[indices[done.reading]] for done in batch]
+        chosen, margin = choose(self.network, hidden, starts, [len(done.hidden) for done in batch])
+        self.acceptance.saw(margin)
+        tokens = iter(chosen)
+        for done in batch:
+            index, draft = indices[done.reading], fed[done.reading]
+            offered = [next(tokens) for _ in done.hidden]
+            matched = self._check(self.decodings[index], draft, offered)
+            length = len(done.tail) - len(draft) + matched
+            arrived.append((Row(index, self.decodings[index], done.spans, length), done))
+        return arrived
 
     def _fed(self) -> dict[int, tuple[int, ...]]:
         """The draft tokens to feed now, by index: never the last one, which nothing follows."""
