@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KickError as error:
         if debug:
             raise
-        print(f"kick: {error}", file=sys.stderr)
+        say(f"kick: {error}")
         sys.exit(2)
 
 

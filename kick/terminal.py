@@ -9,20 +9,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kick.visible import plain
+
 
 def say(text: str) -> None:
     """A line of progress or advice, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """A JSON value, on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    print(text if plain(text, keep="\n") == text else json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:
     """A table in a terminal; tab-separated lines elsewhere, so that other programs can read them."""
     console = Console()
+    rows = [[plain(cell) for cell in row] for row in rows]
     if not console.is_terminal:
         for row in [heads, *rows]:
             print("\t".join(row))

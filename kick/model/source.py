@@ -169,6 +169,7 @@ def _checked(folder: Path, name: str) -> Path:
     """`folder`, if it holds a model that can be read without running what it brings along."""
     if not (folder / "config.json").is_file():
         raise KickError(f"{name!r} has no config.json ({folder}); give a folder that save_pretrained wrote")
+    _refuse_code(folder, name)
     if any(folder.glob("*.safetensors")):
         return folder
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
@@ -178,6 +179,23 @@ def _checked(folder: Path, name: str) -> Path:
             "kick reads *.safetensors only: convert the checkpoint, or choose a revision that has them"
         )
     raise KickError(f"{name!r} has no *.safetensors ({folder}); kick reads weights from nothing else")
+
+
+def _refuse_code(folder: Path, name: str) -> None:
+    """Raises KickError where only code in the folder says what the model is."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise KickError(f"{name!r}: config.json is no JSON ({folder}): {error}") from error
+    if not isinstance(config, dict) or not config.get("auto_map"):
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise KickError(
+            f"{name!r} is code of its own ({str(config['auto_map'])[:200]}), and kick runs no code that "
+            f"comes with a model; give one whose model_type transformers has, got {config.get('model_type')!r}"
+        )
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

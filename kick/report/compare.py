@@ -24,6 +24,7 @@ from kick.report import wording
 from kick.report.cells import Cell, Stored, by_asked, gather
 from kick.report.items import Items, aggregate, difference
 from kick.report.tasks import headline, task_info
+from kick.visible import plain
 
 ANSWER = 160  # characters of an answer in the terminal
 
@@ -79,7 +80,7 @@ class Comparison:
         for task in self.tasks:
             parts += _flips(task, self)
         if self.missing:
-            parts.append(Text(f"only one of the two has: {', '.join(self.missing)}", style="dim"))
+            parts.append(Text(plain(f"only one of the two has: {', '.join(self.missing)}"), style="dim"))
         return Group(*parts)
 
 
@@ -210,7 +211,7 @@ def verdict(task: TaskComparison) -> str:
 
 
 def _table(found: Comparison) -> Table:
-    title = f"a: {found.a}, b: {found.b} (matrix {found.matrix}, base model {found.base})"
+    title = plain(f"a: {found.a}, b: {found.b} (matrix {found.matrix}, base model {found.base})")
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     heads = ("a", "b", "b \u2212 a", "95 % interval", "p", "Holm", "verdict", "flips")
     table.add_column("task", min_width=14, overflow="fold")
@@ -228,7 +229,8 @@ def _table(found: Comparison) -> Table:
             verdict(task),
             wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
-        title = Text(task.title).append(f"\n{wording.metric_label(task.metric)}, n = {gap.n}", style="dim")
+        about = plain(f"{wording.metric_label(task.metric)}, n = {gap.n}")
+        title = Text(plain(task.title)).append(f"\n{about}", style="dim")
         table.add_row(title, *numbers)
     return table
 
@@ -237,14 +239,14 @@ def _flips(task: TaskComparison, found: Comparison, most: int = 10) -> Iterable[
     shown = [flip for flip in task.flips if flip.a_answer or flip.b_answer]
     if not shown:
         return
-    yield Text(f"\n{task.title}: {len(shown)} items changed", style="bold")
+    yield Text(f"\n{plain(task.title)}: {len(shown)} items changed", style="bold")
     for flip in shown[:most]:
         yield Text(
             f"  {_line(wording.question(flip.question, ANSWER))}  [expected: {_line(flip.target)}]",
             style="dim",
         )
-        yield Text(f"    {found.a} ({flip.a_score:.2f}): {_line(flip.a_answer)}")
-        yield Text(f"    {found.b} ({flip.b_score:.2f}): {_line(flip.b_answer)}")
+        yield Text(f"    {plain(found.a)} ({flip.a_score:.2f}): {_line(flip.a_answer)}")
+        yield Text(f"    {plain(found.b)} ({flip.b_score:.2f}): {_line(flip.b_answer)}")
     if len(shown) > most:
         yield Text(f"  and {len(shown) - most} more; --json has them all", style="dim")
 

@@ -36,6 +36,7 @@ from kick.report.cells import Cell, Stored, by_asked, describe, gather
 from kick.report.rows import number, plain_gap
 from kick.report.statistics import Kept, beside_dense
 from kick.report.tasks import headline
+from kick.visible import plain
 
 SECTION = ["matrix", "base"]
 CELL = [*SECTION, "task", "setting"]
@@ -111,6 +112,11 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Holm, the noise band, the spread over seeds, dense verdicts, unique labels."""
     texts = [name for name, kind in frame.dtypes.items() if isinstance(kind, pd.StringDtype)]
     frame = frame.astype(dict.fromkeys(texts, object))  # read cell by cell far more often than column-wise
+    for name in texts:  # names from elsewhere act nowhere from here on
+        values = frame[name].tolist()
+        shown = {text: plain(text) for text in set(values) if isinstance(text, str)}
+        if any(text != made for text, made in shown.items()):
+            frame[name] = [shown.get(value, value) for value in values]
     frame.loc[frame["dense"], "verdict"] = "dense"
     frame["label"] = _unique_labels(frame)
     frame["title"] = _titles(frame)

@@ -12,9 +12,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from kick import metrics
-from kick.report import answers, charts, select, tables, wording
+from kick.report import answers, charts, pairs, select, tables, wording
 from kick.report.cells import Cell
 from kick.report.frame import Report
+from kick.visible import plain
 
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
 
@@ -141,7 +142,7 @@ def _section(name: str, frame: pd.DataFrame, report: Report, examples: int) -> S
     tasks = select.tasks(rows)
     columns = [select.of_task(rows, task) for task in tasks]
     matrix = rows["matrix"].iloc[0]
-    cells = {cell.run.key: cell for cell in report.cells if cell.run.matrix == matrix}
+    cells = {cell.run.key: cell for cell in report.cells if plain(cell.run.matrix) == matrix}
     hidden, chart, legend = _hides(frame)
     return Section(
         title=name,
@@ -270,8 +271,8 @@ def _hides(frame: pd.DataFrame) -> tuple[list[str], Markup | None, list[tuple[st
 
 def _books(frame: pd.DataFrame) -> Iterable[tuple[str, ...]]:
     """(variant, known and read, lost when reading, open only, neither, knowledge lost, reading lost)."""
-    rows = frame[frame["task"].str.contains(select.PAIRED, regex=False) & (frame["replica"] == "")]
-    order = ("known_and_read", "known_not_read", "read_only", "neither", "knowledge_lost", "reading_lost")
+    order = (*pairs.QUADRANTS, *pairs.LOST)
+    rows = frame[frame["metric"].isin(order) & (frame["replica"] == "")]
     for label, part in select.variant_order(rows).groupby("label", sort=False):
         found = part.drop_duplicates("metric").set_index("metric")
         line = [str(label)]
@@ -351,9 +352,9 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
         for key, item in value.items():
             yield from _flat(item, f"{name} {key}".strip())
     elif isinstance(value, list | tuple):
-        yield name, wording.visible(" ".join(map(str, value)))
+        yield plain(name), wording.visible(" ".join(map(str, value)))
     elif value is not None and value != "":
-        yield name, wording.visible(str(value))
+        yield plain(name), wording.visible(str(value))
 
 
 def _few(values: Sequence[str], most: int = 4) -> tuple[str, ...]:

@@ -229,7 +229,7 @@ def markdown_text(text: str) -> str:
     """Text that is nothing but text in Markdown and in the HTML that it may hold."""
     for mark in "\\`*_{}[]<>#|!":
         text = text.replace(mark, "\\" + mark)
-    return " ".join(text.replace("&", "&amp;").split("\n"))
+    return " ".join(text.replace("&", "&amp;").splitlines())
 
 
 _TEX = {

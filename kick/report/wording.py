@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kick import metrics
+from kick.visible import ACTING, code_point
 
 MINUS, RANGE, NOTHING = "\u2212", "\u2013", "\u2013"
 
@@ -175,8 +176,8 @@ def visible(text: str, most: int = 400) -> str:
         pile = pile + 1 if kind in ("Mn", "Me") else 0
         if mark == "\n":
             shown.append("\u21b5\n")
-        elif kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-            shown.append(f"\u27e8U+{ord(mark):04X}\u27e9")
+        elif kind in ACTING:
+            shown.append(code_point(mark))
         elif pile <= 2:
             shown.append(mark)
     return "".join(shown[:most]) + ("\u2026" if len(text) > most else "")

@@ -1,0 +1,26 @@
+"""Text from elsewhere as text that does nothing: controls and invisible marks are shown as code points."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# controls, formatting (direction marks), surrogates, private and unassigned ones, line and paragraph ends
+ACTING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def code_point(mark: str) -> str:
+    """ "\u27e8U+001B\u27e9" for an escape."""
+    return f"\u27e8U+{ord(mark):04X}\u27e9"
+
+
+def plain(text: str, keep: str = "") -> str:
+    """The text with every mark that would act in a terminal or hide shown as its code point.
+
+    `keep`: such marks that stay, "\\n" for text of several lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        code_point(mark) if mark not in keep and unicodedata.category(mark) in ACTING else mark
+        for mark in text
+    )
