@@ -194,7 +194,8 @@ def _refuse_code(folder: Path, name: str) -> None:
     if config.get("model_type") not in CONFIG_MAPPING_NAMES:
         raise KickError(
             f"{name!r} is code of its own ({str(config['auto_map'])[:200]}), and kick runs no code that "
-            f"comes with a model; give one whose model_type transformers has, got {config.get('model_type')!r}"
+            "comes with a model; give one whose model_type transformers has, "
+            f"got {config.get('model_type')!r}"
         )
 
 
