@@ -116,7 +116,7 @@ Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 
 
 def _per_task(item: Any) -> Any:
-    """The type "one number for all tasks, or {task: number}"."""
+    """The type "one value for all tasks, or {task: value}"."""
 
     def branch(value: Any) -> str:
         return "<by task>" if isinstance(value, Mapping) else "<all>"
@@ -128,6 +128,7 @@ def _per_task(item: Any) -> Any:
 
 Limit: TypeAlias = _per_task(Annotated[Whole, Field(ge=1)] | None)
 Shots: TypeAlias = _per_task(Annotated[Whole, Field(ge=0)] | None)
+ChatTemplate: TypeAlias = _per_task(StrictBool)
 Seeds: TypeAlias = Annotated[
     tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)
 ]
@@ -247,7 +248,7 @@ class Matrix(Part):
     )
     limit: Limit = Field(None, description=f"a whole number of at least 1, {_EACH}, or null for all items")
     shots: Shots = Field(None, description=f"a whole number of at least 0, {_EACH}, or null")
-    chat_template: StrictBool = Field(False, description="true or false")
+    chat_template: ChatTemplate = Field(False, description="true or false, or {task: true}")
     calibration: Calibration = Field(
         Calibration(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
     )

@@ -248,8 +248,8 @@ class _Planner:
             self._groups[name] = list(loaded)
             found |= {leaf: task for leaf, task in loaded.items() if leaf not in found}
         if len(self._groups) == len(self.matrix.tasks):
-            self._check_names("limit", found)
-            self._check_names("shots", found)
+            for key in ("limit", "shots", "chat_template"):
+                self._check_names(key, found)
         return found
 
     def _check_names(self, key: str, tasks: Mapping[str, Task]) -> None:
@@ -271,10 +271,11 @@ class _Planner:
             return TaskSpec(task.name, task.digest, task.scoring, limit=limit)
         limit = None if limit is not None and limit >= task.size else limit
         shots = None if shots == task.default_shots else shots
-        return TaskSpec(task.name, task.digest, task.scoring, shots, limit, self.matrix.chat_template)
+        chat = bool(self._level("chat_template", task.name))
+        return TaskSpec(task.name, task.digest, task.scoring, shots, limit, chat)
 
     def _level(self, key: str, name: str) -> int | None:
-        """The number for one task: its own, else its group's, else the one for all."""
+        """The value for one task: its own, else its group's, else the one for all."""
         levels = getattr(self.matrix, key)
         if not isinstance(levels, Mapping):
             return levels

@@ -168,8 +168,9 @@ def paired(
     """The paired difference variant minus dense; `dense` and `variant` `(n,)` hold the same items in order.
 
     The verdict is two one-sided tests at 5 % (TOST): "matching" where the score is shown to lie within
-    `margin` of the dense score, "not matching" where it is shown to lie outside, else "undecided". The dense
-    score's own uncertainty is part of it: each resample compares with its own dense score.
+    `margin` of the dense score, "not matching" where it is shown to lie outside and differs at the two-sided
+    5 % too (`p`), else "undecided". The dense score's own uncertainty is part of it: each resample compares
+    with its own dense score.
     """
     columns = _finite(dense, variant, *(() if weights is None else (weights,)))
     n, weight = len(columns), None if weights is None else 2
@@ -188,15 +189,19 @@ def paired(
     low, high = _percentiles(gaps, (1 - LEVEL) / 2, n)
     stderr = float(gaps.std() * math.sqrt(n / (n - 1)))
     lost, won = _flips(columns) if binary else (None, None)
+    p = mcnemar(lost, won) if binary else 1.0 if same else _bootstrap_p(gaps, columns, n)
+    verdict = "" if kind == "mean" and point[0] == 0 else _equivalence(before, after, kind, margin, n)
+    if verdict == "not matching" and p >= 1 - LEVEL:  # chance, by the test of no difference
+        verdict = "undecided"
     return Difference(
         n=n,
         gap=gap,
         low=min(low, gap),
         high=max(high, gap),
         stderr=stderr,
-        p=mcnemar(lost, won) if binary else 1.0 if same else _bootstrap_p(gaps, columns, n),
+        p=p,
         test="mcnemar" if binary else "bootstrap",
-        verdict="" if kind == "mean" and point[0] == 0 else _equivalence(before, after, kind, margin, n),
+        verdict=verdict,
         lost=lost,
         won=won,
         detectable=detectable(n, stderr * math.sqrt(n)),

@@ -86,6 +86,7 @@ BAD = {
     "limit true": (bad("96", "true"), 4, ["got true", "whole number"]),
     "negative shots": (GOOD + "shots: -1\n", 16, ["shots: got -1", "at least 0"]),
     "unknown dtype": (GOOD + "dtype: float23\n", 16, ["unknown dtype 'float23'", "'float32'"]),
+    "chat template of a task": (GOOD + "chat_template: {a: yess}\n", 16, ["got yess", "true or false"]),
     "chat template as text": (GOOD + "chat_template: yess\n", 16, ["got yess", "true or false"]),
     "revision as number": (GOOD + "revision: 12e4\n", 16, ["revision: got 12e4", "in quotes"]),
     "unknown calibration key": (bad("sequences:", "sequence:"), 5, ["'sequence'", "mean 'sequences'"]),

@@ -344,6 +344,18 @@ def test_prefixes_go_through_all_pages_first():
     assert all(len(doc["prefix"].split(" ")) == 32 for doc in docs)
 
 
+def test_summaries_are_compared_under_the_prompt_they_were_asked_with():
+    tokenizer = smoke()[1]
+    names = "kick_summarization", "kick_summarization_fidelity", "kick_fidelity"
+    plain = {name: task(name).items(spec(name, 2), tokenizer)[1].requests[0].context for name in names}
+    chat = {
+        name: task(name).items(spec(name, 2, chat=True), tokenizer)[1].requests[0].context for name in names
+    }
+    assert chat["kick_summarization"] == chat["kick_summarization_fidelity"] != plain["kick_summarization"]
+    assert plain["kick_summarization"] == plain["kick_summarization_fidelity"]
+    assert chat["kick_fidelity"] == plain["kick_fidelity"]  # running text
+
+
 def test_wikitext_pages_are_the_published_text():
     pages = data.load("EleutherAI/wikitext_document_level", ["test"], "wikitext-2-raw-v1", mirror())["test"]
     assert len(pages) == 62

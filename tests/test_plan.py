@@ -224,6 +224,11 @@ BAD = {
         ["limit.fact", "unknown task of this matrix 'fact'", "'facts'"],
     ),
     "shots of a task that is not there": ("  - dense\nshots: {prosa: 3}\n", 6, ["shots.prosa", "'prose'"]),
+    "chat template of a task that is not there": (
+        "  - dense\nchat_template: {prosa: true}\n",
+        6,
+        ["chat_template.prosa", "'prose'"],
+    ),
     "another reference": (
         "  - {checkpoint: a/b, reference: other}\n",
         5,

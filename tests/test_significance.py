@@ -137,6 +137,18 @@ def test_a_perplexity_matches_within_five_percent_of_the_ratio():
     assert far.p < 1e-4
 
 
+def test_nothing_is_called_worse_that_mcnemar_calls_chance():
+    """Five of 32 lost and none won: past the margin at one-sided 5 %, but p = 2 / 2^5."""
+    dense = np.array([1.0] * 7 + [0.0] * 25)
+    variant = dense.copy()
+    variant[:5] = 0.0
+    found = paired(dense, variant)
+    assert found.p == pytest.approx(0.0625)
+    assert found.verdict == "undecided"
+    variant[5] = 0.0
+    assert paired(dense, variant).verdict == "not matching"
+
+
 def test_a_dense_score_of_zero_has_no_verdict():
     assert paired(np.zeros(50), np.ones(50)).verdict == ""
 

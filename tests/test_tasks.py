@@ -119,7 +119,7 @@ def test_options_inside_a_group_are_refused_and_never_dropped(folder):
 def test_an_unknown_task_names_its_neighbours(monkeypatch):
     plain = index._manager
     monkeypatch.setattr(index, "_manager", lambda extra, _, root: plain(extra, False, root))
-    with pytest.raises(KickError, match="unknown task 'kick_mini_factiod', of kick and of lm-eval; did you mean 'kick_mini_factoid'"):
+    with pytest.raises(KickError, match=r"'kick_mini_factiod', of kick .* did you mean 'kick_mini_factoid'"):
         tasks.load(["kick_mini_factiod"])
 
 

@@ -58,10 +58,11 @@ class Fidelity(HarnessTask):
     ) -> list[Item]:
         """For the dense model the prefixes to continue; for a variant the continuations to read.
 
-        Prefixes are running text: a chat template is never put around them. Raises KickError where the dense
-        model's answer to an item is missing.
+        Prefixes are running text, and no chat template is put around them, unless the task says `prompted`.
+        Raises KickError where the dense model's answer to an item is missing.
         """
-        asked = super().items(replace(spec, chat_template=False), tokenizer)
+        chat = spec.chat_template and bool(self.options.get("prompted"))
+        asked = super().items(replace(spec, chat_template=chat), tokenizer)
         return asked if reference is None else [self._read(item, reference) for item in asked]
 
     def _read(self, item: Item, reference: Mapping[str, Sample]) -> Item:

@@ -27,6 +27,7 @@ FEWSHOT_SEED = 1234  # lm-eval's own default
 SCORING = ("process_results", "metric_list", "filter_list", "doc_to_target", "should_decontaminate")
 LABELS = ("task", "task_alias", "tag", "group", "metadata", "custom_dataset", "dataset_kwargs", "include")
 ASKED = ("protocol", "seqlen", "separator", "context_tokens")  # of metadata.kick: what changes the requests
+ASKED_SINCE = ("prompted",)  # likewise; absent where it is not set, so that older digests stay
 
 
 class HarnessTask:
@@ -46,7 +47,8 @@ class HarnessTask:
         self.digest = digest(
             [
                 {key: value for key, value in config.items() if key not in SCORING + LABELS},
-                {key: self.options.get(key) for key in ASKED},
+                {key: self.options.get(key) for key in ASKED}
+                | {key: self.options[key] for key in ASKED_SINCE if key in self.options},
                 _sources(task, exclude=SCORING),
                 _jsonable(self._docs),
                 _jsonable(_fewshot_docs(task)),
