@@ -35,6 +35,7 @@ import small_tables  # noqa: E402
 from kick import significance  # noqa: E402
 from kick.plan import Plan  # noqa: E402
 from kick.records import Cell, Job, Response, Result, Sample, Score  # noqa: E402
+from kick.report import statistics  # noqa: E402
 from kick.store import Store  # noqa: E402
 from kick.sweep import Outcome, pending, run_sweep  # noqa: E402
 
@@ -59,11 +60,13 @@ def planned(cells: int) -> Plan:
 class Work:
     """Stores a result for each cell at once, and counts the time that takes.
 
-    Each cell has one of 64 sets of answers, made beforehand, and one answer of its own.
+    Each cell has one of 64 sets of answers, made beforehand, and one answer of its own. With `notes` the
+    statistics beside dense are kept with it, as a worker does.
     """
 
-    def __init__(self, root: str):
-        self.root = root
+    def __init__(self, root: str, notes: bool = False):
+        self.root, self.notes = root, notes
+        self.dense: dict[str, Result] = {}  # by task
         self.sets = [answers(number) for number in range(SETS)]
 
     def __call__(self, job: Job) -> None:
@@ -71,7 +74,10 @@ class Work:
         for cell in job.cells:
             scores, samples = self.sets[int(cell.key, 16) % SETS]
             own = sample(0, cell.key, samples[0].scores)
-            store.put(result(cell, scores), [own, *samples[1:]])
+            stored = store.put(result(cell, scores), [own, *samples[1:]])
+            if self.notes:
+                dense = self.dense.setdefault(cell.task.name, stored)
+                statistics.note(store, stored, dense)
 
 
 def answers(number: int) -> tuple[tuple[Score, ...], list[Sample]]:
@@ -164,33 +170,42 @@ def sweep(cells: int, folder: Path) -> dict[str, float]:
 def reading(cells: int, folder: Path) -> dict[str, float]:
     """Seconds and peak memory of reading a store of so many cells, each in a process of its own."""
     root = folder / f"stored-{cells}"
-    work = Work(str(root))
-    for job in planned(cells).jobs:
-        work(job)
-    store = f"from kick.store import Store; store = Store({str(root)!r}, {MATRIX!r})"
-    cli = "import sys; from kick.cli import main; sys.argv[1:] = "
-    results, page = str(root / MATRIX), str(folder / "page")
-    codes = {
-        "runs, no index": f"{store}; assert len(list(store.runs())) == {cells}",
-        "runs, indexed": f"{store}; assert len(list(store.runs())) == {cells}",
-        "states": f"{store}; assert len(list(store.states())) == {cells}",
-        "states, checksums verified": f"{store}; assert len(list(store.states(verify=True))) == {cells}",
-        "all scores": f"{store}; [store.arrays(one.key) for one in store.runs()]",
-        "kick status, cold": f"{cli}['status', {results!r}]; main()",
-        "kick status": f"{cli}['status', {results!r}]; main()",
-        "kick leaderboard, cold": f"{cli}['leaderboard', {results!r}, '--out', {page!r}]; main()",
-        "kick leaderboard": f"{cli}['leaderboard', {results!r}, '--out', {page!r}]; main()",
-    }
+    jobs, work = planned(cells).jobs, Work(str(root), notes=True)
     times: dict[str, float] = {"yardstick s": yardstick()}
-    for name, code in codes.items():
-        if name.endswith("cold"):  # nothing derived is there
-            for file in ("index.parquet", "statistics.parquet"):
-                (root / MATRIX / file).unlink(missing_ok=True)
+    start = time.process_time()
+    for job in jobs:
+        work(job)
+    times["put, with statistics, ms a cell"] = 1000 * (time.process_time() - start) / cells
+    for name, (code, without) in programs(str(root), str(folder / "page"), cells).items():
+        for pattern in without:
+            for file in (root / MATRIX).glob(pattern):
+                file.unlink()
         found = measured(code)
         times |= {f"{name} s": found[0], f"{name} MB": found[1]}
     times["page MB"] = (folder / "page" / "index.html").stat().st_size / 1e6
     shutil.rmtree(root)
     return times
+
+
+def programs(root: str, page: str, cells: int) -> dict[str, tuple[str, Sequence[str]]]:
+    """What is measured of a store: the program, and which derived files are taken away before."""
+    store = f"from kick.store import Store; store = Store({root!r}, {MATRIX!r})"
+    cli = "import sys; from kick.cli import main; sys.argv[1:] = "
+    status = f"{cli}['status', {root + '/' + MATRIX!r}]; main()"
+    leaderboard = f"{cli}['leaderboard', {root + '/' + MATRIX!r}, '--out', {page!r}]; main()"
+    indexes = ("index.parquet", "statistics.parquet")
+    return {
+        "runs, no index": (f"{store}; assert len(list(store.runs())) == {cells}", indexes),
+        "runs": (f"{store}; assert len(list(store.runs())) == {cells}", ()),
+        "states": (f"{store}; assert len(list(store.states())) == {cells}", ()),
+        "states, verified": (f"{store}; assert len(list(store.states(verify=True))) == {cells}", ()),
+        "all scores": (f"{store}; [store.arrays(one.key) for one in store.runs()]", ()),
+        "kick status, first": (status, indexes),
+        "kick status": (status, ()),
+        "kick leaderboard, first": (leaderboard, indexes),
+        "kick leaderboard": (leaderboard, ()),
+        "kick leaderboard, nothing derived": (leaderboard, (*indexes, "*/statistics.json")),
+    }
 
 
 def yardstick() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 import traceback
@@ -19,9 +20,11 @@ from kick.model.footprint import footprint
 from kick.model.source import cache_root
 from kick.provenance import provenance
 from kick.records import Cell, CellFailed, Job, KickError, Request, Result, Sample, Variant, key
+from kick.report import statistics
 from kick.store import Store, StoreError
 from kick.tasks.task import Task
 
+log = logging.getLogger(__name__)
 REPLICA_BATCH = 3  # a batch replica computes this many times fewer tokens at once
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -89,8 +92,20 @@ class Worker:
         except Exception as error:
             store.fail(cell.key, cause(error), cell, traceback.format_exc())
             return
-        store.put(result, samples)
+        stored = store.put(result, samples)
+        self._note(stored, store)
         _learn(cell, result)
+
+    def _note(self, stored: Result, store: Store) -> None:
+        """Keep the cell's statistics beside dense's, where dense has been measured.
+
+        They are derived: a reader computes what is not there, so nothing that goes wrong here costs a cell.
+        """
+        dense = Cell(self.dense, stored.cell.task)
+        try:
+            statistics.note(store, stored, store.result(stored.cell.reference or dense.key))
+        except Exception as error:
+            log.info("%s: its statistics are left to the reader: %s", stored.key, error)
 
     def _measure(
         self,

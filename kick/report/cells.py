@@ -32,6 +32,9 @@ class Stored(Protocol):
     def remember(self, texts: Mapping[str, str]) -> None:
         """Keep texts that can be computed again."""
 
+    def noted(self, key: str) -> Mapping[str, str]:
+        """Such texts that were kept with the cell when it was measured, by name."""
+
 
 @dataclass(frozen=True)
 class Cell:

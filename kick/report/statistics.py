@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kick import metrics, significance
+from kick.records import Result
 from kick.report import groups, items, pairs, rows
 from kick.report.cells import Cell
 from kick.report.items import Items
@@ -25,10 +26,21 @@ COMPUTING = (metrics, significance, groups, items, pairs, rows)  # and this modu
 
 
 class Kept:
-    """Statistics by name: what the stores remember, what is computed now, and `save` to remember both."""
+    """Statistics by name: what the stores remember, what is computed now, and `save` to remember both.
 
-    def __init__(self) -> None:
+    `known` in place of what the stores remember.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None):
+        self._known = known
         self._stores: dict[int, _Texts] = {}
+
+    def texts(self, store: Any) -> _Texts:
+        """What one store remembers, and what it is to."""
+        if id(store) not in self._stores:
+            known = store.recall() if self._known is None else self._known
+            self._stores[id(store)] = _Texts(store, known)
+        return self._stores[id(store)]
 
     def get(self, cell: Cell, made_of: Sequence[str | Cell], make: Callable[[], Any]) -> Any:
         """The JSON value that `make` gives; computed where the cell's store does not remember it.
@@ -38,9 +50,8 @@ class Kept:
         parts = [one.run.samples.get("sha256") if isinstance(one, Cell) else one for one in made_of]
         if None in parts:  # samples without a checksum cannot be told from others
             return make()
-        texts = self._stores.setdefault(id(cell.store), _Texts(cell.store))
         name = hashlib.sha256("\0".join([_code(), *map(str, parts)]).encode()).hexdigest()
-        return texts.get(name[:32], make)
+        return self.texts(cell.store).get(name[:32], cell.run.key, make)
 
     def save(self) -> None:
         """Have each store remember what was asked for, where something new was computed."""
@@ -49,26 +60,23 @@ class Kept:
 
 
 class _Texts:
-    """What one store remembers."""
+    """What one store remembers, what of it was used, and whether that is anything new."""
 
-    def __init__(self, store: Any):
-        self.store, self.used, self.fresh = store, {}, False
+    def __init__(self, store: Any, known: Mapping[str, str]):
+        self.store, self.known = store, known
+        self.used: dict[str, str] = {}
+        self.fresh = False
 
-    @functools.cached_property
-    def known(self) -> Mapping[str, str]:
-        return self.store.recall()
-
-    def get(self, name: str, make: Callable[[], Any]) -> Any:
-        if name in self.known:
-            try:
-                value = json.loads(self.known[name])
-            except ValueError:  # damaged
-                pass
-            else:
-                self.used[name] = self.known[name]
-                return value
-        value, self.fresh = make(), True
-        self.used[name] = json.dumps(value)
+    def get(self, name: str, cell: str, make: Callable[[], Any]) -> Any:
+        text = self.known.get(name)
+        if text is None:
+            self.fresh, text = True, self.store.noted(cell).get(name)
+        try:
+            value = json.loads(text or "")
+        except ValueError:  # there is none, or it is damaged
+            self.fresh, value = True, make()
+            text = json.dumps(value)
+        self.used[name] = text
         return value
 
     def save(self) -> None:
@@ -107,3 +115,11 @@ def beside_dense(
     whom = "dense" if cell.variant.dense else "beside dense"
     made_of = [whom, primary, *map(repr, described), cell, *([dense] if dense else [])]
     return kept.get(cell, made_of, make)
+
+
+def note(store: Any, run: Result, dense: Result) -> None:
+    """Compute a stored cell's statistics beside dense's and keep them with it, so that no reader has to."""
+    cell, other = (Cell(one, store, "", {}) for one in (run, dense))
+    kept = Kept({})
+    beside_dense(cell, other, other.items, kept)
+    store.note(run.key, kept.texts(store).used)

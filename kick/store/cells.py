@@ -5,11 +5,13 @@
                       failed.json       of a failed cell: cause, traceback, log tail
                       claim.json        of a running one (kick.store.claims)
                       partial/          the answers so far (kick.store.chunks)
+                      statistics.json   what was computed of the items, and can be again (kick.store.index)
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import time
@@ -135,6 +137,16 @@ class Store:
     def remember(self, texts: Mapping[str, str]) -> None:
         """Keep texts that can be computed again, in place of the ones before; a few are not worth a file."""
         index.remember(self.files, texts, self.matrix or "")
+
+    def note(self, key: str, texts: Mapping[str, str]) -> None:
+        """Keep texts that can be computed again with a cell. Raises StoreError."""
+        path = f"{self.folder(key)}/{index.NOTES}"
+        self.files.write(path, json.dumps(dict(texts)).encode(), durable=False)
+
+    def noted(self, key: str) -> dict[str, str]:
+        """The texts that were kept with the cell, by name; none where there are none or they are damaged."""
+        folder = self._where.get(key) or self._find(_checked(key, "key"))
+        return index.noted(self.files, folder) if folder else {}
 
     def _readable(self, key: str, read: Any) -> Any:
         folder = self._find(_checked(key, "key")) or key

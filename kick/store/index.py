@@ -3,12 +3,14 @@
 index.parquet       every run.json, rebuilt where one changed. One row a cell: path, stamp (changes when the
                     file changes), run (the text of run.json). It saves opening ten thousand small files.
 statistics.parquet  what readers computed of the samples: name (of all that it was computed of) and text. It
-                    saves ten thousand paired bootstraps.
+                    saves ten thousand paired bootstraps, and reading the statistics.json of every cell, where
+                    the worker that measured it noted the same.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 from kick.store.files import Files, StoreError
 
 log = logging.getLogger("kick.store")
-INDEX, STATISTICS = "index.parquet", "statistics.parquet"
+INDEX, STATISTICS, NOTES = "index.parquet", "statistics.parquet", "statistics.json"
 SMALL = 200  # cells; below, opening the files themselves costs nothing
 
 
@@ -68,6 +70,16 @@ def remember(files: Files, texts: Mapping[str, str], folder: str = "") -> None:
     """Keep these texts in place of the ones before, where there are many and the store can be written."""
     if len(texts) >= SMALL:
         _keep(files, _path(folder, STATISTICS), _table(sorted(texts.items()), TEXTS))
+
+
+def noted(files: Files, folder: str) -> dict[str, str]:
+    """The texts in a cell's statistics.json, by name."""
+    try:
+        found = json.loads(files.read(f"{folder}/{NOTES}"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    texts = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in texts if isinstance(text, str)}
 
 
 SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("run", pa.binary())])

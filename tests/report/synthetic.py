@@ -74,6 +74,9 @@ class FakeStore:
     def remember(self, texts: Mapping[str, str]) -> None:
         self.kept = dict(texts)
 
+    def noted(self, key: str) -> dict[str, str]:
+        return {}
+
     def put(self, result: Result, samples: Sequence[Sample]) -> None:
         self.results[result.key] = result
         self.items[result.key] = list(samples)

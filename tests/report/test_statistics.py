@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic import DENSE, FakeStore, fill, pruned, quantized
 
-from kick.report import frame, statistics
+from kick.report import frame, items, statistics
 from kick.store import Store
 
 TASKS = ("kick_mini_factoid", "kick_mini_closed", "kick_mini_open", "kick_mini_perplexity")
@@ -28,6 +28,33 @@ def test_what_is_kept_gives_the_same_frame_and_reads_no_samples(store, monkeypat
     assert first["verdict"].isin(["matching", "not matching", "undecided"]).any()
     assert first["group"].ne("").any()
     assert first["task"].str.contains("|", regex=False).any()
+
+
+def test_what_a_worker_noted_with_its_cell_is_used(store, monkeypatch):
+    first = frame.read([store]).frame
+    store.files.delete("synthetic/statistics.parquet")
+    runs = {(run.cell.variant.name, run.cell.task.name): run for run in store.runs()}
+    for (_, task), run in runs.items():
+        statistics.note(store, run, runs["dense", task])
+    paired = items.difference
+
+    def of_two_tasks(*arguments):  # with a number of resamples: those are no single cell's
+        return paired(*arguments) if len(arguments) == 4 else pytest.fail("computed anew")
+
+    monkeypatch.setattr("kick.report.items.difference", of_two_tasks)
+    pd.testing.assert_frame_equal(first, frame.read([store]).frame, check_exact=True)
+    store.files.delete("synthetic/statistics.parquet")
+    damaged = runs["wanda-0.5", "kick_mini_factoid"].key
+    store.files.write(f"synthetic/{damaged}/statistics.json", b'{"half')
+    assert store.noted(damaged) == {}
+    with pytest.raises(pytest.fail.Exception, match="computed anew"):
+        frame.read([store])
+
+
+def test_a_run_leaves_the_statistics_of_its_cells(smoke_results, monkeypatch):
+    monkeypatch.setattr(Store, "arrays", lambda *_: pytest.fail("samples were read"))
+    found = frame.read([Store(smoke_results)]).frame
+    assert found["verdict"].ne("").any()
 
 
 def test_a_cell_that_is_measured_again_has_statistics_of_its_own(store):
