@@ -61,8 +61,8 @@ MODELS: Mapping[str, str] = {
     "smollm2-135m": (
         "SmolLM2-135M-Instruct comes from a GGUF file whose weights were quantized once already (Q4_1, "
         "groups of 32 with a float offset; embeddings 8-bit). Dense means that model, dequantized. Of "
-        "kick's grids only hqq's has a float offset too: at 4 bits in groups of 32 it finds the file's own grid "
-        "and loses nothing, which is no result; the others' zero points are integers and still cost."
+        "kick's grids only hqq's has a float offset too: at 4 bits in groups of 32 it finds the file's own "
+        "grid and loses nothing, which is no result; the others' zero points are integers and still cost."
     ),
     "smoke": "The model has random weights: its numbers mean nothing.",
 }
