@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 Kind = Literal["mean", "exp_mean"]
 Verdict = Literal["matching", "not matching", "undecided", ""]
@@ -175,8 +175,7 @@ def paired(
     columns = _finite(dense, variant, *(() if weights is None else (weights,)))
     n, weight = len(columns), None if weights is None else 2
     if n < 2:
-        nan = math.nan
-        return Difference(n, nan, nan, nan, nan, nan, "", "undecided" if n else "", None, None, nan)
+        return Difference(n, *[math.nan] * 5, "", "undecided" if n else "", None, None, math.nan)
     shares = kind == "mean" and weight is None and bool(((columns >= 0) & (columns <= 1)).all())
     binary = shares and _binary(columns)
     same = bool((columns[:, 0] == columns[:, 1]).all())
@@ -218,7 +217,7 @@ def mcnemar(lost: int, won: int, *, mid: bool = False) -> float:
     fewer, flips = min(lost, won), lost + won
     below = special.bdtr(fewer, flips, 0.5)
     if mid:
-        below -= stats.binom.pmf(fewer, flips, 0.5) / 2
+        below -= math.comb(flips, fewer) / 2**flips / 2
     return float(min(1.0, 2 * below))
 
 

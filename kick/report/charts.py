@@ -11,11 +11,34 @@ from markupsafe import Markup
 from kick.report import palette, select, svg, wording
 from kick.significance import MARGIN
 
+# the columns that a chart of levels needs
+DRAWN = (
+    *select.SECTION,
+    "task",
+    "setting",
+    "title",
+    "label",
+    "dense",
+    "replica",
+    "method",
+    "seed",
+    "pattern",
+    "sparsity",
+    "bits",
+    "metric",
+    "unit",
+    "higher_is_better",
+    "value",
+    "low",
+    "high",
+    "noise",
+)
 MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its edge
 
 
 def levels(rows: pd.DataFrame) -> Markup | None:
     """A task's headline rows against sparsity and bits; None where no variant has a level."""
+    rows = rows[list(DRAWN)]
     dense = rows[rows["dense"]]
     plots = [plot for plot in (_sparsity(rows), _bits(rows)) if plot]
     if dense.empty or not plots:

@@ -227,32 +227,33 @@ def make_all(frame: pd.DataFrame, names: Sequence[str] = ()) -> dict[str, Table]
 
 def markdown_text(text: str) -> str:
     """Text that is nothing but text in Markdown and in the HTML that it may hold."""
-    for mark in "\\`*_{}[]<>#|!":
-        text = text.replace(mark, "\\" + mark)
-    return " ".join(text.replace("&", "&amp;").splitlines())
+    return " ".join(text.translate(_MARKDOWN).splitlines())
 
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "\u2212": r"$-$",
-    "\u00b1": r"$\pm$",
-    "\u25bc": r"$\blacktriangledown$",
-    "\u25b2": r"$\blacktriangle$",
-    "\u2013": "--",
-    "\u2009": r"\,",
-}
+_MARKDOWN = str.maketrans({mark: "\\" + mark for mark in "\\`*_{}[]<>#|!"} | {"&": "&amp;"})
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "\u2212": r"$-$",
+        "\u00b1": r"$\pm$",
+        "\u25bc": r"$\blacktriangledown$",
+        "\u25b2": r"$\blacktriangle$",
+        "\u2013": "--",
+        "\u2009": r"\,",
+    }
+)
 
 
 def _latex(text: str) -> str:
-    return "".join(_TEX.get(mark, mark) for mark in " ".join(text.split("\n")))
+    return " ".join(text.split("\n")).translate(_TEX)

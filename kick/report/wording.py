@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import unicodedata
 from collections.abc import Mapping
@@ -78,6 +79,7 @@ def known(value: Any) -> bool:
     return value is not None and not isinstance(value, str) and math.isfinite(value)
 
 
+@functools.lru_cache(maxsize=1 << 16)  # a score stands in the table, the chart, the data and three files
 def number(value: float, unit: str, *, signed: bool = False) -> str:
     """The value for readers, shares in percent: "54.2", with a true minus; a dash where there is none."""
     if not known(value):
