@@ -19,7 +19,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import engine_items as items
@@ -193,15 +193,13 @@ def _drafted(model, tokenizer, requests: list[Request], where: str) -> list[Line
             Engine(model, tokenizer, reference=written).answer(requests)
         for name in ("dense", *VARIANTS):
             variant = model if name == "dense" else compressed(model, name)
-            plain = Engine(variant, tokenizer)
-            drafted = [Engine(variant, tokenizer)]
+            drafted, plain = Engine(variant, tokenizer), Engine(variant, tokenizer)
+            drafted.reference = Reference(folder)
+            known = Acceptance(refused=1.0, checked=1e9) if name == "dense" else Acceptance()
 
-            def ours(drafted=drafted, variant=variant, name=name):
-                drafted[0] = Engine(variant, tokenizer)  # what is learnt of a variant is of one run
-                drafted[0].reference = Reference(folder)
-                if name == "dense":
-                    drafted[0].reader.acceptance = Acceptance(refused=1.0, checked=1e9)
-                return drafted[0].answer(requests)
+            def ours(engine=drafted, known=known):
+                engine.reader.acceptance = replace(known)  # what is learnt of a variant is of one run
+                return engine.answer(requests)
 
             target = {"dense": 1.0, "8-bit": 1.4}.get(name, 0.95)
             line = contest(
@@ -211,7 +209,7 @@ def _drafted(model, tokenizer, requests: list[Request], where: str) -> list[Line
                 lambda engine=plain: engine.answer(requests),
                 lambda a, b: texts_equal([r.tokens for r in a], [r.tokens for r in b]),
             )
-            notes = drafted[0].notes()
+            notes = drafted.notes()
             lines.append(_noted(line, f"{notes['accepted']} of {notes['drafted']} drafted tokens accepted"))
     return lines
 
