@@ -217,6 +217,15 @@ def machine_memory() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
+def job_memory() -> int:
+    """Bytes of memory that a job may use: the smallest GPU's where there is one, else the machine's."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return machine_memory()
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
 def free_disk(folder: Path) -> int:
     """Free bytes where `folder` is, or will be made."""
     while not folder.exists() and folder != folder.parent:
@@ -232,13 +241,13 @@ def preflight(
     Args:
         estimates: by variant.
         out: the local folder of the results, None for an object store.
-        memory: bytes a job may use; the machine's by default. Give the device's for a GPU.
+        memory: bytes a job may use; `job_memory()` by default.
         disk: free bytes at `out`; asked of the system by default.
 
     Raises:
         KickError: a job needs more memory, or all results more disk, than there is.
     """
-    memory = machine_memory() if memory is None else memory
+    memory = job_memory() if memory is None else memory
     largest = max(estimates, key=lambda name: estimates[name].memory)
     most = estimates[largest].memory
     if most > memory:

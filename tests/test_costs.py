@@ -1,8 +1,10 @@
 """Estimates of time, memory and disk: what they grow with, what is learned, and what is refused for them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from small_tables import KEYED, SOURCES, planned
 
 from kick import costs
@@ -73,3 +75,13 @@ def test_gradients_take_memory_for_every_weight():
         costs.estimate(model, size, one, Rates()).memory for one in (work, replace(work, gradients=True))
     )
     assert with_gradients - without > 3 * size.parameters
+
+
+def test_on_a_gpu_a_job_must_fit_the_smallest(monkeypatch):
+    sizes = [8 * 10**9, 3 * 10**9]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=sizes[i]))
+    assert costs.job_memory() == 3 * 10**9
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert costs.job_memory() == costs.machine_memory()
