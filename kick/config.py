@@ -254,7 +254,7 @@ class Matrix(Part):
     )
     seeds: Seeds | None = Field(None, description="a list of whole numbers of at least 0, e.g. [0, 1]")
     variants: tuple[Entry, ...] = Field(min_length=1, description=f"a list of variants, each {_ENTRY}")
-    replicas: Replicas = Field((), description="a list, of batch and dtype at most")
+    replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
     data_root: Text | None = Field(None, description="a folder")
     engine: EngineChoice = Field(EngineChoice(), description="a mapping, e.g. {name: transformers}")
     judge: Judge | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")

@@ -103,4 +103,10 @@ SOURCES = Sources(
 
 
 def planned(text, sources=SOURCES, **options):
-    return plan(parse(text, "m.yaml"), sources=sources, rates=Rates(), **options)
+    """The plan of a matrix, without replicas unless it names them."""
+    return plan(bare(text), sources=sources, rates=Rates(), **options)
+
+
+def bare(text):
+    """The matrix of a text, without replicas unless it names them."""
+    return parse(text if "replicas:" in text else text + "replicas: []\n", "m.yaml")

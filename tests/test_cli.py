@@ -70,7 +70,7 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
     """A window longer than the model's: perplexity fails, multiple choice is done all the same."""
     text = (
         "name: m\nmodel: smoke\ntasks: [kick_mini_mcq, too_long]\nlimit: {kick_mini_mcq: 2, too_long: 1}\n"
-        "variants: [dense]\n"
+        "variants: [dense]\nreplicas: []\n"
     )
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -32,7 +32,7 @@ def test_a_matrix_is_read_with_defaults_filled_in():
     assert matrix.seeds == (0, 1)
     assert matrix.engine.batch_tokens is None
     assert matrix.judge.temperature == pytest.approx(1e-3)
-    assert matrix.replicas == ()
+    assert matrix.replicas == ("batch", "dtype")  # every matrix has its noise floor
     assert matrix.text == GOOD
     dense, product, recipe, checkpoint = matrix.variants
     assert dense == "dense"

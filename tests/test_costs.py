@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_tables import KEYED, SOURCES, planned
+from small_tables import KEYED, SOURCES, bare, planned
 
 from kick import costs
-from kick.config import parse
 from kick.costs import Rates, Shape, Work
 from kick.plan import plan
 from kick.records import KickError, ModelSpec
@@ -23,7 +22,7 @@ def test_costs_grow_with_work_and_shrink_with_what_was_learned():
     assert dense.memory > 4 * 135_000_000
     assert found.seconds == pytest.approx(sum(e.total for e in found.estimates.values()))
     quick = costs.learned(Rates(), "facts", items=100, seconds=1.0, parameters=135_000_000)
-    learned = plan(parse(text, "m.yaml"), sources=SOURCES, rates=quick)
+    learned = plan(bare(text), sources=SOURCES, rates=quick)
     assert learned.jobs[0].cost < found.jobs[0].cost
 
 

@@ -22,7 +22,7 @@ from kick.store import Store
 from kick.worker import Worker
 
 ROOT = Path(__file__).parents[1]
-HEAD = "name: m\nmodel: smoke\ntasks: [kick_mini_mcq]\n"
+HEAD = "name: m\nmodel: smoke\ntasks: [kick_mini_mcq]\nreplicas: []\n"
 
 
 def planned(text):

@@ -26,7 +26,7 @@ def test_the_small_matrix_has_dense_and_eight_variants_and_a_limit_for_every_tas
     found = plan(matrix, data_root=mirror(), sources=sources, rates=Rates())
     assert found.variants[0].name == "dense"
     assert len([v for v in found.variants if v.recipe]) == 8
-    assert [v.name for v in found.variants if v.replica] == ["dense-batch"]
+    assert [v.name for v in found.variants if v.replica] == ["dense-batch", "dense-dtype"]
     assert all(cell.task.limit for cell in found.cells)
     asked = {cell.task.name.removesuffix("_fast") for cell in found.cells}
     assert asked == set(tasks.index.expand(["llm_kick"]))

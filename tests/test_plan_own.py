@@ -29,7 +29,7 @@ def test_smoke_is_three_variants_on_two_tasks(sources):
 
 def test_demo_has_a_limit_for_every_task(sources):
     found = plan(load("demo"), sources=sources, rates=Rates())
-    assert len(found.variants) == 8
+    assert len(found.variants) == 9
     assert {cell.task.name: cell.task.limit for cell in found.cells} == load("demo").limit
 
 

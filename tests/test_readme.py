@@ -53,7 +53,8 @@ def test_the_task_runs_in_a_matrix(tmp_path):
     folder.mkdir()
     (folder / "opposites.yaml").write_text(block("yaml", "task: opposites"))
     (folder / "opposites.jsonl").write_text(block("json", '"opposite"'))
-    (tmp_path / "m.yaml").write_text("name: m\nmodel: smoke\ntasks: [opposites]\nvariants: [dense]\n")
+    text = "name: m\nmodel: smoke\ntasks: [opposites]\nvariants: [dense]\nreplicas: []\n"
+    (tmp_path / "m.yaml").write_text(text)
     command = [
         sys.executable,
         "-m",
@@ -87,7 +88,7 @@ def test_the_matrix_plans():
     names = [variant.name for variant in planned.variants]
     assert names[0] == "dense"
     assert {"wanda-2:4", "gptq-4bit-g32", "wanda-0.5+rtn-4bit-g32"} <= set(names)
-    assert len(names) == 1 + 8 + 2 + 1 + 1  # dense, pruned, gptq, recipe, replica
+    assert len(names) == 1 + 8 + 2 + 1 + 2  # dense, pruned, gptq, recipe, replicas
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

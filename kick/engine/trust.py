@@ -17,9 +17,10 @@ from kick.engine.slots import Row, Slots
 from kick.engine.stopping import Decoding, Stops
 from kick.engine.tree import grow
 
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest hidden value
-LOOSE = 6e-2  # the tolerance of half precision
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the length of a hidden state, at every position
+LOOSE = 6e-2  # the tolerance of half precision, at the median position
 BUDGET = 10  # tokens of a forward: less than the tree has
+STRIDE = 997  # spreads the tokens below over the vocabulary: its first ones are special, and hardly trained
 _SHARED, _BRANCHES = (5, 3, 7, 4, 9), ((8, 6, 5), (3, 11, 2, 10), (3, 11, 12))
 
 
@@ -41,10 +42,14 @@ def trusted_length(config) -> int | None:
 
 @torch.inference_mode()
 def packs_well(network: Network) -> bool:
-    """Whether packs and decoding steps give this model's own hidden states."""
-    sequences = [tuple(i % network.vocabulary for i in (*_SHARED, *branch)) for branch in _BRANCHES]
+    """Whether packs and decoding steps give this model's own hidden states.
+
+    In half precision a position may differ for no fault: where a model's largest activations hang on a
+    rounding, two right ways to compute it part. A wrong mask or a wrong position moves all of them, so
+    there the median must hold, of the packs and of the steps.
+    """
+    sequences = [tuple(i * STRIDE % network.vocabulary for i in (*_SHARED, *branch)) for branch in _BRANCHES]
     plain = network.hidden(pad_right(sequences, network.device))
-    limit = TOLERANCE.get(plain.dtype, LOOSE) * float(plain.abs().max())
     root = grow([ids[:-1] for ids in sequences], lambda tokens, _: tokens > 1)
     counts = [len(ids) - 2 for ids in sequences]
     try:
@@ -53,12 +58,24 @@ def packs_well(network: Network) -> bool:
             done = [one for batch in batches for one in batch]
             if not all(one.tail.keys for one in done):
                 return False
-            step = _step(network, sequences[done[-1].reading], done[-1])
+            steps = [_step(network, sequences[one.reading], one) for one in done]
     except (Unsupported, TypeError, AttributeError):  # it cannot even be called like this
         return False
-    pairs = [(one.hidden, plain[one.reading, 1 : 1 + len(one.hidden)]) for one in done]
-    pairs.append((step, plain[done[-1].reading, len(sequences[done[-1].reading]) - 1][None]))
-    return all(float((found - wanted).abs().max()) <= limit for found, wanted in pairs)
+    packs = [_off(one.hidden, plain[one.reading, 1 : 1 + len(one.hidden)]) for one in done]
+    steps = [
+        _off(step, plain[one.reading, len(sequences[one.reading]) - 1][None])
+        for one, step in zip(done, steps, strict=True)
+    ]
+    exact = TOLERANCE.get(plain.dtype)
+    parts = [torch.cat(part) for part in (packs, steps)]
+    if exact is not None:
+        return all(bool((part <= exact).all()) for part in parts)
+    return all(float(part.median()) <= LOOSE for part in parts)
+
+
+def _off(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far hidden states (N, H) are from those wanted, by position (N), as a part of their length."""
+    return (found - wanted).float().norm(dim=-1) / wanted.float().norm(dim=-1)
 
 
 def _step(network: Network, ids: tuple[int, ...], done: Done) -> torch.Tensor:

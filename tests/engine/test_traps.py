@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -78,13 +79,24 @@ def test_rotations_that_change_with_length_are_not_packed(models):
     assert trusted_length(models("llama").config) is None
 
 
-def test_a_model_with_wrong_packs_is_not_trusted(models, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox", "qwen3"])
+def test_a_model_with_wrong_packs_is_not_trusted(models, monkeypatch, name, dtype):
     """As if an architecture ignored the positions that it is given."""
-    network = Network(models("llama"))
+    network = Network(copy.deepcopy(models(name)).to(dtype))
     assert packs_well(network)
     free = network.hidden
     monkeypatch.setattr(network, "hidden", lambda ids, position_ids=None, **options: free(ids, **options))
     assert not packs_well(network)
+
+
+def test_half_precision_is_packed_and_answers_as_plain_forwards_do(models, tokenizer):
+    """A dense model in bfloat16 is every matrix's replica; run plainly it would take three times as long."""
+    model = copy.deepcopy(models("llama")).to(torch.bfloat16)
+    engine = Engine(model, tokenizer)
+    assert engine.notes()["packed"]
+    found = [response.logprob for response in engine.answer(pairs())]
+    assert found == pytest.approx(plain(model, tokenizer, pairs()), abs=0.25)
 
 
 def test_attention_is_as_before_after_an_error(models, tokenizer):
