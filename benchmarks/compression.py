@@ -13,10 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # LAPACK's idle threads use CPU time too
 
 import torch
 from rich.console import Console

@@ -27,6 +27,7 @@ from kick.compress.context import Calibration, calibration_of, tokens
 from kick.compress.memory import Memory
 from kick.compress.stats import Statistic
 from kick.model import Linear, block_list, linears, watch
+from kick.model.packed import PackedLinears
 from kick.model.structure import device_of
 from kick.records import CellFailed
 
@@ -132,7 +133,7 @@ class Block:
         feed = self.feed
         feed.reach(self.index)
         seen = _Seen(kind, self)
-        with watch(self.module, wanted, seen.see):
+        with PackedLinears(self.module).on(), watch(self.module, wanted, seen.see):
             for sample in range(len(feed.calibration)):
                 output = feed.run(self.index, sample)
                 seen.end_sample(may_stop=not feed.dense)
@@ -211,9 +212,9 @@ class _Feed:
         while self.at < index:
             if self.dense:
                 raise RuntimeError("propagate dense: measure every block before it is changed")
-            for sample in range(len(self.calibration)):
-                output = self.run(self.at, sample)
-                self.give(self.at, sample, output)
+            with PackedLinears(self.modules[self.at]).on():
+                for sample in range(len(self.calibration)):
+                    self.give(self.at, sample, self.run(self.at, sample))
             self.advance()
 
     def give(self, index: int, sample: int, output: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kick.engine.attend import NAME
-from kick.engine.weights import PackedLinears
+from kick.model.packed import PackedLinears
 
 CHUNK_ELEMENTS = 2**22  # logits held at once: 16 MB in float32
 

@@ -120,7 +120,7 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
             new.mul_(mask[i])
 
     sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
-    return how.restore(columns).t(), scales.result()
+    return how.restore(columns).t().contiguous(), scales.result()
 
 
 class _Scales:

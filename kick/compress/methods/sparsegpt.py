@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
-from kick.compress.pruning import check_pattern, put
+from kick.compress.pruning import check_pattern
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import factor, silence, sweep
+from kick.compress.solver import BLOCK, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
 from kick.compress.stats import Hessian
 from kick.model import Linear
@@ -55,19 +55,24 @@ class SparseGpt:
     def _solve(self, block: Block, group: list[Linear], hessian: Tensor, calibration: Calibration) -> None:
         dead = silence(hessian)
         upper = factor(hessian, self.damping, block.full(group[0]), calibration)
-        weights = [linear.weight.float().masked_fill(dead, 0.0) for linear in group]
+        weights = [linear.weight.float() for linear in group]
+        if dead.any():
+            weights = [weight.masked_fill(dead, 0.0) for weight in weights]
         pruned = sparsegpt(weights, upper, self.sparsity, self.ties)
         for linear, (weight, kept) in zip(group, pruned, strict=True):
-            linear.weight.copy_(weight)
-            put(block, linear, kept, self.sparsity)
+            linear.weight.copy_(weight)  # zero where it is not kept
+            calibration.keep(block.full(linear), kept, self.sparsity)
 
 
 def sparsegpt(
     weights: Sequence[Tensor], upper: Tensor, sparsity: Sparsity, ties: Ties = "exact"
 ) -> list[tuple[Tensor, Tensor]]:
     """The pruned weight and the mask of kept weights, (out, in) both, for weights with one input."""
-    columns = torch.cat([weight.t() for weight in weights], dim=1)  # (in, all out)
-    kept = torch.ones_like(columns)  # 1 and 0: a product with them is faster than with bools
+    columns = torch.cat(list(weights)).t().contiguous()  # (in, all out)
+    kept = torch.empty_like(columns, dtype=torch.bool)
+    # a block's mask as 1 and 0: a product is faster than a fill
+    factors = torch.empty_like(columns[: max(BLOCK, sparsity.m)])
+    first = 0
     sizes = [weight.shape[0] for weight in weights]
     scale = upper.diagonal().square()[:, None]
 
@@ -75,18 +80,22 @@ def sparsegpt(
         scores = columns[start:end].square().div_(scale[start:end])
         if sparsity.m:
             kept[start:end] = mask(scores.t().contiguous(), sparsity).t()
-            return
-        for own, part in zip(kept[start:end].split(sizes, 1), scores.split(sizes, 1), strict=True):
-            own.copy_(mask(part.contiguous(), sparsity, "matrix", ties))
+        else:
+            for own, part in zip(kept[start:end].split(sizes, 1), scores.split(sizes, 1), strict=True):
+                own.copy_(mask(part.contiguous(), sparsity, "matrix", ties))
+        factors[start - first : end - first] = kept[start:end]
 
     def opening(start: int, end: int) -> None:
+        nonlocal first
+        first = start
         if not sparsity.m:
             choose(start, end)
 
     def rule(i: int, column: Tensor, new: Tensor) -> None:
         if sparsity.m and i % sparsity.m == 0:
             choose(i, i + sparsity.m)
-        torch.mul(column, kept[i], out=new)
+        torch.mul(column, factors[i - first], out=new)
 
     sweep(columns, upper, opening, rule, step=sparsity.m or 1)
-    return list(zip(columns.t().split(sizes), kept.bool().t().split(sizes), strict=True))
+    columns.add_(0.0)  # -0 + 0 is +0
+    return list(zip(columns.t().contiguous().split(sizes), kept.t().split(sizes), strict=True))
