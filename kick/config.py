@@ -33,7 +33,7 @@ PRESETS = File(__file__).parent / "presets"
 
 DTYPES = ("float32", "bfloat16", "float16")
 REPLICAS = ("batch", "dtype")
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "plain")
 PROPAGATE = ("compressed", "dense")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -161,7 +161,7 @@ class Calibration(Part):
 class EngineChoice(Part):
     """Which engine answers. Neither name nor size of the batch is part of a cell's key."""
 
-    name: Annotated[Text, _one_of("engine", ENGINES)] = Field("transformers", description="transformers")
+    name: Annotated[Text, _one_of("engine", ENGINES)] = Field("transformers", description="transformers or plain")
     batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
         None, ge=1, description="auto, or a whole number of tokens, at least 1"
     )

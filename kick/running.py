@@ -89,5 +89,6 @@ def worker(planned: Plan, store: Store, options: Options, command: Sequence[str]
         data_root=planned.data_root,
         task_folders=options.task_folders,
         batch_tokens=planned.matrix.engine.batch_tokens,
+        plain=planned.matrix.engine.name == "plain",
         command=tuple(command),
     )

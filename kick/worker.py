@@ -38,6 +38,7 @@ class Worker:
         task_names: of all jobs, loaded together.
         data_root: a local mirror of data sets. task_folders: the user's own task files.
         batch_tokens: tokens computed at once; None leaves it to the engine.
+        plain: answer by whole forwards and transformers' `generate` alone.
         command: the command line, for the record.
     """
 
@@ -48,6 +49,7 @@ class Worker:
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
     batch_tokens: int | None = None
+    plain: bool = False
     command: tuple[str, ...] = ()
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
     _sequences: dict[Any, list] = field(default_factory=dict, repr=False)
@@ -199,7 +201,12 @@ class Worker:
 
         def engine(batch_tokens: int | None) -> Engine:
             return Engine(
-                network, tokenizer, batch_tokens=batch_tokens, reference=reference, token_cache=tokens
+                network,
+                tokenizer,
+                batch_tokens=batch_tokens,
+                reference=reference,
+                token_cache=tokens,
+                plain=self.plain,
             )
 
         made = engine(self.batch_tokens)

@@ -31,6 +31,8 @@ class Engine:
         reference: the dense model's answers, to be written (dense job) or read.
         token_cache: a folder for the token ids of every text, shared by the jobs of a matrix.
         window: the model's window in tokens; None reads it from the configuration as lm-eval does.
+        plain: whole forwards and transformers' own `generate` alone, as architectures that cannot be packed
+            are run: what the packs are checked against.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Engine:
         reference: Reference | None = None,
         token_cache: Path | str | None = None,
         window: int | None = None,
+        plain: bool = False,
     ):
         self.tokenizer = tokenizer
-        self.reader = Reader(model, batch_tokens)
+        self.plain = plain
+        self.reader = Reader(model, batch_tokens, plain)
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache)
         self.reference = reference
         self.version = 0
@@ -199,7 +203,7 @@ class Engine:
             rows.append(
                 Decoding(prompts[i].ids, r.max_tokens, stops[r.until], r.temperature, r.top_p, r.seed)
             )
-            if not r.temperature:
+            if not r.temperature and not self.plain:
                 rows[-1].follow(self.known.get(prompts[i].ids, ()))
             draft = None if self.reference is None or self.reference.write else self.reference.draft(r)
             if draft:

@@ -30,16 +30,16 @@ _PROCESSORS = (
 
 
 class Reader:
-    """The model behind an engine.
+    """The model behind an engine; `plain` runs any in whole forwards.
 
     `packed`: whether the architecture may be run in packs; `trusted`: up to which length (None: any);
     `processed`: whether its generation configuration changes logits, which only its own `generate` does.
     """
 
-    def __init__(self, model, batch_tokens: int | None = None):
+    def __init__(self, model, batch_tokens: int | None = None, plain: bool = False):
         self.network = Network(model)
         self.batch_tokens = batch_tokens or budget.batch_tokens(self.network.device)
-        self.packed = packs_well(self.network)
+        self.packed = not plain and packs_well(self.network)
         self.trusted = trusted_length(model.config)
         settings = model.generation_config
         self.processed = any(getattr(settings, name, None) not in (None, 0, 1.0) for name in _PROCESSORS)

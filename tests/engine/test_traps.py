@@ -99,6 +99,19 @@ def test_half_precision_is_packed_and_answers_as_plain_forwards_do(models, token
     assert found == pytest.approx(plain(model, tokenizer, pairs()), abs=0.25)
 
 
+def test_any_model_can_be_asked_plainly_and_answers_the_same(models, tokenizer):
+    """`engine: {name: plain}` is how a user checks the packs on an architecture of his own."""
+    model = models("llama")
+    asked = [*pairs(), *(Request("generate", context=SHARED + end, max_tokens=6) for end in ENDS)]
+    plainly, packed = Engine(model, tokenizer, plain=True), Engine(model, tokenizer)
+    assert (plainly.notes()["packed"], packed.notes()["packed"]) == (False, True)
+    found, wanted = plainly.answer(asked), packed.answer(asked)
+    assert [r.tokens for r in found] == [r.tokens for r in wanted]
+    assert [r.logprob for r in found[: len(pairs())]] == pytest.approx(
+        [r.logprob for r in wanted[: len(pairs())]], abs=1e-4
+    )
+
+
 def test_attention_is_as_before_after_an_error(models, tokenizer):
     model = models("llama", "eager")
     network = Network(model)
