@@ -7,6 +7,7 @@ standard output; progress and errors go to standard error. A traceback is shown 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,10 @@ TaskFolders = Annotated[list[str] | None, typer.Option("--tasks", help="a folder
 def main(arguments: list[str] | None = None) -> None:
     """The `kick` command. Ends the process with the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not os.environ.get("XDG_CACHE_HOME", "unset"):
+        del os.environ[
+            "XDG_CACHE_HOME"
+        ]  # empty is unset by its standard; the hub's library makes folders here
     if arguments[:1] == ["lm-eval"]:
         from kick.engine import harness
 

@@ -161,7 +161,7 @@ class Calibration(Part):
 class EngineChoice(Part):
     """Which engine answers. Neither name nor size of the batch is part of a cell's key."""
 
-    name: Annotated[Text, _one_of("engine", ENGINES)] = Field("transformers", description="transformers or plain")
+    name: Annotated[Text, _one_of("engine", ENGINES)] = Field(ENGINES[0], description="transformers or plain")
     batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
         None, ge=1, description="auto, or a whole number of tokens, at least 1"
     )

@@ -1,6 +1,7 @@
 """The command line: exit statuses, what goes to which stream, and no traceback for what a user can mend."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -122,6 +123,13 @@ def test_wrong_usage_is_told_in_a_line_with_status_2(kick, tmp_path, monkeypatch
     for word in words:
         assert word in err
     assert not (tmp_path / "x").exists()
+
+
+def test_an_empty_cache_variable_is_one_that_is_not_set(kick, monkeypatch):
+    """By its standard; the hub's library would take it for the folder where the user stands."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert kick("--version")[0] == 0
+    assert "XDG_CACHE_HOME" not in os.environ
 
 
 def test_debug_shows_the_traceback():
