@@ -106,8 +106,8 @@ def interval(
         return Interval(low, high, stderr)
     means = resampled_means(columns, resamples, seed)
     low, high = _percentiles(_finish(_ratio(means.T, weight), kind), (1 - level) / 2, n)
-    if kind == "mean" and ((columns >= 0) & (columns <= 1)).all():
-        low, high = max(low, 0.0), min(high, 1.0)
+    if kind == "mean" and (columns >= 0).all():  # counts and shares: Student's ends know no bound
+        low, high = max(low, 0.0), min(high, 1.0) if (columns <= 1).all() else high
     return Interval(low, high, stderr)
 
 

@@ -72,6 +72,14 @@ def test_the_interval_of_a_score_covers_in_ninety_five_percent():
         assert 0.94 <= inside / PAIRS <= 0.96
 
 
+def test_a_mean_of_few_counts_is_not_said_to_be_below_none():
+    low, high, _ = interval([0.0, 0.0, 9.0])
+    assert low == 0.0
+    assert high > 9.0  # three items leave more open than they show
+    low, _, _ = interval([-1.0, 0.0, 9.0])
+    assert low < 0.0
+
+
 def test_the_interval_of_a_difference_covers_in_ninety_five_percent():
     rng = np.random.default_rng(4)
     inside_flips = inside_grades = 0
