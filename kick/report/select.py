@@ -127,6 +127,7 @@ METHOD_ORDER = (
     "random",
     "magnitude",
     "wanda",
+    "owl",
     "sparsegpt",
     "admm",
     "pruner_zero",

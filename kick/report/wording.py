@@ -39,6 +39,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "random": ("random pruning", ""),
     "magnitude": ("magnitude pruning", "Han et al. 2015, arXiv 1506.02626"),
     "wanda": ("Wanda", "Sun et al. 2023, arXiv 2306.11695"),
+    "owl": ("OWL", "Yin et al. 2023, arXiv 2310.05175"),
     "sparsegpt": ("SparseGPT", "Frantar and Alistarh 2023, arXiv 2301.00774"),
     "admm": ("ADMM pruning", "Boža 2024, arXiv 2401.02938"),
     "pruner_zero": ("Pruner-Zero", "Dong et al. 2024, arXiv 2406.02924"),
