@@ -7,7 +7,6 @@ number asked for: floor(share x size) of each comparison group goes, to the weig
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -101,14 +100,6 @@ def mask(saliency: Tensor, sparsity: Sparsity, group: Group = "row", ties: Ties 
     if ties == "authors":
         return saliency > kth_smallest(flat, k + 1).reshape(())
     return _smallest(flat, k).logical_not_().reshape(saliency.shape)
-
-
-def masks(saliency: Tensor, levels: Sequence[Sparsity]) -> list[Tensor]:
-    """`mask` per row for several shares at once: one sort serves all of them."""
-    order = saliency.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return [mask(saliency, level) if level.m else rank >= level.count(saliency.shape[1]) for level in levels]
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:

@@ -8,7 +8,7 @@ from kick.compress.grid import Grid
 from kick.compress.methods.gptq import Order, gptq
 from kick.compress.methods.sparsegpt import sparsegpt
 from kick.compress.solver import factor, silence
-from kick.compress.sparsity import Sparsity, mask, masks
+from kick.compress.sparsity import Sparsity, mask
 from kick.compress.stats import Hessian, InputNorm
 from tests.compress.golden import LAYERS, agreement, assert_error_close, layer
 
@@ -55,7 +55,6 @@ def test_wanda(golden, level):
     name = pattern_key(level) if ":" in level else f"unstructured.{level}"
     wanted = golden[f"wanda.{name}.pruned_mask"].bool()
     assert torch.equal(~mask(saliency, Sparsity.parse(level)), wanted)
-    assert torch.equal(~masks(saliency, [Sparsity.parse(level)])[0], wanted)
 
 
 @pytest.mark.parametrize("group", ["channel", "g32"])

@@ -1,4 +1,4 @@
-"""Levels, masks, and the table of methods: what is accepted, refused, and written out."""
+"""Levels, and the table of methods: what is accepted, refused, and written out."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from kick.compress import canonical, check, describe, methods
 from kick.compress.grid import Grid
-from kick.compress.sparsity import Sparsity, mask, masks
+from kick.compress.sparsity import Sparsity, mask
 from kick.records import KickError, Step
 from kick.registry import UnknownName
 from tests.architectures import tiny
@@ -62,16 +62,8 @@ def test_mask_is_exact_with_ties(rows, columns, share):
     assert ((~kept).sum(1) == level.count(columns)).all()
     order = saliency.argsort(dim=1, stable=True)[:, : level.count(columns)]
     assert (~kept).gather(1, order).all()  # of equals, the first
-    assert torch.equal(masks(saliency, [level])[0], kept)
     whole = mask(saliency, level, "matrix")
     assert int((~whole).sum()) == level.count(rows * columns)
-
-
-def test_one_sort_serves_all_levels():
-    saliency = torch.rand(6, 40, generator=torch.Generator().manual_seed(1))
-    levels = [Sparsity.parse(value) for value in (0.1, 0.5, "2:4", 0.8)]
-    for level, kept in zip(levels, masks(saliency, levels), strict=True):
-        assert torch.equal(kept, mask(saliency, level))
 
 
 def test_the_authors_rule_prunes_one_more():
