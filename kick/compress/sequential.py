@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kick.compress import attention
 from kick.compress.context import Calibration, calibration_of, tokens
 from kick.compress.memory import Memory
 from kick.compress.stats import Statistic
@@ -133,7 +134,7 @@ class Block:
         feed = self.feed
         feed.reach(self.index)
         seen = _Seen(kind, self)
-        with PackedLinears(self.module).on(), watch(self.module, wanted, seen.see):
+        with feed.quickly(self.index), watch(self.module, wanted, seen.see):
             for sample in range(len(feed.calibration)):
                 output = feed.run(self.index, sample)
                 seen.end_sample(may_stop=not feed.dense)
@@ -212,10 +213,16 @@ class _Feed:
         while self.at < index:
             if self.dense:
                 raise RuntimeError("propagate dense: measure every block before it is changed")
-            with PackedLinears(self.modules[self.at]).on():
+            with self.quickly(self.at):
                 for sample in range(len(self.calibration)):
                     self.give(self.at, sample, self.run(self.at, sample))
             self.advance()
+
+    @contextmanager
+    def quickly(self, index: int) -> Iterator[None]:
+        """Within it block `index` runs on weights laid out for the processor, with our attention."""
+        with PackedLinears(self.modules[index]).on(), attention.ours(self.model):
+            yield
 
     def give(self, index: int, sample: int, output: Tensor) -> None:
         """Take a block's output as the next block's input."""

@@ -1,0 +1,68 @@
+"""Causal attention that leaves out more of what nobody looks at, for the forwards of a calibration pass.
+
+torch's CPU kernel works on 512 keys at a time, so that sequences of up to that length are computed as if
+every token looked at all of them. Taken a few queries at a time, with the keys up to there, a third is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+NAME = "kick_calibration"
+QUERIES = 64  # taken at a time
+LENGTHS = range(2 * QUERIES, 1025)  # of a sequence: shorter ones gain nothing, longer ones the kernel splits itself
+_OTHER = ("softcap", "s_aux", "position_bias")  # what is not plain attention
+
+
+def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **options):
+    """transformers' attention function: ours where every token looks at all before it, its SDPA elsewhere."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    plain = attention_mask is None and causal and not dropout and not torch.is_grad_enabled()
+    plain = plain and all(options.get(name) is None for name in _OTHER)
+    length = query.shape[2]
+    if not plain or length not in LENGTHS or key.shape[2] != length:
+        options |= {"scaling": scaling, "dropout": dropout, "is_causal": is_causal}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
+    return in_parts(query, key, value, scaling).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, attention)
+
+
+def in_parts(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Causal attention (B, H, T, D) of queries, keys and values of that shape, QUERIES at a time."""
+    out = torch.empty_like(query)
+    hidden = torch.full((QUERIES, QUERIES), -float("inf"), dtype=query.dtype).triu_(1)
+    for start in range(0, query.shape[2], QUERIES):
+        end = min(start + QUERIES, query.shape[2])
+        rows = end - start
+        mask = torch.zeros(rows, end, dtype=query.dtype)
+        mask[:, start:] = hidden[:rows, :rows]
+        out[:, :, start:end] = nn.functional.scaled_dot_product_attention(
+            query[:, :, start:end], key[:, :, :end], value[:, :, :end], attn_mask=mask, scale=scale
+        )
+    return out
+
+
+@contextmanager
+def ours(model: nn.Module) -> Iterator[None]:
+    """Within it a model on the CPU with SDPA attention has ours; masks are to be made before."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    changed = [config for config in configs.values() if config._attn_implementation == "sdpa"]
+    if next(model.parameters()).device.type != "cpu":
+        changed = []
+    for config in changed:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config in changed:
+            config._attn_implementation = "sdpa"
