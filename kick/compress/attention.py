@@ -16,11 +16,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "kick_calibration"
 QUERIES = 64  # taken at a time
-LENGTHS = range(2 * QUERIES, 1025)  # of a sequence: shorter ones gain nothing, longer ones the kernel splits itself
+LENGTHS = range(2 * QUERIES, 1025)  # of a sequence: shorter gain nothing, longer the kernel splits itself
 _OTHER = ("softcap", "s_aux", "position_bias")  # what is not plain attention
 
 
-def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **options):
+def attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **options
+):
     """transformers' attention function: ours where every token looks at all before it, its SDPA elsewhere."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = attention_mask is None and causal and not dropout and not torch.is_grad_enabled()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kick.compress import canonical, compress
+from kick.compress import attention, canonical, compress
+from kick.compress.attention import in_parts
 from kick.compress.context import Calibration
 from kick.compress.sequential import shared, walk
 from kick.compress.solver import factor, silence
@@ -204,3 +205,32 @@ def test_an_input_with_infinity_is_named():
     blocks(model)[1].post_attention_layernorm.weight.data[0] = float("inf")
     with pytest.raises(CellFailed, match=r"input of model\.layers\.1\.mlp\.gate_proj has NaN or infinity"):
         compress(model, [canonical("wanda", {"sparsity": 0.5})], sequences())
+
+
+@pytest.mark.parametrize("length", [128, 200, 512])
+def test_attention_in_parts_is_attention(length):
+    query, key, value = (random(1, 4, length, 8, seed=seed) for seed in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(in_parts(query, key, value, None), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "gpt_neox", "mixtral"])
+def test_a_pass_with_our_attention_gives_the_models_own_states(name, monkeypatch):
+    """Where sequences are long enough for it, grouped heads too; the model's attention is as before after."""
+    lengths = []
+
+    def noted(query, *rest):
+        lengths.append(query.shape[2])
+        return in_parts(query, *rest)
+
+    for what, value in (("LENGTHS", range(8, 1025)), ("QUERIES", 8), ("in_parts", noted)):
+        monkeypatch.setattr(attention, what, value)
+    model, data = tiny(name), sequences(2, 24)
+    with torch.no_grad():
+        wanted = model(data[0], output_hidden_states=True).hidden_states[-2]
+    *_, last = walk(model, data, runs=True)
+    last.measure(InputNorm)
+    assert model.config._attn_implementation == "sdpa"
+    assert set(lengths) == {24}
+    found = last.feed.states.get(last.index, 0)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
