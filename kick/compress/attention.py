@@ -20,17 +20,15 @@ LENGTHS = range(2 * QUERIES, 1025)  # of a sequence: shorter gain nothing, longe
 _OTHER = ("softcap", "s_aux", "position_bias")  # what is not plain attention
 
 
-def attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=None, **options
-):
+def attention(module, query, key, value, attention_mask, scaling=None, **options):
     """transformers' attention function: ours where every token looks at all before it, its SDPA elsewhere."""
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    plain = attention_mask is None and causal and not dropout and not torch.is_grad_enabled()
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    plain = attention_mask is None and causal and not options.get("dropout") and not torch.is_grad_enabled()
     plain = plain and all(options.get(name) is None for name in _OTHER)
     length = query.shape[2]
     if not plain or length not in LENGTHS or key.shape[2] != length:
-        options |= {"scaling": scaling, "dropout": dropout, "is_causal": is_causal}
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
     return in_parts(query, key, value, scaling).transpose(1, 2), None
