@@ -42,9 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The `kick` command. Ends the process with the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not os.environ.get("XDG_CACHE_HOME", "unset"):
-        del os.environ[
-            "XDG_CACHE_HOME"
-        ]  # empty is unset by its standard; the hub's library makes folders here
+        del os.environ["XDG_CACHE_HOME"]  # empty is unset by its standard, but not to the hub's library
     if arguments[:1] == ["lm-eval"]:
         from kick.engine import harness
 
