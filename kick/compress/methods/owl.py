@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
+from kick.compress.methods.wanda import saliencies
 from kick.compress.pruning import Comparison, prune
-from kick.compress.sequential import Block, walk
+from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
-from kick.compress.stats import InputNorm
 from kick.records import CellFailed, KickError
 
 
@@ -55,14 +55,14 @@ class Owl:
         calibration = calibration_of(calibration)
         shares = self._shares(model, calibration)
         for block, share in zip(walk(model, calibration), shares, strict=True):
-            for linear, saliency in zip(block.linears, _saliencies(block), strict=True):
+            for linear, saliency in saliencies(block):
                 prune(block, linear, saliency, Comparison(Sparsity(share)))
 
     def _shares(self, model: nn.Module, calibration: Calibration) -> list[float]:
         """What goes of each block. Raises CellFailed where that is no share."""
         outliers, sizes = [], []
         for block in walk(model, replace(calibration, propagate="dense")):
-            values = torch.cat([saliency.flatten() for saliency in _saliencies(block)])
+            values = torch.cat([saliency.flatten() for _, saliency in saliencies(block)])
             sizes.append(values.numel())
             outliers.append(float((values > self.outlier * values.mean()).sum()) / values.numel())
         shares = spread(outliers, sizes, self.sparsity.share, self.spread)
@@ -88,9 +88,3 @@ def spread(outliers: Sequence[float], sizes: Sequence[int], share: float, width:
     kept = [2 * width * (own - low) / (high - low) for own in outliers]
     mean = sum(one * size for one, size in zip(kept, sizes, strict=True)) / sum(sizes)
     return [share - (one - mean) for one in kept]
-
-
-def _saliencies(block: Block) -> list[Tensor]:
-    """Wanda's, (out, in) of each linear."""
-    norms = block.measure(InputNorm)
-    return [linear.weight.float().abs().mul_(norms[linear.name].norm) for linear in block.linears]

@@ -8,16 +8,17 @@ Deviations: none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune
-from kick.compress.sequential import walk
+from kick.compress.sequential import Block, walk
 from kick.compress.sparsity import Sparsity
 from kick.compress.stats import InputNorm
+from kick.model import Linear
 
 
 @method(
@@ -39,7 +40,12 @@ class Wanda:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         for block in walk(model, calibration):
-            norms = block.measure(InputNorm)
-            for linear in block.linears:
-                saliency = linear.weight.float().abs().mul_(norms[linear.name].norm)
+            for linear, saliency in saliencies(block):
                 prune(block, linear, saliency, Comparison(self.sparsity))
+
+
+def saliencies(block: Block) -> Iterator[tuple[Linear, Tensor]]:
+    """Each linear of a block with its weights' saliency, (out, in), one at a time."""
+    norms = block.measure(InputNorm)
+    for linear in block.linears:
+        yield linear, linear.weight.float().abs().mul_(norms[linear.name].norm)
