@@ -6,13 +6,14 @@ every token looked at all of them. Taken a few queries at a time, with the keys 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from kick.model.structure import attending, device_of
 
 NAME = "kick_calibration"
 QUERIES = 64  # taken at a time
@@ -52,17 +53,6 @@ def in_parts(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
     return out
 
 
-@contextmanager
-def ours(model: nn.Module) -> Iterator[None]:
+def ours(model: nn.Module) -> AbstractContextManager[None]:
     """Within it a model on the CPU with SDPA attention has ours; masks are to be made before."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    changed = [config for config in configs.values() if config._attn_implementation == "sdpa"]
-    if next(model.parameters()).device.type != "cpu":
-        changed = []
-    for config in changed:
-        config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        for config in changed:
-            config._attn_implementation = "sdpa"
+    return attending(model, NAME, "sdpa") if device_of(model).type == "cpu" else nullcontext()

@@ -9,7 +9,7 @@ of whole forwards, and logits are made by the model itself with the hidden state
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kick.engine.attend import NAME
 from kick.model.packed import PackedLinears
+from kick.model.structure import attending
 
 CHUNK_ELEMENTS = 2**22  # logits held at once: 16 MB in float32
 
@@ -79,18 +80,9 @@ class Network:
         got = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state[0])
         return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-3, atol=1e-3)
 
-    @contextmanager
-    def ours(self) -> Iterator[None]:
+    def ours(self) -> AbstractContextManager[None]:
         """Within it the model's attention goes through `attend`; afterwards it is as it was."""
-        configs = {id(m.config): m.config for m in self.model.modules() if hasattr(m, "config")}
-        before = [(config, config._attn_implementation) for config in configs.values()]
-        for config in configs.values():
-            config._attn_implementation = NAME
-        try:
-            yield
-        finally:
-            for config, name in before:
-                config._attn_implementation = name
+        return attending(self.model, NAME)
 
     def hidden(self, ids: Tensor, **options) -> Tensor:
         """Last hidden states (B, T, H) of token ids (B, T); `options` are the model's own keywords."""

@@ -108,6 +108,24 @@ See = Callable[[Linear, Tensor], None]
 
 
 @contextmanager
+def attending(model: nn.Module, name: str, instead_of: str | None = None) -> Iterator[None]:
+    """Within it the model's attention is the registered one of that name; afterwards it is as it was.
+
+    instead_of: only where the attention has this name; None anywhere.
+    """
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    before = [(c, c._attn_implementation) for c in configs]
+    before = [(c, old) for c, old in before if instead_of in (None, old)]
+    for config, _ in before:
+        config._attn_implementation = name
+    try:
+        yield
+    finally:
+        for config, old in before:
+            config._attn_implementation = old
+
+
+@contextmanager
 def watch(
     block: nn.Module, wanted: Sequence[Linear], see: Callable[[Linear, Tensor], None]
 ) -> Iterator[None]:
