@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 from torch import Tensor
 
 from kick.compress.context import Calibration
@@ -21,6 +21,7 @@ from kick.records import CellFailed
 
 BLOCK = 128  # columns whose error is spread over the rest at once
 PANEL = 32  # columns inside a block whose error is spread over the block at once
+LEAF = 144  # rows of a factor that LAPACK takes whole
 _MOST_DAMPING = 1.0  # of the mean diagonal; past that the Hessian says nothing
 
 
@@ -62,23 +63,52 @@ def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration)
 def _inverse_factor(hessian: Tensor) -> Tensor | None:
     """U; None, with the Hessian as it was, where that is not positive definite.
 
-    On the CPU LAPACK works in one copy, and U takes the Hessian's memory: fresh pages cost more than the
-    flips. C's rows are Fortran's columns, so what LAPACK is given as upper is L^T, and its inverse L^-T.
+    On the CPU U takes the Hessian's memory: fresh pages cost more than the flips. C's rows are Fortran's
+    columns, so what BLAS works on is the transpose: the upper factor L^T and its inverse.
     """
     if hessian.device.type == "cpu" and hessian.dtype == torch.float32 and hessian.is_contiguous():
         memory = hessian.numpy()
         flipped = np.ascontiguousarray(memory[::-1, ::-1])
-        factored, failed = lapack.spotrf(flipped.T, lower=0, clean=0, overwrite_a=1)
-        if failed or not np.isfinite(factored.diagonal()).all():
+        if not _invert_factor(flipped.T):
             return None
-        inverse, _ = lapack.strtri(factored, lower=0, overwrite_c=1)
-        np.copyto(memory, inverse.T[::-1, ::-1])
+        np.copyto(memory, flipped[::-1, ::-1])
         return hessian.triu_()
     lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
     if failed or not torch.isfinite(lower.diagonal()).all():
         return None
     unit = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1)
+
+
+def _invert_factor(matrix: np.ndarray) -> bool:
+    """Put R^-1 in the upper triangle of A = R^T R, in place; False where A is not positive definite.
+
+    Halves are taken apart and put together by triangular products, which are faster than LAPACK's factor and
+    inverse of the whole: with R = [[R1, B], [0, R2]], B is R1^-T A12, R2 the factor of A22 - B^T B, and the
+    inverse's corner is -R1^-1 B R2^-1.
+    """
+    size = len(matrix)
+    if size <= LEAF:
+        factored, failed = lapack.spotrf(matrix, lower=0, clean=0)
+        if failed or not np.isfinite(factored.diagonal()).all():
+            return False
+        matrix[:], _ = lapack.strtri(factored, lower=0, overwrite_c=1)
+        return True
+    half = slice(0, size // 2), slice(size // 2, size)
+    first, corner, second = (
+        np.asfortranarray(matrix[half[i], half[j]]) for i, j in ((0, 0), (0, 1), (1, 1))
+    )
+    if not _invert_factor(first):
+        return False
+    corner = blas.strmm(1.0, first, corner, trans_a=1, overwrite_b=1)
+    second = blas.ssyrk(-1.0, corner, beta=1.0, c=second, trans=1, overwrite_c=1)
+    if not _invert_factor(second):
+        return False
+    corner = blas.strmm(-1.0, first, corner, overwrite_b=1)
+    corner = blas.strmm(1.0, second, corner, side=1, overwrite_b=1)
+    for (i, j), part in (((0, 0), first), ((0, 1), corner), ((1, 1), second)):
+        matrix[half[i], half[j]] = part
+    return True
 
 
 # A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)).

@@ -112,14 +112,22 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
         weight = weight.masked_fill(how.dead, 0.0)
     columns = how.columns(weight)
     mask = None if how.kept is None else how.columns(how.kept)
+    alone = scales.only()
+    if alone is not None:  # all in units of its step: two operations less a column
+        columns.div_(alone[0])
 
     def rule(i: int, column: Tensor, new: Tensor) -> None:
-        scale, low, high = scales.of(i)
-        torch.div(column, scale, out=new).round_().clamp_(low, high).mul_(scale)
+        if alone is not None:
+            torch.round(column, out=new).clamp_(*alone[1:])
+        else:
+            scale, low, high = scales.of(i)
+            torch.div(column, scale, out=new).round_().clamp_(low, high).mul_(scale)
         if mask is not None:
             new.mul_(mask[i])
 
     sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
+    if alone is not None:
+        columns.mul_(alone[0])
     return how.restore(columns).t().contiguous(), scales.result()
 
 
@@ -147,6 +155,10 @@ class _Scales:
     def of(self, column: int) -> tuple[Tensor, Tensor, Tensor]:
         """A column's scale, its least and its largest code less the zero, (out,) each, in sweep order."""
         return self.found[self.group_of[column]]
+
+    def only(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What all columns have, where a row is one group."""
+        return self.found[0] if self.size == len(self.group_of) else None
 
     def result(self) -> Scale:
         """All scales and zeros, (out, groups)."""
