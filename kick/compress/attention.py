@@ -41,14 +41,14 @@ AttentionInterface.register(NAME, attention)
 def in_parts(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     """Causal attention (B, H, T, D) of queries, keys and values of that shape, QUERIES at a time."""
     out = torch.empty_like(query)
-    hidden = torch.full((QUERIES, QUERIES), -float("inf"), dtype=query.dtype).triu_(1)
-    for start in range(0, query.shape[2], QUERIES):
-        end = min(start + QUERIES, query.shape[2])
-        rows = end - start
-        mask = torch.zeros(rows, end, dtype=query.dtype)
-        mask[:, start:] = hidden[:rows, :rows]
+    length = query.shape[2]
+    mask = torch.zeros(QUERIES, length, dtype=query.dtype)  # of the last queries; others' is its end
+    mask[:, -QUERIES:] = torch.full((QUERIES, QUERIES), -float("inf")).triu_(1)
+    for start in range(0, length, QUERIES):
+        end = min(start + QUERIES, length)
+        seen = mask[start - end :, length - end :]
         out[:, :, start:end] = nn.functional.scaled_dot_product_attention(
-            query[:, :, start:end], key[:, :, :end], value[:, :, :end], attn_mask=mask, scale=scale
+            query[:, :, start:end], key[:, :, :end], value[:, :, :end], attn_mask=seen, scale=scale
         )
     return out
 

@@ -6,6 +6,7 @@ spans min .. max with zero included; the symmetric one spans +-max(|min|, max) a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,11 @@ class Scale:
 
     scale: Tensor
     zero: Tensor
+
+    def split(self, sizes: Sequence[int]) -> list[Scale]:
+        """Those of so many rows each."""
+        rows = self.scale.split(list(sizes)), self.zero.split(list(sizes))
+        return [Scale(scale, zero) for scale, zero in zip(*rows, strict=True)]
 
 
 def divides(inputs: int, group_size: int) -> str:

@@ -133,25 +133,28 @@ class Block:
     def _sum(self, kind: type[S], wanted: list[Linear]) -> dict[str, S]:
         feed = self.feed
         feed.reach(self.index)
-        seen = _Seen(kind, self)
+        names = tuple(linear.name for linear in wanted)
+        seen = _Seen(kind, self, feed.last.get(names))
         with feed.quickly(self.index), watch(self.module, wanted, seen.see):
             for sample in range(len(feed.calibration)):
                 output = feed.run(self.index, sample)
                 seen.end_sample(may_stop=not feed.dense)
                 if feed.dense and output is not None:
                     feed.give(self.index, sample, output)
-        return seen.finish(wanted)
+        found = seen.finish(wanted)
+        feed.last[names] = seen.last
+        return found
 
 
 class _Seen:
     """Sums up inputs as they are seen, each distinct tensor once."""
 
-    def __init__(self, kind: type[S], block: Block):
+    def __init__(self, kind: type[S], block: Block, last: str | None):
         self.kind, self.block = kind, block
         self.statistics: dict[str, S] = {}
         self.sample: list[tuple[Tensor, S]] = []  # what was seen in this sample
         self.order: list[Linear] = []
-        self.last: str | None = None  # stop after this one
+        self.last = last  # stop after this one
 
     def see(self, linear: Linear, x: Tensor) -> None:
         known = self.statistics.get(linear.name)
@@ -169,7 +172,10 @@ class _Seen:
             raise _Stop
 
     def end_sample(self, may_stop: bool) -> None:
-        """From the second sample on the forward may end at the input that came last in the first."""
+        """From the second sample on the forward may end at the input that came last in the first.
+
+        Of a block with linears of the same names as an earlier one it is known before.
+        """
         if may_stop and self.last is None and self.order and self.order[-1].called:
             self.last = self.order[-1].name
         self.sample.clear()
@@ -204,6 +210,7 @@ class _Feed:
             _States(scratch if calibration.offload else None, self.device) for _ in range(2)
         )
         self.calls: dict[int, list[tuple[tuple, dict]]] = {}  # length -> arguments of each block
+        self.last: dict[tuple[str, ...], str | None] = {}  # names of linears -> the one whose input is last
         self.at: int | None = None  # the block that `states` are the input of
 
     def reach(self, index: int) -> None:

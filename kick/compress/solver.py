@@ -9,7 +9,7 @@ and one triangular inverse give it: if PHP = LL^T, then U = P L^-1 P.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -109,6 +109,11 @@ def _invert_factor(matrix: np.ndarray) -> bool:
     for (i, j), part in (((0, 0), first), ((0, 1), corner), ((1, 1), second)):
         matrix[half[i], half[j]] = part
     return True
+
+
+def apart(columns: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """The weights (out, in) that W^T (in, all out) is stacked from, each in memory of its own."""
+    return [part.contiguous().t() for part in columns.split(list(sizes), dim=1)]
 
 
 # A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)).

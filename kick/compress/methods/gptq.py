@@ -24,7 +24,7 @@ from kick.compress.grid import Grid, Scale
 from kick.compress.method import method, option
 from kick.compress.quantizing import check_groups, integer, store
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import factor, silence, sweep
+from kick.compress.solver import apart, factor, silence, sweep
 from kick.compress.stats import Hessian
 from kick.model import Linear
 
@@ -69,11 +69,10 @@ class Gptq:
             hessian = hessian[order][:, order]
         upper = factor(hessian, self.damping, block.full(group[0]), calibration)
         rounded, scale = gptq(weight, upper, Order(grid, order, kept, dead, self.mse))
-        row = 0
-        for linear in group:
-            rows = slice(row, row := row + linear.weight.shape[0])
-            own = Scale(scale.scale[rows], scale.zero[rows])
-            store(block, linear, rounded[rows], calibration, integer(grid, own, weight.shape[1]))
+        sizes = [linear.weight.shape[0] for linear in group]
+        parts = zip(group, apart(rounded.t(), sizes), scale.split(sizes), strict=True)
+        for linear, own, at in parts:
+            store(block, linear, own, calibration, integer(grid, at, weight.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
     sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
     if alone is not None:
         columns.mul_(alone[0])
-    return how.restore(columns).t().contiguous(), scales.result()
+    return how.restore(columns).t(), scales.result()
 
 
 class _Scales:

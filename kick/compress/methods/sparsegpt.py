@@ -21,7 +21,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import BLOCK, factor, silence, sweep
+from kick.compress.solver import BLOCK, apart, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
 from kick.compress.stats import Hessian
 from kick.model import Linear
@@ -98,4 +98,4 @@ def sparsegpt(
 
     sweep(columns, upper, opening, rule, step=sparsity.m or 1)
     columns.add_(0.0)  # -0 + 0 is +0
-    return list(zip(columns.t().contiguous().split(sizes), kept.t().split(sizes), strict=True))
+    return list(zip(apart(columns, sizes), kept.t().split(sizes), strict=True))
