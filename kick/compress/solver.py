@@ -34,10 +34,10 @@ def silence(hessian: Tensor) -> Tensor:
 
 
 def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration) -> Tensor:
-    """U (in, in) of a silenced Hessian, which is overwritten. Damping is a share of the mean diagonal.
+    """U (in, in) of a silenced Hessian, of which the upper triangle is read and all is overwritten.
 
-    Where the Hessian is not positive definite, ten times the damping is tried, up to the mean diagonal
-    itself, and noted in run.json.
+    Damping is a share of the mean diagonal. Where the Hessian is not positive definite, ten times the damping
+    is tried, up to the mean diagonal itself, and noted in run.json.
 
     Raises:
         CellFailed: not positive definite at the largest damping.
@@ -144,7 +144,7 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
         for left in range(start, end, panel):
             right = min(left + panel, end)
             here = slice(left - start, right - start)
-            _panel(columns[left:right], unit[here, here], (rule, left), done[here], errors[here])
+            _panel(columns[left:right], unit[here, here], (rule, left, step), done[here], errors[here])
             if right < end:
                 rest = unit[here, right - start : end - start]
                 columns[right:end].addmm_(rest.t(), errors[here], alpha=-1)
@@ -153,10 +153,19 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
             columns[end:].addmm_(unit[:, end - start :].t(), errors, alpha=-1)
 
 
-def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int], done: Tensor, errors: Tensor) -> None:
-    """The sweep over a few columns, updating them after each; `done` and `errors` take what comes out."""
-    rule, first = ruled
+def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int, int], done: Tensor, errors: Tensor) -> None:
+    """The sweep over a few columns; `done` and `errors` take what comes out.
+
+    A column by itself is brought up to date as it is reached: errors still to come are zero and need not be
+    cut off. Where the rule looks at several, all columns to come are, after each.
+    """
+    rule, first, step = ruled
+    so_far = errors.zero_().t()
+    behind = unit.t().contiguous().unbind()
     for i, (column, new, error) in enumerate(zip(columns, done, errors, strict=True)):
+        if step == 1:
+            column.addmv_(so_far, behind[i], alpha=-1)
         rule(first + i, column, new)
         torch.sub(column, new, out=error)
-        columns[i + 1 :].addr_(unit[i, i + 1 :], error, alpha=-1)
+        if step > 1:
+            columns[i + 1 :].addr_(unit[i, i + 1 :], error, alpha=-1)

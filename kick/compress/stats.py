@@ -102,9 +102,14 @@ class Hessian(Statistic):
         self.tensors["gram"].zero_().fill_diagonal_(1)
 
     @property
+    def triangle(self) -> Tensor:
+        """(in, in), a copy that may be written to; what is below its diagonal means nothing."""
+        return self.tensors["gram"] * (2 / self.samples)
+
+    @property
     def matrix(self) -> Tensor:
         """(in, in), a copy that may be written to."""
-        matrix = self.tensors["gram"] * (2 / self.samples)
+        matrix = self.triangle
         for start in range(0, self.inputs, _STRIP):
             end = min(start + _STRIP, self.inputs)
             square = matrix[start:end, start:end].triu()

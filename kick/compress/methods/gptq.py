@@ -56,7 +56,8 @@ class Gptq:
         grid = Grid(self.bits, self.group_size, self.symmetric)
         for block in walk(model, calibration):
             for hessian, group in shared(block.measure(Hessian), block.linears):
-                self._solve(block, group, hessian.matrix, grid, calibration)
+                known = hessian.matrix if self.act_order else hessian.triangle
+                self._solve(block, group, known, grid, calibration)
 
     def _solve(
         self, block: Block, group: list[Linear], hessian: Tensor, grid: Grid, calibration: Calibration

@@ -50,7 +50,7 @@ class SparseGpt:
         calibration = calibration_of(calibration)
         for block in walk(model, calibration):
             for hessian, group in shared(block.measure(Hessian), block.linears):
-                self._solve(block, group, hessian.matrix, calibration)
+                self._solve(block, group, hessian.triangle, calibration)
 
     def _solve(self, block: Block, group: list[Linear], hessian: Tensor, calibration: Calibration) -> None:
         dead = silence(hessian)
