@@ -95,9 +95,7 @@ def _invert_factor(matrix: np.ndarray) -> bool:
         matrix[:], _ = lapack.strtri(factored, lower=0, overwrite_c=1)
         return True
     half = slice(0, size // 2), slice(size // 2, size)
-    first, corner, second = (
-        np.asfortranarray(matrix[half[i], half[j]]) for i, j in ((0, 0), (0, 1), (1, 1))
-    )
+    first, corner, second = (np.asfortranarray(matrix[half[i], half[j]]) for i, j in ((0, 0), (0, 1), (1, 1)))
     if not _invert_factor(first):
         return False
     corner = blas.strmm(1.0, first, corner, trans_a=1, overwrite_b=1)
