@@ -36,6 +36,17 @@ class Metric:
     weight: str | None = None
     compared: bool = True
 
+    @property
+    def ends_at_dense(self) -> bool:
+        """Whether nothing can be better than dense: it is a distance to it."""
+        return self.name in _DISTANCES
+
+
+# what is measured against the dense model's own answers
+_DISTANCES = (
+    *("fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "margin"),
+    *("flips", "right_to_wrong", "wrong_to_right", "knowledge_lost", "reading_lost"),
+)
 
 metrics: Registry[Metric] = Registry("metric")
 

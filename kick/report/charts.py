@@ -45,13 +45,14 @@ def levels(rows: pd.DataFrame) -> Markup | None:
         return None
     first = dense.iloc[0]
     unit, factor = first["unit"], wording.UNITS[first["unit"]][0]
+    band = wording.noise_band(first)
     values = rows["value"].dropna()
     known = bool(len(values)) and values.min() > 0
     chart = svg.Chart(
         title=f"{wording.task_label(first)}: {wording.metric_label(first['metric'])} by level",
         plots=tuple(plots),
         dense=first["value"] * factor,
-        noise=0.0 if math.isnan(first["noise"]) else first["noise"] * factor,
+        noise=band and (band[0] * factor, band[1] * factor),
         dense_text=f"dense {wording.number(first['value'], unit)}",
         better_up=bool(first["higher_is_better"]),
         log=known and unit == "ratio" and values.max() > 5 * values.min(),

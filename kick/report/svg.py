@@ -189,7 +189,7 @@ class Chart:
     title: str
     plots: tuple[Plot, ...]
     dense: float
-    noise: float
+    noise: tuple[float, float] | None
     dense_text: str
     better_up: bool
     log: bool
@@ -216,7 +216,7 @@ def chart(what: Chart, width: float = 400, height: float = 200) -> Markup:
 
 
 def _y_scale(what: Chart, bottom: float, top: float) -> Scale:
-    known = [what.dense, what.dense - what.noise, what.dense + what.noise]
+    known = [what.dense, *(what.noise or ())]
     for plot in what.plots:
         for line in plot.lines:
             known += [number for point in line.points for number in (point.y, point.low, point.high)]
@@ -230,8 +230,8 @@ def _y_scale(what: Chart, bottom: float, top: float) -> Scale:
 
 def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Scale, up: Scale) -> None:
     left, right = across.start - 6, across.stop + 6
-    if what.noise > 0:
-        first, second = up(what.dense + what.noise), up(max(what.dense - what.noise, up.low))
+    if what.noise:
+        first, second = up(what.noise[1]), up(max(what.noise[0], up.low))
         drawn.add("rect", x=left, y=first, width=right - left, height=second - first, class_="noise")
     drawn.line([(left, up(what.dense)), (right, up(what.dense))], "dense", "4 3")
     for at, text in plot.ticks:

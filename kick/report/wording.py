@@ -75,6 +75,19 @@ PROTOCOL_SOURCES = (
 )
 
 
+def noise_band(dense: Mapping[str, Any]) -> tuple[float, float] | None:
+    """From where to where scores are inside the noise of dense replicas, by a dense row; None: not known.
+
+    A distance to dense ends at dense: there is nothing on its other side.
+    """
+    value, noise = dense["value"], dense["noise"]
+    if math.isnan(noise) or noise <= 0:
+        return None
+    better = 0.0 if metrics.describe(dense["metric"]).ends_at_dense else noise
+    up, down = (better, noise) if dense["higher_is_better"] else (noise, better)
+    return value - down, value + up
+
+
 def known(value: Any) -> bool:
     """Whether there is a finite number."""
     return value is not None and not isinstance(value, str) and math.isfinite(value)

@@ -9,7 +9,7 @@ from synthetic import BATCH, DENSE, MODEL, FakeStore, fill, pruned, quantized, r
 
 from kick import significance
 from kick.records import KickError, Step
-from kick.report import recipe
+from kick.report import recipe, wording
 from kick.report.frame import read
 from kick.report.groups import DISCIPLINES, MACRO, SUBJECTS
 from kick.report.groups import of as groups_of
@@ -239,3 +239,18 @@ def test_a_recipe_is_told_in_columns():
     assert recipe.traits(quantized("llm_int8", 8))["bits"] == 8
     only = variant("z", Step("wanda", {"sparsity": 0.75, "only": "model.layers.11.self_attn.q_proj"}))
     assert (recipe.traits(only)["layer"], recipe.traits(only)["component"]) == (11, "q_proj")
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher_is_better", "band"),
+    [
+        ("exact_match", True, (0.4, 0.6)),
+        ("perplexity", False, (0.4, 0.6)),
+        ("fdt", True, (0.4, 0.5)),  # nothing diverges later than dense from itself
+        ("sdt", False, (0.5, 0.6)),
+    ],
+)
+def test_the_noise_band_of_a_distance_ends_at_dense(metric, higher_is_better, band):
+    row = {"metric": metric, "value": 0.5, "noise": 0.1, "higher_is_better": higher_is_better}
+    assert wording.noise_band(row) == pytest.approx(band)
+    assert wording.noise_band(row | {"noise": float("nan")}) is None

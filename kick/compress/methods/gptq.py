@@ -142,7 +142,7 @@ class _Scales:
         self.found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by group
         columns = range(inputs) if how.order is None else how.order.tolist()
         self.group_of = [column // self.size for column in columns]
-        if how.order is not None or how.grid.group_size == -1:
+        if how.order is not None or self.size == inputs:
             for group, part in enumerate(weight.split(self.size, dim=1)):
                 self._fit(group, part)
 

@@ -115,10 +115,11 @@ def dense_line(axes: Axes, rows: pd.DataFrame, *, label: bool = True) -> None:
     dense = rows[rows["dense"]]
     if dense.empty:
         return
-    value, noise = float(scaled(dense, "value").iloc[0]), float(scaled(dense, "noise").iloc[0])
+    value, band = float(scaled(dense, "value").iloc[0]), wording.noise_band(dense.iloc[0])
     axes.axhline(value, color=INK, linestyle=(0, (4, 2)), linewidth=0.8, zorder=2)
-    if noise > 0:
-        axes.axhspan(value - noise, value + noise, color=NOISE, alpha=0.35, linewidth=0, zorder=0)
+    if band:
+        factor = wording.UNITS[dense["unit"].iloc[0]][0]
+        axes.axhspan(band[0] * factor, band[1] * factor, color=NOISE, alpha=0.35, linewidth=0, zorder=0)
     if label:
         text = f"dense {wording.number(float(dense['value'].iloc[0]), dense['unit'].iloc[0])}"
         above = bool(dense["higher_is_better"].iloc[0])  # the side that worse scores leave free
