@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from kick.model.structure import attending, device_of
+from kick.model.structure import attending, device_of, peculiar
 
 NAME = "kick_calibration"
 QUERIES = 64  # taken at a time
 LENGTHS = range(2 * QUERIES, 1025)  # of a sequence: shorter gain nothing, longer the kernel splits itself
-_OTHER = ("softcap", "s_aux", "position_bias")  # what is not plain attention
 
 
 def attention(module, query, key, value, attention_mask, scaling=None, **options):
@@ -26,9 +25,8 @@ def attention(module, query, key, value, attention_mask, scaling=None, **options
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     plain = attention_mask is None and causal and not options.get("dropout") and not torch.is_grad_enabled()
-    plain = plain and all(options.get(name) is None for name in _OTHER)
     length = query.shape[2]
-    if not plain or length not in LENGTHS or key.shape[2] != length:
+    if not plain or peculiar(options) or length not in LENGTHS or key.shape[2] != length:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))

@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from kick.model.structure import peculiar
+
 NAME = "kick"
 
 
@@ -26,8 +28,7 @@ def attention(module, query, key, value, attention_mask, scaling=None, layout=No
     """transformers' attention function: the layout's where there is one, its own SDPA elsewhere."""
     if layout is None or not hasattr(module, "layer_idx"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    more = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if more:
+    if more := peculiar(options):
         raise Unsupported(f"attention with {', '.join(more)} cannot be computed in parts")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return layout.attend(module.layer_idx, query, key, value, scale).transpose(1, 2), None

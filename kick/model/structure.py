@@ -7,9 +7,10 @@ with a weight that it does not know, so that nothing is skipped silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,11 @@ def linears(block: nn.Module) -> list[Linear]:
 
 
 See = Callable[[Linear, Tensor], None]
+
+
+def peculiar(options: Mapping[str, Any]) -> list[str]:
+    """Which of the options that a model gives its attention function make it more than plain attention."""
+    return [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
 
 
 @contextmanager
