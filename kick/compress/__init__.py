@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import kick.compress.methods as _package
-from kick.compress.context import Calibration, Propagate
+from kick.compress.context import Calibration, Propagate, Quantized
 from kick.compress.dense import DenseWeights
+from kick.compress.depth import check_depth
 from kick.compress.method import Entry, build, canonical, describe, method, methods, option
 from kick.compress.pruning import clear
 from kick.compress.scope import Scope
@@ -57,6 +58,7 @@ def needs_calibration(recipe: Sequence[Step]) -> bool:
 def check(model: nn.Module, recipe: Sequence[Step]) -> None:
     """Raises KickError where a step cannot serve this model, or not in this order."""
     kinds = [methods[step.method].kind for step in recipe]
+    check_depth(model, sum(step.options.get("layers", 0) for step in recipe))
     for number, step in enumerate(recipe):
         if kinds[number] == "structure" and set(kinds[:number]) - {"structure"}:
             raise KickError(
@@ -123,10 +125,14 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     """Carry out a step; what it did, as JSON values."""
     start = time.monotonic()
     calibration.scope = Scope.of(step)
-    build(step)(model, calibration)
-    calibration.scope.check_followed(step.method, calibration.masks)
-    if later:
-        _settle(model, calibration)
+    made = build(step)
+    if later and hasattr(made, "check"):
+        made.check(model)  # an earlier step may have made it smaller
+    with _snapshot(model, calibration) as before:
+        made(model, calibration)
+        calibration.scope.check_followed(step.method, calibration.masks)
+        if later:
+            _settle(model, calibration, before)
     calibration.memory = None  # a later step does not start from the dense model
     seconds = round(time.monotonic() - start, 3)
     facts = {"method": step.method, "options": dict(step.options), "version": step.version}
@@ -152,26 +158,52 @@ def storages(calibration: Calibration) -> dict[str, Storage]:
     for name in {**calibration.masks, **calibration.formats}:
         stored = calibration.formats.get(name)
         n, m = calibration.patterns.get(name, (0, 0))
-        made[name] = Storage(stored.bits if stored else VALUE_BITS, n, m)
+        made[name] = Storage(*((stored.bits, stored.shared) if stored else (VALUE_BITS, 0.0)), n, m)
     return made
 
 
-def _settle(model: nn.Module, calibration: Calibration) -> None:
-    """After a later step: earlier masks hold, and weights that left their grid are not said to be on it."""
+@contextmanager
+def _snapshot(
+    model: nn.Module, calibration: Calibration
+) -> Iterator[tuple[DenseWeights, dict[str, Quantized]]]:
+    """The weights on disk while a step is carried out, and which of them have a format that is no grid."""
+    formats = {name: stored for name, stored in calibration.formats.items() if stored.grid is None}
+    with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:
+        weights = DenseWeights(Path(folder))
+        if formats:
+            weights.keep(model)
+        yield weights, formats
+
+
+def _settle(
+    model: nn.Module, calibration: Calibration, before: tuple[DenseWeights, dict[str, Quantized]]
+) -> None:
+    """After a later step: earlier masks hold, and weights that left their format are not said to have it.
+
+    On a grid is what its scales round to itself; in another format what is as it was, or zero.
+    """
     path, modules = block_list(model)
+    weights, formats = before
     for index, block in enumerate(modules):
+        known = weights.of(index) if formats else {}
         for linear in linears(block):
             name = f"{path}.{index}.{linear.name}"
             kept = calibration.kept(name, linear.weight)
             if kept is not None:
                 clear(linear.weight, kept)
             stored = calibration.formats.get(name)
-            if stored is None or stored.grid is None:
+            if stored is None:
                 continue
-            rounded = stored.grid.round(linear.weight, stored.scale).to(linear.weight.dtype)
-            if not torch.equal(rounded, linear.weight):
+            weight = linear.weight
+            if stored.grid is not None:
+                same = stored.grid.round(weight, stored.scale).to(weight.dtype) == weight
+            elif formats.get(name) is stored:
+                same = (known[linear.name].to(weight.device) == weight) | (weight == 0)
+            else:  # this step put it there
+                continue
+            if not same.all():
                 del calibration.formats[name]
-                calibration.note("no longer on its grid", linear=name)
+                calibration.note("no longer in its format", linear=name)
 
 
 def _pruned(model: nn.Module, calibration: Calibration) -> dict[str, Any]:

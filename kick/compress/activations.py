@@ -12,14 +12,18 @@ TOP = 127
 
 
 def round_rows(values: Tensor) -> Tensor:
-    """Each row (..., n) rounded to 8 bits, -127 .. 127 times its largest absolute value / 127."""
-    step = (values.abs().amax(dim=-1, keepdim=True) / TOP).clamp(min=1e-30)
-    return (values / step).round_().clamp_(-TOP, TOP).mul_(step)
+    """Each row (..., n) rounded to 8 bits, -127 .. 127 times its largest absolute value / 127.
+
+    Computed in float32: in float16 the least step would be zero, and codes would be rounded twice.
+    """
+    wide = values.float()
+    step = (wide.abs().amax(dim=-1, keepdim=True) / TOP).clamp(min=1e-30)
+    return (wide / step).round_().clamp_(-TOP, TOP).mul_(step).to(values.dtype)
 
 
 def int8(inputs: int) -> Quantized:
     """The storage of a weight of so many inputs: 8-bit rows with a 16-bit scale, 8-bit activations."""
-    return Quantized("int8", 8 + 16 / inputs, activation_bits=8)
+    return Quantized("int8", 8, 16 / inputs, activation_bits=8)
 
 
 class RoundedInput:

@@ -31,6 +31,8 @@ from kick.model import block_list, linears
 from kick.model.source import quiet
 from kick.records import CellFailed, KickError
 
+MERGED = "dense, side branches merged into the weights"
+_APART = {"footprint": "footprint_with_branches_apart"}  # a merged checkpoint is larger than that
 _TOLERANCE = 1e-3  # of the largest logit
 
 
@@ -66,10 +68,12 @@ def save(
         folder = Path(scratch) / "checkpoint"
         kind = _write(model, calibration, folder)
         tokenizer.save_pretrained(folder)
+        if kind == MERGED:  # what was measured is the weight with its branch beside it
+            report = {_APART.get(name, name): facts for name, facts in report.items()}
         manifest = {"format": kind, **report, "logit_difference": _difference(model, folder)}
         manifest["bytes"] = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
         (folder / "kick").mkdir()
-        if calibration.masks:
+        if calibration.masks and kind != MERGED:  # merged branches fill what was pruned
             _write_masks(calibration.masks, folder / "kick" / "masks.safetensors")
         (folder / "kick" / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if out.exists():
@@ -89,7 +93,7 @@ def _write(model: nn.Module, calibration: Calibration, folder: Path) -> str:
     for undo in merged:
         undo()
     if any(hasattr(module, "side_down") for module in model.modules()):
-        return "dense, side branches merged into the weights"
+        return MERGED
     if calibration.formats:
         return "dense, quantized weights stored dequantized"
     return "dense"

@@ -26,12 +26,13 @@ Propagate = Literal["compressed", "dense"]
 class Quantized:
     """How a weight is stored: on an integer grid with its scales, or in a named format of so many bits.
 
-    `bits` counts everything, scales and zeros too, for each weight. `name` is the format's ("int", "nf4",
-    ...).
+    `bits` is of a weight's own code, `shared` its share of scales and zeros. `name` is the format's ("int",
+    "nf4", ...).
     """
 
     name: str
     bits: float
+    shared: float = 0.0
     grid: Grid | None = None
     scale: Scale | None = None
     activation_bits: int | None = None

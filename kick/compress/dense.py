@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -22,6 +23,13 @@ class DenseWeights:
         for index, block in enumerate(blocks(model)):
             weights = {linear.name: linear.weight.contiguous().clone() for linear in linears(block)}
             save_file(weights, self.folder / f"{index}.safetensors")
+
+    def scale(self, block: int, names: Collection[str], factor: Tensor) -> None:
+        """Multiply matrices of a block by (in,): what they read is divided by it from now on."""
+        weights = self.of(block)
+        for name in names:
+            weights[name] = weights[name] * factor.to(weights[name].device, weights[name].dtype)
+        save_file(weights, self.folder / f"{block}.safetensors")
 
     def of(self, block: int) -> dict[str, Tensor]:
         """A block's dense matrices (out, in) by linear's name."""

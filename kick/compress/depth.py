@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, tokens
 from kick.model import block_list
-from kick.model.structure import device_of
+from kick.model.structure import device_of, hidden_of
 from kick.records import KickError
 
 
@@ -69,7 +69,7 @@ def outputs_of(modules: list[nn.Module], see: Callable[[int, Tensor, Tensor], No
         for index, module in enumerate(modules):
 
             def hook(_module, args, kwargs, output, index=index) -> None:
-                see(index, args[0] if args else kwargs["hidden_states"], output)
+                see(index, args[0] if args else kwargs["hidden_states"], hidden_of(output))
 
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
         yield

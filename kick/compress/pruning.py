@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,17 @@ def put(block: Block, linear: Linear, kept: Tensor, sparsity: Sparsity | None = 
     """Set a linear's weights to zero where `kept` (out, in) is False, and keep the mask for later steps."""
     clear(linear.weight, kept)
     block.feed.calibration.keep(block.full(linear), kept, sparsity)
+
+
+def stacked(before: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | None:
+    """The masks (out, in) of earlier steps as (in, all out); None where no step pruned any of these."""
+    if all(mask is None for mask in before):
+        return None
+    whole = [
+        torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
+        for mask, weight in zip(before, weights, strict=True)
+    ]
+    return torch.cat(whole).t().contiguous()
 
 
 def check_pattern(model: nn.Module, sparsity: Sparsity) -> None:

@@ -38,4 +38,4 @@ def integer(grid: Grid, scale: Scale, inputs: int) -> Quantized:
     """The storage of a weight of so many inputs as codes: 16 bits for each scale, a code for each zero."""
     overhead = 16 + (0 if grid.symmetric else grid.bits)
     size = inputs if grid.group_size == -1 else grid.group_size
-    return Quantized("int", grid.bits + overhead / size, grid, scale)
+    return Quantized("int", grid.bits, overhead / size, grid, scale)

@@ -29,7 +29,7 @@ from kick.compress.memory import Memory
 from kick.compress.stats import Statistic
 from kick.model import Linear, block_list, linears, watch
 from kick.model.packed import PackedLinears
-from kick.model.structure import device_of
+from kick.model.structure import device_of, hidden_of
 from kick.records import CellFailed
 
 S = TypeVar("S", bound=Statistic)
@@ -106,21 +106,6 @@ class Block:
                     feed.memory.put(kind, self.index, len(feed.modules), found)
             self._measured[kind.kind] = found
         return {linear.name: self._measured[kind.kind][linear.name] for linear in wanted or self.linears}
-
-    def inputs(self, linear: Linear) -> list[Tensor]:
-        """A linear's input on every sample, (tokens, in) each: kept whole, so take few at a time."""
-        seen: list[Tensor] = []
-
-        def see(_linear: Linear, x: Tensor) -> None:
-            seen.append(x.reshape(-1, x.shape[-1]))
-            if linear.called:
-                raise _Stop
-
-        self.feed.reach(self.index)
-        with watch(self.module, [linear], see):
-            for sample in range(len(self.feed.calibration)):
-                self.feed.run(self.index, sample)
-        return seen
 
     def run(self, sample: int) -> Tensor:
         """The block's output on a sample, with its weights as they are now, (1, tokens, hidden)."""
@@ -233,7 +218,7 @@ class _Feed:
 
     def give(self, index: int, sample: int, output: Tensor) -> None:
         """Take a block's output as the next block's input."""
-        if not torch.isfinite(output.sum()):
+        if not torch.isfinite(output.sum(dtype=torch.float32)):
             raise CellFailed(f"block {index} gives NaN or infinity on calibration sample {sample}")
         self.next.put(index + 1, sample, output)
 
@@ -254,7 +239,7 @@ class _Feed:
         hidden = self.states.get(index, sample)
         args, kwargs = self.calls[hidden.shape[1]][index]
         try:
-            return self.modules[index](hidden, *args, **kwargs)
+            return hidden_of(self.modules[index](hidden, *args, **kwargs))
         except _Stop:
             return None
 

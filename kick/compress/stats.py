@@ -135,23 +135,6 @@ class AbsMax(Statistic):
         return self.tensors["largest"]
 
 
-class AbsMean(Statistic):
-    """Each input's mean absolute value over all tokens (AWQ)."""
-
-    kind = "abs_mean"
-
-    def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
-        return {"total": torch.zeros(inputs, device=device)}
-
-    def _sum(self, x: Tensor) -> None:
-        self.tensors["total"] += x.abs().sum(dim=0)
-
-    @property
-    def value(self) -> Tensor:
-        """(in,)."""
-        return self.tensors["total"] / self.tokens
-
-
 class Moments(Statistic):
     """Each input's mean and variance over all tokens (FLAP)."""
 

@@ -37,7 +37,7 @@ def unpacked(model: nn.Module) -> None:
         if scheme is None or scheme.weights is None:
             continue
         if name.startswith(f"{path}."):
-            storages[name] = Storage(_bits(scheme.weights, module.weight.shape[1]))
+            storages[name] = Storage(*_bits(scheme.weights, module.weight.shape[1]))
         if scheme.input_activations or scheme.output_activations:
             rounding = True
         else:
@@ -52,7 +52,7 @@ def unpacked(model: nn.Module) -> None:
             vars(model.config).pop("quantization_config", None)
 
 
-def _bits(weights: Any, inputs: int) -> float:
-    """Bits of a weight with its share of scale and zero point."""
+def _bits(weights: Any, inputs: int) -> tuple[float, float]:
+    """Bits of a weight, and its share of scale and zero point."""
     size = weights.group_size if weights.group_size and weights.group_size > 0 else inputs
-    return weights.num_bits + (16 + (0 if weights.symmetric else weights.num_bits)) / size
+    return weights.num_bits, (16 + (0 if weights.symmetric else weights.num_bits)) / size

@@ -23,9 +23,14 @@ VALUE_BITS = 16
 
 @dataclass(frozen=True)
 class Storage:
-    """How a weight could be stored: bits a value, and what is pruned (n of each m; m = 0: anywhere)."""
+    """How a weight could be stored: bits a value, and what is pruned (n of each m; m = 0: anywhere).
+
+    `shared` is the bits that groups of weights have together, scales and zero points, as a share of each
+    weight: they are there however many of a group are pruned.
+    """
 
     bits: float = VALUE_BITS
+    shared: float = 0.0
     n: int = 0
     m: int = 0
 
@@ -72,14 +77,15 @@ def packed_bits(size: int, zeros: int, storage: Storage) -> float:
     """The bits of a matrix of `size` weights in its smallest format.
 
     Dense: every value. Bitmap: a bit for each weight, and the values that are not zero. n:m: the m - n
-    values kept of each m, and the place of each among the m.
+    values kept of each m, and the place of each among the m. What groups share is added to each.
     """
+    shared = size * storage.shared
     dense = size * storage.bits
     bitmap = size + (size - zeros) * storage.bits
     if not storage.m:
-        return min(dense, bitmap)
+        return shared + min(dense, bitmap)
     kept = size * (storage.m - storage.n) / storage.m
-    return min(dense, bitmap, kept * (storage.bits + math.ceil(math.log2(storage.m))))
+    return shared + min(dense, bitmap, kept * (storage.bits + math.ceil(math.log2(storage.m))))
 
 
 def _zeros(weight: Tensor) -> int:

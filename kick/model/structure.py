@@ -108,6 +108,11 @@ def linears(block: nn.Module) -> list[Linear]:
 See = Callable[[Linear, Tensor], None]
 
 
+def hidden_of(output: Tensor | tuple) -> Tensor:
+    """The hidden states that a block gives; some architectures give attention weights after them."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def peculiar(options: Mapping[str, Any]) -> list[str]:
     """Which of the options that a model gives its attention function make it more than plain attention."""
     return [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]

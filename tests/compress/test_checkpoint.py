@@ -130,6 +130,9 @@ def test_bitmap_of_a_pruned_model_is_as_large_as_footprint_says(tmp_path):
         (256, Storage(n=1, m=4), 13.0),
         (0, Storage(bits=4.625), 4.625),
         (512, Storage(bits=4.0), 3.0),
+        (0, Storage(bits=4.0, shared=0.625), 4.625),
+        (512, Storage(bits=4.0, shared=0.625), 3.625),  # scales are there however many weights are pruned
+        (512, Storage(bits=4.0, shared=0.625, n=2, m=4), 3.625),
     ],
 )
 def test_bits_by_hand(zeros, storage, bits):

@@ -20,7 +20,7 @@ from kick.compress.methods.shortgpt import block_influence
 from kick.compress.methods.smoothquant import norm_readers
 from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
-from kick.compress.stats import AbsMean, Hessian, Moments
+from kick.compress.stats import Hessian, Moments
 from kick.model import block_list, blocks, linears
 from kick.records import CellFailed
 from tests.architectures import sequences, tiny
@@ -101,13 +101,6 @@ def test_awq_beats_rounding_where_inputs_differ_in_size():
     cut = clipped(weight, hessian, grid)
     by_group = grid.groups(weight).abs().amax(-1) >= grid.groups(cut).abs().amax(-1)
     assert by_group.all()
-
-
-def test_abs_mean_is_the_mean():
-    statistic = AbsMean(3)
-    statistic.add(torch.tensor([[1.0, -2.0, 0.0], [3.0, 2.0, 0.0]]))
-    statistic.add(torch.tensor([[-2.0, 2.0, 1.0]]))
-    torch.testing.assert_close(statistic.value, torch.tensor([2.0, 2.0, 1 / 3]))
 
 
 def test_eora_is_the_papers_projection():

@@ -160,12 +160,15 @@ def test_statistics_do_not_depend_on_how_samples_come():
             torch.testing.assert_close(tensor, two.tensors[name])
 
 
-def test_factor_is_the_three_steps():
-    """U^T U is the inverse of the damped Hessian: damping reaches the matrix itself."""
-    x = random(50, 40)
+@pytest.mark.parametrize("size", [40, 289, 601])
+def test_factor_is_the_three_steps(size):
+    """U^T U is the inverse of the damped Hessian: damping reaches the matrix itself, below it is not read."""
+    x = random(size + 10, size)
     hessian = x.t() @ x
-    upper = factor(hessian.clone(), 0.1, "layer", Calibration())
-    damped = hessian.double() + 0.1 * hessian.diagonal().mean().double() * torch.eye(40, dtype=torch.float64)
+    given = hessian.triu() + torch.full_like(hessian, torch.nan).tril(-1)
+    upper = factor(given, 0.1, "layer", Calibration())
+    unit = torch.eye(size, dtype=torch.float64)
+    damped = hessian.double() + 0.1 * hessian.diagonal().mean().double() * unit
     wanted = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     torch.testing.assert_close(upper.double(), wanted, rtol=1e-4, atol=1e-6)
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.context import calibration_of
 from kick.compress.method import method, option
-from kick.compress.pruning import check_pattern, put
+from kick.compress.pruning import check_pattern, put, stacked
 from kick.compress.sequential import shared, walk
 from kick.compress.sparsity import Sparsity, mask
 from kick.compress.stats import Hessian
@@ -51,18 +52,27 @@ class Admm:
         check_pattern(model, self.sparsity)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
         for block in walk(model, calibration):
             for hessian, group in shared(block.measure(Hessian), block.linears):
                 weights = [linear.weight.float() for linear in group]
-                solved = self.solve(weights, hessian.matrix, block.full(group[0]))
+                before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
+                allowed = stacked(before, weights)
+                solved = self.solve(weights, hessian.matrix, block.full(group[0]), allowed)
                 for linear, (weight, kept) in zip(group, solved, strict=True):
                     linear.weight.copy_(weight)
                     put(block, linear, kept, self.sparsity)
 
     def solve(
-        self, weights: Sequence[Tensor], hessian: Tensor, name: str = "the layer"
+        self,
+        weights: Sequence[Tensor],
+        hessian: Tensor,
+        name: str = "the layer",
+        allowed: Tensor | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
         """The pruned weight and the mask of kept weights, (out, in) both, for weights with one input.
+
+        allowed: what earlier steps kept, (in, all out): the rest goes first.
 
         Raises:
             CellFailed: the damped Hessian is not positive definite.
@@ -82,18 +92,22 @@ class Admm:
         for iteration in range(self.iterations):
             shifted = current + slack
             if iteration < self.choices:
-                kept = self._choose(shifted, sizes, iteration)
+                size = shifted.abs()
+                if allowed is not None:
+                    size.masked_fill_(~allowed, -1.0)
+                kept = self._choose(size, sizes, iteration)
+                kept = kept if allowed is None else kept & allowed
             pruned = shifted * kept
             slack = shifted - pruned
             current = inverse @ (target + self.rho * (pruned - slack))
         pruned = ((current + slack) * kept / scale[:, None]).t()
         return list(zip(pruned.split(sizes), kept.t().split(sizes), strict=True))
 
-    def _choose(self, shifted: Tensor, sizes: list[int], iteration: int) -> Tensor:
+    def _choose(self, saliency: Tensor, sizes: list[int], iteration: int) -> Tensor:
         """The weights to keep, (in, all out), each matrix compared by itself."""
         level = self.sparsity
         last = min(self.choices, self.iterations)
         if self.schedule == "cubic" and not level.m and iteration + 1 < last:
             level = Sparsity(level.share * (1 - (1 - (iteration + 1) / last) ** 3))
-        parts = [mask(part.t().abs().contiguous(), level, "matrix") for part in shifted.split(sizes, 1)]
+        parts = [mask(part.t().contiguous(), level, "matrix") for part in saliency.split(sizes, 1)]
         return torch.cat(parts).t()

@@ -86,8 +86,8 @@ class Awq:
                 for linear in group:
                     rounded = self._round(linear, seen.matrix, scale, grid)
                     plain = integer(grid, grid.fit(linear.weight), linear.weight.shape[1])
-                    bits = plain.bits + 16 / linear.weight.shape[0]
-                    store(block, linear, rounded, calibration, Quantized("awq", bits))
+                    overhead = plain.shared + 16 / linear.weight.shape[0]
+                    store(block, linear, rounded, calibration, Quantized("awq", self.bits, overhead))
 
     def _round(self, linear: Linear, hessian: Tensor, scale: Tensor, grid: Grid) -> Tensor:
         weight = linear.weight.float() * scale

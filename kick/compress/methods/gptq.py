@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.grid import Grid, Scale
 from kick.compress.method import method, option
+from kick.compress.pruning import stacked
 from kick.compress.quantizing import check_groups, integer, store
 from kick.compress.sequential import Block, shared, walk
 from kick.compress.solver import apart, factor, silence, sweep
@@ -63,12 +64,14 @@ class Gptq:
         self, block: Block, group: list[Linear], hessian: Tensor, grid: Grid, calibration: Calibration
     ) -> None:
         weight = torch.cat([linear.weight.float() for linear in group])  # (all out, in)
-        kept = _kept(block, group, calibration)
+        before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
+        kept = stacked(before, [linear.weight for linear in group])
         dead = silence(hessian)
         order = hessian.diagonal().argsort(descending=True, stable=True) if self.act_order else None
         if order is not None:
             hessian = hessian[order][:, order]
         upper = factor(hessian, self.damping, block.full(group[0]), calibration)
+        kept = None if kept is None else kept.t()
         rounded, scale = gptq(weight, upper, Order(grid, order, kept, dead, self.mse))
         sizes = [linear.weight.shape[0] for linear in group]
         parts = zip(group, apart(rounded.t(), sizes), scale.split(sizes), strict=True)
@@ -170,16 +173,3 @@ class _Scales:
         at = self.row.fit(weight, shrink=self.mse)
         zero = at.zero[:, 0]
         self.found[group] = (at.scale[:, 0].contiguous(), -zero, self.row.top - zero)
-
-
-def _kept(block: Block, group: list[Linear], calibration: Calibration) -> Tensor | None:
-    """The masks of earlier steps for stacked linears, or None where there is none."""
-    found = [calibration.kept(block.full(linear), linear.weight) for linear in group]
-    if all(mask is None for mask in found):
-        return None
-    return torch.cat(
-        [
-            torch.ones_like(linear.weight, dtype=torch.bool) if mask is None else mask
-            for linear, mask in zip(group, found, strict=True)
-        ]
-    )

@@ -44,7 +44,7 @@ class Hqq:
         for block in walk(model, calibration):
             for linear in block.linears:
                 size = linear.weight.shape[1] if self.group_size == -1 else self.group_size
-                stored = Quantized("hqq", self.bits + 32 / size)
+                stored = Quantized("hqq", self.bits, 32 / size)
                 store(block, linear, self.round(linear.weight.float()), calibration, stored)
 
     def round(self, weight: Tensor) -> Tensor:

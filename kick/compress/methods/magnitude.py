@@ -10,17 +10,18 @@ everything up to and with the next one, as that code does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune, put
 from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
-from kick.model import blocks, linears
+from kick.model import block_list, linears
 
 
 @method(
@@ -43,7 +44,8 @@ class Magnitude:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         together = self.per == "global" and not self.sparsity.m
-        threshold = _Global(model, self.sparsity) if together else None
+        covers = calibration_of(calibration).scope.covers
+        threshold = _Global(model, self.sparsity, covers) if together else None
         how = Comparison(self.sparsity, "row" if self.per == "row" else "matrix", self.ties)
         for block in walk(model, calibration):
             for linear in block.linears:
@@ -55,13 +57,19 @@ class Magnitude:
 
 
 class _Global:
-    """One threshold for all matrices, found from counts of float bit patterns: no second copy of the model.
+    """One threshold for all matrices that a step covers, from counts of float bit patterns: no second copy.
 
     The bits of a non-negative float, read as an integer, are in the order of the floats.
     """
 
-    def __init__(self, model: nn.Module, sparsity: Sparsity):
-        weights = [linear.weight for block in blocks(model) for linear in linears(block)]
+    def __init__(self, model: nn.Module, sparsity: Sparsity, covers: Callable[[str], bool]):
+        path, modules = block_list(model)
+        weights = [
+            linear.weight
+            for index, block in enumerate(modules)
+            for linear in linears(block)
+            if covers(f"{path}.{index}.{linear.name}")
+        ]
         self.k = sparsity.count(sum(weight.numel() for weight in weights))
         high = sum(torch.bincount(_bits(weight) >> 16, minlength=1 << 15) for weight in weights)
         first, before = _place(high, self.k)

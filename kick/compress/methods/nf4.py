@@ -49,7 +49,7 @@ class Nf4:
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
         scale_bits = 8 + 32 / _SCALES if self.double else 32
-        stored = Quantized("nf4", 4 + scale_bits / _BLOCK)
+        stored = Quantized("nf4", 4, scale_bits / _BLOCK)
         for block in walk(model, calibration):
             for linear in block.linears:
                 store(block, linear, nf4(linear.weight.float(), self.double), calibration, stored)

@@ -60,12 +60,17 @@ class Owl:
 
     def _shares(self, model: nn.Module, calibration: Calibration) -> list[float]:
         """What goes of each block. Raises CellFailed where that is no share."""
-        outliers, sizes = [], []
+        outliers, sizes, covered = [], [], []
         for block in walk(model, replace(calibration, propagate="dense")):
-            values = torch.cat([saliency.flatten() for _, saliency in saliencies(block)])
+            found = [saliency.flatten() for _, saliency in saliencies(block)]
+            covered.append(bool(found))
+            if not found:  # a scope leaves this block as it is
+                continue
+            values = torch.cat(found)
             sizes.append(values.numel())
             outliers.append(float((values > self.outlier * values.mean()).sum()) / values.numel())
-        shares = spread(outliers, sizes, self.sparsity.share, self.spread)
+        own = iter(spread(outliers, sizes, self.sparsity.share, self.spread))
+        shares = [next(own) if here else self.sparsity.share for here in covered]
         if not all(0 <= share < 1 for share in shares):
             raise CellFailed(
                 f"owl would prune {min(shares):.3f} to {max(shares):.3f} of a block; "

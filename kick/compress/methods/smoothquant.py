@@ -53,6 +53,8 @@ class SmoothQuant:
                 scale = self.scale(largest[readers[0].name].value, [linear.weight for linear in readers])
                 if not _fold(block, norm, readers, scale):
                     calibration.note("not smoothed", linear=block.full(readers[0]))
+                elif calibration.dense:
+                    calibration.dense.scale(block.index, [linear.name for linear in readers], scale)
             for linear in block.linears:
                 rounded = round_rows(linear.weight.float())
                 store(block, linear, rounded, calibration, int8(linear.weight.shape[1]))

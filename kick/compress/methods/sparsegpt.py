@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
-from kick.compress.pruning import check_pattern
+from kick.compress.pruning import check_pattern, stacked
 from kick.compress.sequential import Block, shared, walk
 from kick.compress.solver import BLOCK, apart, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
@@ -58,16 +58,25 @@ class SparseGpt:
         weights = [linear.weight.float() for linear in group]
         if dead.any():
             weights = [weight.masked_fill(dead, 0.0) for weight in weights]
-        pruned = sparsegpt(weights, upper, self.sparsity, self.ties)
+        before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
+        pruned = sparsegpt(weights, upper, self.sparsity, self.ties, before)
         for linear, (weight, kept) in zip(group, pruned, strict=True):
             linear.weight.copy_(weight)  # zero where it is not kept
             calibration.keep(block.full(linear), kept, self.sparsity)
 
 
 def sparsegpt(
-    weights: Sequence[Tensor], upper: Tensor, sparsity: Sparsity, ties: Ties = "exact"
+    weights: Sequence[Tensor],
+    upper: Tensor,
+    sparsity: Sparsity,
+    ties: Ties = "exact",
+    before: Sequence[Tensor | None] = (),
 ) -> list[tuple[Tensor, Tensor]]:
-    """The pruned weight and the mask of kept weights, (out, in) both, for weights with one input."""
+    """The pruned weight and the mask of kept weights, (out, in) both, for weights with one input.
+
+    before: what an earlier step kept of each, (out, in), None all: the rest goes first, whatever errors were
+    spread to it.
+    """
     columns = torch.cat(list(weights)).t().contiguous()  # (in, all out)
     kept = torch.empty_like(columns, dtype=torch.bool)
     # a block's mask as 1 and 0: a product is faster than a fill
@@ -75,14 +84,19 @@ def sparsegpt(
     first = 0
     sizes = [weight.shape[0] for weight in weights]
     scale = upper.diagonal().square()[:, None]
+    allowed = stacked(before, weights)
 
     def choose(start: int, end: int) -> None:
         scores = columns[start:end].square().div_(scale[start:end])
+        if allowed is not None:
+            scores.masked_fill_(~allowed[start:end], -torch.inf)
         if sparsity.m:
             kept[start:end] = mask(scores.t().contiguous(), sparsity).t()
         else:
             for own, part in zip(kept[start:end].split(sizes, 1), scores.split(sizes, 1), strict=True):
                 own.copy_(mask(part.contiguous(), sparsity, "matrix", ties))
+        if allowed is not None:
+            kept[start:end] &= allowed[start:end]
         factors[start - first : end - first] = kept[start:end]
 
     def opening(start: int, end: int) -> None:
