@@ -8,9 +8,11 @@ cut only where there are not enough.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kick.records import CalibrationSpec, KickError
@@ -19,6 +21,22 @@ from kick.registry import unknown
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+
+OFFLOAD_VARIABLE = "KICK_OFFLOAD"
+
+
+def offload_folder() -> Path | None:
+    """Where hidden states and sums of gradients go instead of memory while a model is calibrated.
+
+    It is the folder that KICK_OFFLOAD names; results do not depend on it. Raises KickError where it is none.
+    """
+    named = os.environ.get(OFFLOAD_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise KickError(f"{OFFLOAD_VARIABLE}={named!r} is no folder; name one that is there, on a fast disk")
+    return Path(named)
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,13 @@ def run(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise KickError(f"{out} is there already; give a folder that is new or empty")
+    offload = calibration.offload_folder()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, tokenizer = model.load(model.resolve(name), device=device)
     compress.check(network, recipe)
     sequences = []
     if compress.needs_calibration(recipe):
         sequences = calibration.sequences(spec, tokenizer, data_root)
-    context = Calibration(tuple(one.to(device) for one in sequences), spec.propagate)
+    context = Calibration(tuple(one.to(device) for one in sequences), spec.propagate, offload)
     report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
     return save(network, tokenizer, context, report, out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from kick import config, costs, stale
+from kick.calibration import offload_folder
 from kick.executors import executor
 from kick.plan import Plan, own_sources, plan
 from kick.progress import show
@@ -44,6 +45,7 @@ def prepare(matrix: str, options: Options) -> tuple[Plan, Store]:
     """
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    offload_folder()  # is looked at before anything is loaded
     parsed = config.load(matrix)
     folders = [Path(folder) for folder in options.task_folders]
     for folder in folders:

@@ -163,6 +163,7 @@ class Worker:
             sequences,
             propagate=spec.propagate if spec else "compressed",
             seed=spec.seed if spec else 0,
+            offload=calibration.offload_folder(),
             memory=shared,
         )
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 import transformers as tf
 
+from kick.calibration import OFFLOAD_VARIABLE, offload_folder
 from kick.compress import canonical, check, compress
 from kick.compress.activations import round_rows
 from kick.compress.context import Calibration
 from kick.compress.sparsity import Sparsity
 from kick.model import block_list, linears
 from kick.records import KickError
+from kick.running import Options, prepare
 from tests.architectures import VOCABULARY, sequences, tiny
 
 
@@ -139,3 +141,11 @@ def test_blocks_that_give_attention_weights_too(method, options):
     with torch.no_grad():
         assert model(ids).logits.isfinite().all()
         assert not torch.equal(model(ids).logits, dense(ids).logits)
+
+
+def test_a_folder_for_hidden_states_is_looked_at_first(monkeypatch, tmp_path):
+    monkeypatch.setenv(OFFLOAD_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(KickError, match="nowhere' is no folder"):
+        prepare("smoke", Options(out=str(tmp_path)))
+    monkeypatch.setenv(OFFLOAD_VARIABLE, str(tmp_path))
+    assert offload_folder() == tmp_path

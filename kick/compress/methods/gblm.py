@@ -4,7 +4,7 @@ Rocktim Jyoti Das, Mingjie Sun, Liqun Ma, Zhiqiang Shen: Beyond Size: How Gradie
 in Large Language Models. 2023, arXiv 2311.04902. Saliency |W| ||X||_2 + alpha |W| ||G||_2, compared in a
 row; the gradients are those of the dense model, one for each calibration sequence.
 
-Deviations: gradients in float32 (the authors' sums are cut to float16); no dropout.
+Deviations: sums of gradients in float32 (the authors' are cut to float16); no dropout.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Peijie Dong, Lujun Li, Zhenheng Tang, Xiang Liu, Xinglin Pan, Qiang Wang, Xiaowe
 Symbolic Pruning Metric from Scratch for Large Language Models. ICML 2024, arXiv 2406.02924. Saliency |W W|
 times the gradient's norm over samples, scaled to 0 .. 1 over the matrix; compared in a row.
 
-Deviations: gradients in float32 (the authors' are cut to float16).
+Deviations: sums of gradients in float32 (the authors' are cut to float16).
 """
 
 from __future__ import annotations
