@@ -18,7 +18,7 @@ from rich.console import Console
 from kick import __version__
 from kick.records import KickError
 from kick.study import command as study
-from kick.terminal import print_json, print_table, say
+from kick.terminal import DataRoot, TaskFolders, print_json, print_table, say
 
 app = typer.Typer(
     add_completion=False,
@@ -34,8 +34,6 @@ Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results
 Out = Annotated[str, typer.Option(help="where results are stored: a folder or an fsspec URL")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int | None, typer.Option(help="items of every task, in place of the matrix's own")]
-DataRoot = Annotated[str | None, typer.Option(help="a local mirror of data sets (else KICK_DATA_ROOT)")]
-TaskFolders = Annotated[list[str] | None, typer.Option("--tasks", help="a folder of your own task files")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         from kick.engine import harness
 
         return harness.main(arguments[1:])
+    if "--offline" in arguments:  # the hub's library reads it once, as it is imported
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     debug = "--debug" in arguments
     try:
         app(args=[one for one in arguments if one != "--debug"], prog_name="kick")
@@ -132,13 +132,16 @@ def plan(
     limit: Limit = None,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
+    offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
     measure: Annotated[bool, typer.Option(help="time one forward for a better estimate")] = False,
     as_json: Json = False,
 ) -> None:
     """Check a matrix and list its cells, what is done, and the estimated time, memory and disk."""
     from kick import planning, running
 
-    options = running.Options(out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()))
+    options = running.Options(
+        out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
+    )
     report = planning.report(matrix, options, measure)
     if as_json:
         print_json(report)

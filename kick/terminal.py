@@ -1,15 +1,34 @@
-"""What commands print: results on standard output, what is said on the way on standard error."""
+"""What commands print: results on standard output, what is said on the way on standard error.
+
+Also the options that several commands share.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from kick.records import KickError
 from kick.visible import plain
+
+
+def _folders(named: list[str] | None) -> list[str] | None:
+    for folder in named or ():
+        if not Path(folder).is_dir():
+            raise KickError(f"--tasks: {folder!r} is not a folder of task files")
+    return named
+
+
+DataRoot = Annotated[str | None, typer.Option(help="a local mirror of data sets (else KICK_DATA_ROOT)")]
+TaskFolders = Annotated[
+    list[str] | None, typer.Option("--tasks", help="a folder of your own task files", callback=_folders)
+]
 
 
 def say(text: str) -> None:

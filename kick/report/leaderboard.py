@@ -41,8 +41,7 @@ def render(
     notes: sentences for the page's head, beside those of the report itself; examples: items a task whose
     answers are shown, 0 for none.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = wording.folder_for(out)
     view = page.view(report, title=title, notes=notes, examples=examples)
     made = tables.make_all(report.frame, TABLES)
     contents = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from kick.records import Step, Variant, key
 
-FIXED_BITS = {"llm_int8": 8, "smoothquant": 8, "nf4": 4}  # widths that are no option of the method
-STRUCTURED = ("flap", "llm_pruner", "last_n", "shortgpt", "laco")  # heads, channels or blocks go
+FIXED_BITS = {"llm.int8": 8, "smoothquant": 8, "nf4": 4}  # widths that are no option of the method
+STRUCTURED = ("flap", "llm-pruner", "last-n", "shortgpt", "laco")  # heads, channels or blocks go
 
 
 def traits(variant: Variant) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _pattern(steps: Iterable[Step]) -> str:
 
 
 def _bits(step: Step) -> float | None:
-    return _number(step.options.get("bits")) or FIXED_BITS.get(step.method.replace(".", "_"))
+    return _number(step.options.get("bits")) or FIXED_BITS.get(step.method)
 
 
 def _least(values: Iterable[float | None]) -> float:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from kick import metrics
+from kick.records import KickError
 from kick.visible import ACTING, code_point
 
 MINUS, RANGE, NOTHING = "\u2212", "\u2013", "\u2013"
@@ -42,18 +45,18 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "owl": ("OWL", "Yin et al. 2023, arXiv 2310.05175"),
     "sparsegpt": ("SparseGPT", "Frantar and Alistarh 2023, arXiv 2301.00774"),
     "admm": ("ADMM pruning", "Boža 2024, arXiv 2401.02938"),
-    "pruner_zero": ("Pruner-Zero", "Dong et al. 2024, arXiv 2406.02924"),
+    "pruner-zero": ("Pruner-Zero", "Dong et al. 2024, arXiv 2406.02924"),
     "gblm": ("GBLM-Pruner", "Das et al. 2023, arXiv 2311.04902"),
     "rtn": ("round to nearest", ""),
     "gptq": ("GPTQ", "Frantar et al. 2022, arXiv 2210.17323"),
     "awq": ("AWQ", "Lin et al. 2023, arXiv 2306.00978"),
     "smoothquant": ("SmoothQuant", "Xiao et al. 2022, arXiv 2211.10438"),
-    "llm_int8": ("LLM.int8()", "Dettmers et al. 2022, arXiv 2208.07339"),
+    "llm.int8": ("LLM.int8()", "Dettmers et al. 2022, arXiv 2208.07339"),
     "nf4": ("NF4", "Dettmers et al. 2023, arXiv 2305.14314"),
     "hqq": ("HQQ", "Badri and Shaji 2023"),
     "flap": ("FLAP", "An et al. 2023, arXiv 2312.11983"),
-    "llm_pruner": ("LLM-Pruner", "Ma et al. 2023, arXiv 2305.11627"),
-    "last_n": ("last blocks dropped", "Lu et al. 2024, arXiv 2411.15558"),
+    "llm-pruner": ("LLM-Pruner", "Ma et al. 2023, arXiv 2305.11627"),
+    "last-n": ("last blocks dropped", "Lu et al. 2024, arXiv 2411.15558"),
     "shortgpt": ("ShortGPT", "Men et al. 2024, arXiv 2403.03853"),
     "laco": ("LaCo", "Yang et al. 2024, arXiv 2402.11187"),
     "eora": ("EoRA", "Liu et al. 2024, arXiv 2410.21271"),
@@ -73,6 +76,18 @@ PROTOCOL_SOURCES = (
     "Divergent Token Metrics: Deiseroth et al., arXiv 2311.01544",
     "Accuracy is not all you need (flips): Dutta et al., arXiv 2407.09141",
 )
+
+
+def folder_for(out: Path | str) -> Path:
+    """The folder `out`, made where it is not there. Raises KickError where it cannot be made or written."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KickError(f"--out: {str(folder)!r} cannot be made a folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise KickError(f"--out: {str(folder)!r} cannot be written")
+    return folder
 
 
 def noise_band(dense: Mapping[str, Any]) -> tuple[float, float] | None:

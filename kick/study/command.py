@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kick.records import CalibrationSpec, KickError
-from kick.terminal import print_table, say
+from kick.terminal import DataRoot, TaskFolders, print_table, say
 
 app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components.")
 
@@ -27,8 +27,6 @@ Corpus = Annotated[str, typer.Option(help="of calibration text")]
 Sequences = Annotated[int, typer.Option(help="of calibration")]
 Length = Annotated[int, typer.Option(help="tokens of a sequence")]
 Seed = Annotated[int, typer.Option(help="of calibration")]
-DataRoot = Annotated[str | None, typer.Option(help="a local mirror of data sets (else KICK_DATA_ROOT)")]
-TaskFolders = Annotated[list[str] | None, typer.Option("--tasks", help="a folder of your own task files")]
 Executor = Annotated[str, typer.Option(help="local, ray or inline")]
 Workers = Annotated[int | None, typer.Option(help="blocks at once")]
 Retry = Annotated[bool, typer.Option(help="try failed cells again")]

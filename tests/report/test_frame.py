@@ -236,7 +236,7 @@ def test_a_recipe_is_told_in_columns():
     assert recipe.traits(twice)["sparsity"] == pytest.approx(0.75)
     assert recipe.traits(twice)["structured"]
     assert math.isnan(recipe.traits(DENSE)["bits"])
-    assert recipe.traits(quantized("llm_int8", 8))["bits"] == 8
+    assert recipe.traits(quantized("llm.int8", 8))["bits"] == 8
     only = variant("z", Step("wanda", {"sparsity": 0.75, "only": "model.layers.11.self_attn.q_proj"}))
     assert (recipe.traits(only)["layer"], recipe.traits(only)["component"]) == (11, "q_proj")
 

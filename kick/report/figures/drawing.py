@@ -50,8 +50,7 @@ def draw(
         entries = {name: figures[name] for name in (names or figures)}
     except UnknownName as error:
         raise KickError(str(error)) from None
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = wording.folder_for(out)
     drawn: list[Drawn] = []
     with mpl.rc_context(style.settings()):
         for name, entry in entries.items():
