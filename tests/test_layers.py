@@ -74,7 +74,7 @@ def room(module: str) -> str:
 
 def layer(name: str) -> int:
     found = [number for number, names in enumerate(LAYERS) if name in names]
-    assert found, f"kick/{name} has no layer: give it one in {Path(__file__).name}, after DESIGN.md"
+    assert found, f"kick/{name} has no layer: give it one in {Path(__file__).name}"
     return found[0]
 
 
