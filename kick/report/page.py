@@ -165,7 +165,7 @@ def _noise_note(rows: pd.DataFrame) -> str:
     if not replicas:
         return "No dense replica was measured, so there is no noise band: small differences may be noise."
     kinds = " and ".join({"batch": "another batch size", "dtype": "another dtype"}[kind] for kind in replicas)
-    return f"Noise: the dense model again under {kinds}. A difference that is no larger may be noise, and is marked so."
+    return f"Noise: the dense model again under {kinds}. A difference no larger is marked as noise."
 
 
 def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
