@@ -123,7 +123,7 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame["sparsity"] = _sparsity(frame)
     frame["p_holm"] = _holm(frame)
     frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
-    inside = frame["gap"].abs() <= frame["noise"]
+    inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # no width is no band
     frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
     over = [*COMPARED, "recipe"]
     seeded = frame[frame["seed"].notna()].groupby(over, sort=False)["value"]
