@@ -96,6 +96,8 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     for name in (a, b):
         if name not in names:
             raise KickError(unknown("variant", name, names))
+    if a == b:
+        raise KickError(f"{a} is compared with itself; name two variants, as `kick status` lists them")
     both = [part for part in _sections(cells) if {a, b} <= {cell.variant.name for cell in part}]
     if len(both) != 1:
         found = ", ".join(sorted({cell.run.matrix for part in both for cell in part}))
