@@ -22,9 +22,8 @@ def steps(words: Sequence[str]) -> list[Step]:
     """
     pairs = _pairs(words)
     if not pairs or pairs[0][0] != "method":
-        raise KickError(
-            "--method has to come first; wanted: --method wanda --sparsity 0.5; see `kick methods`"
-        )
+        wrong = "has to come first" if pairs else "is missing"
+        raise KickError(f"--method {wrong}; wanted: --method wanda --sparsity 0.5; see `kick methods`")
     recipe: list[tuple[str, dict[str, Any]]] = []
     for name, value in pairs:
         if name == "method":
