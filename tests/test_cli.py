@@ -107,7 +107,10 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         (["compress", "smoke", "--out", "x", "--method", "wnda"], ["unknown method 'wnda'", "'wanda'"]),
         (["compress", "smoke", "--out", "x", "--method", "wanda", "--sparsty", "0.5"], ["sparsity"]),
         (["compress", "smoke", "--out", "x"], ["--method is missing"]),
-        (["compress", "smoke", "--out", "x", "--bits", "4", "--method", "rtn"], ["--method has to come first"]),
+        (
+            ["compress", "smoke", "--out", "x", "--bits", "4", "--method", "rtn"],
+            ["--method has to come first"],
+        ),
         (["compress", "smok", "--out", "x", "--method", "rtn", "--bits", "4"], ["unknown model", "'smoke'"]),
         (["run", "smoke", "--executor", "slurm"], ["unknown executor 'slurm'", "local"]),
         (["run", "smoke", "--tasks", "nowhere"], ["nowhere"]),

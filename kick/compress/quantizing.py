@@ -27,7 +27,7 @@ def check_groups(model: nn.Module, group_size: int) -> None:
 
 def store(block: Block, linear: Linear, weight: Tensor, calibration: Calibration, stored: Quantized) -> None:
     """Put a quantized weight (out, in) in place; weights that an earlier step pruned stay zero."""
-    linear.weight.copy_(weight)
+    linear.put(weight)
     kept = calibration.kept(block.full(linear), linear.weight)
     if kept is not None:
         clear(linear.weight, kept)

@@ -10,6 +10,7 @@ and one triangular inverse give it: if PHP = LL^T, then U = P L^-1 P.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -114,8 +115,36 @@ def apart(columns: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return [part.contiguous().t() for part in columns.split(list(sizes), dim=1)]
 
 
-# A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)).
-Rule = Callable[[int, Tensor, Tensor], None]
+class Arithmetic(NamedTuple):
+    """The calls that rules are written in: `view` makes a tensor what they take, in the same memory.
+
+    A column is little work, so that what a call costs by itself decides: numpy's, on a CPU, cost a third of
+    torch's.
+    """
+
+    view: Callable[[Tensor], Any]
+    round: Callable
+    maximum: Callable
+    minimum: Callable
+    multiply: Callable
+    divide: Callable
+    subtract: Callable
+
+
+_NUMPY = Arithmetic(
+    lambda x: x.detach().numpy(), np.rint, np.maximum, np.minimum, np.multiply, np.divide, np.subtract
+)
+_TORCH = Arithmetic(lambda x: x, torch.round, torch.maximum, torch.minimum, torch.mul, torch.div, torch.sub)
+
+
+def arithmetic(columns: Tensor) -> Arithmetic:
+    """What the rules of a sweep over these columns are given."""
+    return _NUMPY if columns.device.type == "cpu" else _TORCH
+
+
+# A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)),
+# the weights as the arithmetic's view of them.
+Rule = Callable[[int, Any, Any], None]
 # Called as a block starts, with its first and last + 1 column: all of W^T is then up to date.
 Opening = Callable[[int, int], None]
 
@@ -154,16 +183,30 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
 def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int, int], done: Tensor, errors: Tensor) -> None:
     """The sweep over a few columns; `done` and `errors` take what comes out.
 
-    A column by itself is brought up to date as it is reached: errors still to come are zero and need not be
-    cut off. Where the rule looks at several, all columns to come are, after each.
+    A column by itself is brought up to date as it is reached. Where the rule looks at several, all columns to
+    come are, after each.
     """
     rule, first, step = ruled
-    so_far = errors.zero_().t()
-    behind = unit.t().contiguous().unbind()
-    for i, (column, new, error) in enumerate(zip(columns, done, errors, strict=True)):
-        if step == 1:
-            column.addmv_(so_far, behind[i], alpha=-1)
+    do = arithmetic(columns)
+    rows = do.view(columns), do.view(done), do.view(errors)
+    update = _updates(columns, unit, errors) if step == 1 else None
+    for i, (column, new, error) in enumerate(zip(*rows, strict=True)):
+        if update is not None and i:
+            update(i)
         rule(first + i, column, new)
-        torch.sub(column, new, out=error)
+        do.subtract(column, new, out=error)
         if step > 1:
-            columns[i + 1 :].addr_(unit[i, i + 1 :], error, alpha=-1)
+            columns[i + 1 :].addr_(unit[i, i + 1 :], errors[i], alpha=-1)
+
+
+def _updates(columns: Tensor, unit: Tensor, errors: Tensor) -> Callable[[int], None]:
+    """What takes the errors of the columns before the i-th off it."""
+    if columns.device.type != "cpu":
+        return lambda i: columns[i].addmv_(errors[:i].t(), unit[:i, i], alpha=-1)
+    into, spread = _NUMPY.view(columns), _NUMPY.view(errors)
+    behind = np.ascontiguousarray(_NUMPY.view(unit).T)
+
+    def update(i: int) -> None:
+        blas.sgemv(-1.0, spread[:i].T, behind[i, :i], beta=1.0, y=into[i], overwrite_y=1)
+
+    return update

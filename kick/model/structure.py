@@ -56,6 +56,19 @@ class Linear:
         """Whether the module is called with the matrix's input, so that a hook sees and may change it."""
         return self.expert is None and not _is_time_step(self.module, self.name)
 
+    def put(self, weight: Tensor) -> None:
+        """Give the matrix other values, (out, in) of any dtype.
+
+        The parameter gets memory of its own where it can: writing into pages of the checkpoint's file would
+        first copy each of them.
+        """
+        held = getattr(self.module, self.parameter)
+        if self.expert is not None or weight.device != held.device:
+            self.weight.copy_(weight)
+            return
+        data = weight.t() if isinstance(self.module, Conv1D) else weight
+        held.data = data.to(held.dtype, memory_format=torch.contiguous_format, copy=True)
+
     def set_weight(self, weight: Tensor) -> None:
         """Put a matrix (out', in') of any shape in place of the old one. Not for experts."""
         if self.expert is not None:

@@ -60,7 +60,7 @@ class Admm:
                 allowed = stacked(before, weights)
                 solved = self.solve(weights, hessian.matrix, block.full(group[0]), allowed)
                 for linear, (weight, kept) in zip(group, solved, strict=True):
-                    linear.weight.copy_(weight)
+                    linear.put(weight)
                     put(block, linear, kept, self.sparsity)
 
     def solve(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from kick.compress.method import method, option
 from kick.compress.pruning import stacked
 from kick.compress.quantizing import check_groups, integer, store
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import apart, factor, silence, sweep
+from kick.compress.solver import apart, arithmetic, factor, silence, sweep
 from kick.compress.stats import Hessian
 from kick.model import Linear
 
@@ -114,23 +115,27 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
     if how.dead is not None and how.dead.any():
         weight = weight.masked_fill(how.dead, 0.0)
     columns = how.columns(weight)
-    mask = None if how.kept is None else how.columns(how.kept)
-    alone = scales.only()
-    if alone is not None:  # all in units of its step: two operations less a column
-        columns.div_(alone[0])
+    do = arithmetic(columns)
+    mask = None if how.kept is None else do.view(how.columns(how.kept).float())
+    unit = scales.step()
+    if unit is not None:  # all in units of its step: two operations less a column
+        columns.div_(unit)
 
-    def rule(i: int, column: Tensor, new: Tensor) -> None:
-        if alone is not None:
-            torch.round(column, out=new).clamp_(*alone[1:])
-        else:
-            scale, low, high = scales.of(i)
-            torch.div(column, scale, out=new).round_().clamp_(low, high).mul_(scale)
+    def rule(i: int, column: Any, new: Any) -> None:
+        scale, low, high = scales.of(i)
+        if unit is None:
+            column = do.divide(column, scale, out=new)
+        do.round(column, out=new)
+        do.maximum(new, low, out=new)
+        do.minimum(new, high, out=new)
+        if unit is None:
+            do.multiply(new, scale, out=new)
         if mask is not None:
-            new.mul_(mask[i])
+            do.multiply(new, mask[i], out=new)
 
     sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
-    if alone is not None:
-        columns.mul_(alone[0])
+    if unit is not None:
+        columns.mul_(unit)
     return how.restore(columns).t(), scales.result()
 
 
@@ -142,7 +147,9 @@ class _Scales:
         self.mse = how.mse
         inputs = weight.shape[1]
         self.size = inputs if how.grid.group_size == -1 else how.grid.group_size
+        self.view = arithmetic(weight).view
         self.found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by group
+        self.seen: dict[int, tuple] = {}  # the same as the sweep's rules take it
         columns = range(inputs) if how.order is None else how.order.tolist()
         self.group_of = [column // self.size for column in columns]
         if how.order is not None or self.size == inputs:
@@ -155,13 +162,13 @@ class _Scales:
             if first // self.size not in self.found:
                 self._fit(first // self.size, columns[first : first + self.size].t())
 
-    def of(self, column: int) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, column: int) -> tuple:
         """A column's scale, its least and its largest code less the zero, (out,) each, in sweep order."""
-        return self.found[self.group_of[column]]
+        return self.seen[self.group_of[column]]
 
-    def only(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What all columns have, where a row is one group."""
-        return self.found[0] if self.size == len(self.group_of) else None
+    def step(self) -> Tensor | None:
+        """The scale of all columns, (out,), where a row is one group."""
+        return self.found[0][0] if self.size == len(self.group_of) else None
 
     def result(self) -> Scale:
         """All scales and zeros, (out, groups)."""
@@ -173,3 +180,4 @@ class _Scales:
         at = self.row.fit(weight, shrink=self.mse)
         zero = at.zero[:, 0]
         self.found[group] = (at.scale[:, 0].contiguous(), -zero, self.row.top - zero)
+        self.seen[group] = tuple(map(self.view, self.found[group]))

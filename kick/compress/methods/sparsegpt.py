@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, stacked
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import BLOCK, apart, factor, silence, sweep
+from kick.compress.solver import BLOCK, apart, arithmetic, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
 from kick.compress.stats import Hessian
 from kick.model import Linear
@@ -61,7 +62,7 @@ class SparseGpt:
         before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
         pruned = sparsegpt(weights, upper, self.sparsity, self.ties, before)
         for linear, (weight, kept) in zip(group, pruned, strict=True):
-            linear.weight.copy_(weight)  # zero where it is not kept
+            linear.put(weight)  # zero where it is not kept
             calibration.keep(block.full(linear), kept, self.sparsity)
 
 
@@ -81,6 +82,8 @@ def sparsegpt(
     kept = torch.empty_like(columns, dtype=torch.bool)
     # a block's mask as 1 and 0: a product is faster than a fill
     factors = torch.empty_like(columns[: max(BLOCK, sparsity.m)])
+    do = arithmetic(columns)
+    factor_of = do.view(factors)
     first = 0
     sizes = [weight.shape[0] for weight in weights]
     scale = upper.diagonal().square()[:, None]
@@ -105,10 +108,10 @@ def sparsegpt(
         if not sparsity.m:
             choose(start, end)
 
-    def rule(i: int, column: Tensor, new: Tensor) -> None:
+    def rule(i: int, column: Any, new: Any) -> None:
         if sparsity.m and i % sparsity.m == 0:
             choose(i, i + sparsity.m)
-        torch.mul(column, factors[i - first], out=new)
+        do.multiply(column, factor_of[i - first], out=new)
 
     sweep(columns, upper, opening, rule, step=sparsity.m or 1)
     columns.add_(0.0)  # -0 + 0 is +0
