@@ -28,27 +28,37 @@ def attention(module, query, key, value, attention_mask, scaling=None, **options
     length = query.shape[2]
     if not plain or peculiar(options) or length not in LENGTHS or key.shape[2] != length:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
-    return in_parts(query, key, value, scaling).transpose(1, 2), None
+    return in_parts(query, key, value, scaling), None
 
 
 AttentionInterface.register(NAME, attention)
 
 
 def in_parts(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Causal attention (B, H, T, D) of queries, keys and values of that shape, QUERIES at a time."""
-    out = torch.empty_like(query)
-    length = query.shape[2]
-    mask = torch.zeros(QUERIES, length, dtype=query.dtype)  # of the last queries; others' is its end
+    """Causal attention (B, T, H, E) of queries (B, H, T, D), QUERIES tokens at a time.
+
+    Keys are (B, G, T, D), values (B, G, T, E): the H / G heads that share them are rows of one product.
+    """
+    batch, heads, length, size = query.shape
+    groups = key.shape[1]
+    each = heads // groups
+    rows = query.reshape(batch, groups, each, length, size).transpose(2, 3).flatten(2, 3)
+    mask = torch.zeros(QUERIES, length, dtype=query.dtype)  # of the last tokens; others' is its end
     mask[:, -QUERIES:] = torch.full((QUERIES, QUERIES), -float("inf")).triu_(1)
+    mask = mask.repeat_interleave(each, 0)
+    out = query.new_empty(batch, length, groups, each, value.shape[-1])
     for start in range(0, length, QUERIES):
         end = min(start + QUERIES, length)
-        seen = mask[start - end :, length - end :]
-        out[:, :, start:end] = nn.functional.scaled_dot_product_attention(
-            query[:, :, start:end], key[:, :, :end], value[:, :, :end], attn_mask=seen, scale=scale
+        seen = mask[(start - end) * each :, length - end :]
+        part = nn.functional.scaled_dot_product_attention(
+            rows[:, :, start * each : end * each],
+            key[:, :, :end],
+            value[:, :, :end],
+            attn_mask=seen,
+            scale=scale,
         )
-    return out
+        out[:, start:end] = part.unflatten(2, (-1, each)).transpose(1, 2)
+    return out.flatten(2, 3)
 
 
 def ours(model: nn.Module) -> AbstractContextManager[None]:

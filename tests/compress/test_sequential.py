@@ -210,11 +210,17 @@ def test_an_input_with_infinity_is_named():
         compress(model, [canonical("wanda", {"sparsity": 0.5})], sequences())
 
 
+@pytest.mark.parametrize("groups", [6, 2, 1])
 @pytest.mark.parametrize("length", [128, 200, 512])
-def test_attention_in_parts_is_attention(length):
-    query, key, value = (random(1, 4, length, 8, seed=seed) for seed in range(3))
-    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    torch.testing.assert_close(in_parts(query, key, value, None), wanted, rtol=1e-4, atol=1e-5)
+def test_attention_in_parts_is_attention(length, groups):
+    """Heads that share keys and values too, values of another size than keys, two sequences at once."""
+    query, key, value = (random(2, n, length, d, seed=d) for n, d in ((6, 8), (groups, 8), (groups, 5)))
+    key_of_each, value_of_each = (x.repeat_interleave(6 // groups, 1) for x in (key, value))
+    scores = (query @ key_of_each.transpose(2, 3) * 0.3).masked_fill(
+        ~torch.ones(length, length).tril().bool(), -torch.inf
+    )
+    wanted = (scores.softmax(-1) @ value_of_each).transpose(1, 2)
+    torch.testing.assert_close(in_parts(query, key, value, 0.3), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "gpt_neox", "mixtral"])
