@@ -149,8 +149,8 @@ Rule = Callable[[int, Any, Any], None]
 Opening = Callable[[int, int], None]
 
 
-def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: int = 1) -> None:
-    """Turn each column into what the rule gives, in order, in place.
+def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: int = 1) -> Tensor:
+    """What the rule makes of each column, in order: (in, out). W^T is used up: errors take its place.
 
     Args:
         columns: W^T, (in, out), float32, contiguous.
@@ -162,51 +162,50 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
     inputs = columns.shape[0]
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
+    made = torch.empty_like(columns)
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
         opening(start, end)
         # an error is spread in units of its own column's diagonal
         unit = upper[start:end, start:] / upper.diagonal()[start:end, None]
-        done, errors = torch.empty_like(columns[start:end]), torch.empty_like(columns[start:end])
         for left in range(start, end, panel):
             right = min(left + panel, end)
-            here = slice(left - start, right - start)
-            _panel(columns[left:right], unit[here, here], (rule, left, step), done[here], errors[here])
+            own = unit[left - start : right - start, left - start :]
+            errors = columns[left:right]
+            _panel(errors, own[:, : right - left], (rule, left, step), made[left:right])
             if right < end:
-                rest = unit[here, right - start : end - start]
-                columns[right:end].addmm_(rest.t(), errors[here], alpha=-1)
-        columns[start:end] = done
+                columns[right:end].addmm_(own[:, right - left : end - left].t(), errors, alpha=-1)
         if end < inputs:
-            columns[end:].addmm_(unit[:, end - start :].t(), errors, alpha=-1)
+            columns[end:].addmm_(unit[:, end - start :].t(), columns[start:end], alpha=-1)
+    return made
 
 
-def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int, int], done: Tensor, errors: Tensor) -> None:
-    """The sweep over a few columns; `done` and `errors` take what comes out.
+def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int, int], made: Tensor) -> None:
+    """The sweep over a few columns; `made` takes what comes out, errors take the columns' place.
 
     A column by itself is brought up to date as it is reached. Where the rule looks at several, all columns to
     come are, after each.
     """
     rule, first, step = ruled
     do = arithmetic(columns)
-    rows = do.view(columns), do.view(done), do.view(errors)
-    update = _updates(columns, unit, errors) if step == 1 else None
-    for i, (column, new, error) in enumerate(zip(*rows, strict=True)):
+    update = _updates(columns, unit) if step == 1 else None
+    for i, (column, new) in enumerate(zip(do.view(columns), do.view(made), strict=True)):
         if update is not None and i:
             update(i)
         rule(first + i, column, new)
-        do.subtract(column, new, out=error)
+        do.subtract(column, new, out=column)
         if step > 1:
-            columns[i + 1 :].addr_(unit[i, i + 1 :], errors[i], alpha=-1)
+            columns[i + 1 :].addr_(unit[i, i + 1 :], columns[i], alpha=-1)
 
 
-def _updates(columns: Tensor, unit: Tensor, errors: Tensor) -> Callable[[int], None]:
-    """What takes the errors of the columns before the i-th off it."""
+def _updates(columns: Tensor, unit: Tensor) -> Callable[[int], None]:
+    """What takes the errors of the columns before the i-th, which stand in their place, off it."""
     if columns.device.type != "cpu":
-        return lambda i: columns[i].addmv_(errors[:i].t(), unit[:i, i], alpha=-1)
-    into, spread = _NUMPY.view(columns), _NUMPY.view(errors)
+        return lambda i: columns[i].addmv_(columns[:i].t(), unit[:i, i], alpha=-1)
+    rows = _NUMPY.view(columns)
     behind = np.ascontiguousarray(_NUMPY.view(unit).T)
 
     def update(i: int) -> None:
-        blas.sgemv(-1.0, spread[:i].T, behind[i, :i], beta=1.0, y=into[i], overwrite_y=1)
+        blas.sgemv(-1.0, rows[:i].T, behind[i, :i], beta=1.0, y=rows[i], overwrite_y=1)
 
     return update

@@ -102,6 +102,11 @@ class Hessian(Statistic):
         self.tensors["gram"].zero_().fill_diagonal_(1)
 
     @property
+    def finite(self) -> bool:
+        """Whether no NaN or infinity came in: no product of two inputs is larger than both their squares."""
+        return bool(torch.isfinite(self.tensors["gram"].diagonal().sum()))
+
+    @property
     def triangle(self) -> Tensor:
         """(in, in), a copy that may be written to; what is below its diagonal means nothing."""
         return self.tensors["gram"] * (2 / self.samples)

@@ -20,10 +20,6 @@ SHARE = 3  # the copy may take one part in so many of the free memory
 SAMPLES = 2048  # values per weight that are looked at to see whether it has changed
 
 
-def _linear(packed: Tensor, bias: Tensor | None, given: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(given, packed, bias, "none", [], "")
-
-
 class PackedLinears:
     """The linear layers of a model or a part of one with a packed copy of their weights, used in `on()`."""
 
@@ -32,7 +28,7 @@ class PackedLinears:
         size = sum(m.weight.numel() * m.weight.element_size() for m in self.layers)
         if not torch.backends.mkldnn.is_available() or size * SHARE > psutil.virtual_memory().available:
             self.layers = []
-        self.packed: list[Tensor] = []
+        self.packed: list[Tensor | None] = []  # None: not called since its weight was changed
         self.seen: list[Tensor] = []
         self.version = 0  # grows whenever the weights have been found changed
 
@@ -41,19 +37,26 @@ class PackedLinears:
         """Within it the layers use packed weights, packed anew if they have changed; gives `version`."""
         seen = [_sample(m.weight) for m in self.layers]
         if not self.packed or not all(map(torch.equal, seen, self.seen)):
-            self.packed = [torch.ops.mkldnn._reorder_linear_weight(m.weight.data, ROWS) for m in self.layers]
+            self.packed = [None] * len(self.layers)
             self.seen = seen
             self.version += 1
         changed = []
         try:
-            for layer, packed in zip(self.layers, self.packed, strict=True):
+            for index, layer in enumerate(self.layers):
                 if "forward" not in vars(layer):
-                    layer.forward = partial(_linear, packed, layer.bias)
+                    layer.forward = partial(self._linear, index, layer.bias)
                     changed.append(layer)
             yield self.version
         finally:
             for layer in changed:
                 del layer.forward
+
+    def _linear(self, index: int, bias: Tensor | None, given: Tensor) -> Tensor:
+        packed = self.packed[index]
+        if packed is None:
+            packed = torch.ops.mkldnn._reorder_linear_weight(self.layers[index].weight.data, ROWS)
+            self.packed[index] = packed
+        return torch.ops.mkldnn._linear_pointwise(given, packed, bias, "none", [], "")
 
 
 def _suits(layer: nn.Linear) -> bool:

@@ -133,10 +133,10 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
         if mask is not None:
             do.multiply(new, mask[i], out=new)
 
-    sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
+    made = sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
     if unit is not None:
-        columns.mul_(unit)
-    return how.restore(columns).t(), scales.result()
+        made.mul_(unit)
+    return how.restore(made).t(), scales.result()
 
 
 class _Scales:

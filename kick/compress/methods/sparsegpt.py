@@ -113,6 +113,6 @@ def sparsegpt(
             choose(i, i + sparsity.m)
         do.multiply(column, factor_of[i - first], out=new)
 
-    sweep(columns, upper, opening, rule, step=sparsity.m or 1)
-    columns.add_(0.0)  # -0 + 0 is +0
-    return list(zip(apart(columns, sizes), kept.t().split(sizes), strict=True))
+    made = sweep(columns, upper, opening, rule, step=sparsity.m or 1)
+    made.add_(0.0)  # -0 + 0 is +0
+    return list(zip(apart(made, sizes), kept.t().split(sizes), strict=True))
