@@ -7,6 +7,7 @@ every token looked at all of them. Taken a few queries at a time, with the keys 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,7 @@ def in_parts(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
     groups = key.shape[1]
     each = heads // groups
     rows = query.reshape(batch, groups, each, length, size).transpose(2, 3).flatten(2, 3)
-    mask = torch.zeros(QUERIES, length, dtype=query.dtype)  # of the last tokens; others' is its end
-    mask[:, -QUERIES:] = torch.full((QUERIES, QUERIES), -float("inf")).triu_(1)
-    mask = mask.repeat_interleave(each, 0)
+    mask = _mask(QUERIES, each, length, query.dtype)
     out = query.new_empty(batch, length, groups, each, value.shape[-1])
     for start in range(0, length, QUERIES):
         end = min(start + QUERIES, length)
@@ -59,6 +58,14 @@ def in_parts(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
         )
         out[:, start:end] = part.unflatten(2, (-1, each)).transpose(1, 2)
     return out.flatten(2, 3)
+
+
+@lru_cache(maxsize=1)
+def _mask(queries: int, each: int, length: int, dtype: torch.dtype) -> Tensor:
+    """Of the last queries, (queries * each, length); others' is its end."""
+    mask = torch.zeros(queries, length, dtype=dtype)
+    mask[:, -queries:] = torch.full((queries, queries), -float("inf")).triu_(1)
+    return mask.repeat_interleave(each, 0)
 
 
 def ours(model: nn.Module) -> AbstractContextManager[None]:

@@ -22,7 +22,7 @@ from kick.records import CellFailed
 
 BLOCK = 128  # columns whose error is spread over the rest at once
 PANEL = 32  # columns inside a block whose error is spread over the block at once
-LEAF = 144  # rows of a factor that LAPACK takes whole
+LEAF = 96  # rows of a factor that LAPACK takes whole
 _MOST_DAMPING = 1.0  # of the mean diagonal; past that the Hessian says nothing
 
 
@@ -64,16 +64,11 @@ def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration)
 def _inverse_factor(hessian: Tensor) -> Tensor | None:
     """U; None, with the Hessian as it was, where that is not positive definite.
 
-    On the CPU U takes the Hessian's memory: fresh pages cost more than the flips. C's rows are Fortran's
-    columns, so what BLAS works on is the transpose: the upper factor L^T and its inverse.
+    On the CPU U takes the Hessian's memory, as fresh pages cost time. C's rows are Fortran's columns, so that
+    what BLAS works on is the transpose: the lower triangle becomes U^T.
     """
     if hessian.device.type == "cpu" and hessian.dtype == torch.float32 and hessian.is_contiguous():
-        memory = hessian.numpy()
-        flipped = np.ascontiguousarray(memory[::-1, ::-1])
-        if not _invert_factor(flipped.T):
-            return None
-        np.copyto(memory, flipped[::-1, ::-1])
-        return hessian.triu_()
+        return hessian.triu_() if _invert_factor(hessian.numpy().T) else None
     lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
     if failed or not torch.isfinite(lower.diagonal()).all():
         return None
@@ -82,30 +77,30 @@ def _inverse_factor(hessian: Tensor) -> Tensor | None:
 
 
 def _invert_factor(matrix: np.ndarray) -> bool:
-    """Put R^-1 in the upper triangle of A = R^T R, in place; False where A is not positive definite.
+    """Put L with A^-1 = L L^T in the lower triangle of A, in place; False, with A as it was, if there is none.
 
     Halves are taken apart and put together by triangular products, which are faster than LAPACK's factor and
-    inverse of the whole: with R = [[R1, B], [0, R2]], B is R1^-T A12, R2 the factor of A22 - B^T B, and the
-    inverse's corner is -R1^-1 B R2^-1.
+    inverse of the whole. A = W^T W with W = [[W1, 0], [K, W2]]: A22 = W2^T W2, K = W2^-T A21,
+    A11 - K^T K = W1^T W1, and the corner of L = W^-1 is -W2^-1 K W1^-1. LAPACK has R^T R of the reversed A.
     """
     size = len(matrix)
     if size <= LEAF:
-        factored, failed = lapack.spotrf(matrix, lower=0, clean=0)
+        factored, failed = lapack.spotrf(np.asfortranarray(matrix[::-1, ::-1]), lower=0, overwrite_a=1)
         if failed or not np.isfinite(factored.diagonal()).all():
             return False
-        matrix[:], _ = lapack.strtri(factored, lower=0, overwrite_c=1)
+        matrix[:] = lapack.strtri(factored, lower=0, overwrite_c=1)[0][::-1, ::-1]
         return True
     half = slice(0, size // 2), slice(size // 2, size)
-    first, corner, second = (np.asfortranarray(matrix[half[i], half[j]]) for i, j in ((0, 0), (0, 1), (1, 1)))
-    if not _invert_factor(first):
-        return False
-    corner = blas.strmm(1.0, first, corner, trans_a=1, overwrite_b=1)
-    second = blas.ssyrk(-1.0, corner, beta=1.0, c=second, trans=1, overwrite_c=1)
+    first, corner, second = (np.asfortranarray(matrix[half[i], half[j]]) for i, j in ((0, 0), (1, 0), (1, 1)))
     if not _invert_factor(second):
         return False
-    corner = blas.strmm(-1.0, first, corner, overwrite_b=1)
-    corner = blas.strmm(1.0, second, corner, side=1, overwrite_b=1)
-    for (i, j), part in (((0, 0), first), ((0, 1), corner), ((1, 1), second)):
+    corner = blas.strmm(1.0, second, corner, lower=1, trans_a=1, overwrite_b=1)
+    first = blas.ssyrk(-1.0, corner, beta=1.0, c=first, trans=1, lower=1, overwrite_c=1)
+    if not _invert_factor(first):
+        return False
+    corner = blas.strmm(-1.0, second, corner, lower=1, overwrite_b=1)
+    corner = blas.strmm(1.0, first, corner, lower=1, side=1, overwrite_b=1)
+    for (i, j), part in (((0, 0), first), ((1, 0), corner), ((1, 1), second)):
         matrix[half[i], half[j]] = part
     return True
 

@@ -173,8 +173,9 @@ def test_factor_is_the_three_steps(size):
     torch.testing.assert_close(upper.double(), wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_more_damping_is_noted_and_has_an_end():
-    x = random(4, 40)
+@pytest.mark.parametrize("size", [40, 200])
+def test_more_damping_is_noted_and_has_an_end(size):
+    x = random(4, size)
     calibration = Calibration()
     factor(x.t() @ x, 0.0, "layer", calibration)
     assert calibration.notes[0]["kind"] == "more damping"
