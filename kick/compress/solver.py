@@ -77,7 +77,7 @@ def _inverse_factor(hessian: Tensor) -> Tensor | None:
 
 
 def _invert_factor(matrix: np.ndarray) -> bool:
-    """Put L with A^-1 = L L^T in the lower triangle of A, in place; False, with A as it was, if there is none.
+    """Put L with A^-1 = L L^T in the lower triangle of A, in place. False, A as it was: there is none.
 
     Halves are taken apart and put together by triangular products, which are faster than LAPACK's factor and
     inverse of the whole. A = W^T W with W = [[W1, 0], [K, W2]]: A22 = W2^T W2, K = W2^-T A21,
