@@ -213,7 +213,7 @@ class _Feed:
     @contextmanager
     def quickly(self, index: int) -> Iterator[None]:
         """Within it block `index` runs on weights laid out for the processor, with our attention."""
-        with PackedLinears(self.modules[index]).on(), attention.ours(self.model):
+        with PackedLinears(self.modules[index]).on(), attention.ours(self.modules[index]):
             yield
 
     def give(self, index: int, sample: int, output: Tensor) -> None:
