@@ -264,7 +264,8 @@ def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
     if as_json:
         print_json(found.to_json())
     else:
-        Console().print(found)
+        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+        Console(width=wide).print(found)  # into a file or a pipe a row stays a line
 
 
 # ------------------------------------------------------------------------------ what there is

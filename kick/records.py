@@ -24,6 +24,17 @@ class KickError(Exception):
     """
 
 
+class Damaged(KickError):
+    """A stored cell that cannot be read; `key` is its key."""
+
+    def __init__(self, key: str, message: str):
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self):
+        return Damaged, (self.key, str(self))
+
+
 class CellFailed(Exception):
     """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""
 

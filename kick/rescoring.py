@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kick import evaluate, tasks
 from kick.provenance import provenance
-from kick.records import Cell, KickError, Result
+from kick.records import Cell, Damaged, KickError, Result
 from kick.store import Store
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ def rescore(results: str, task_folders: Sequence[str] = (), say: Callable[[str],
             )
             continue
         cell = replace(result.cell, task=replace(result.cell.task, scoring=task.scoring))
-        again(task, Store(results, result.matrix), result, cell)
+        try:
+            again(task, Store(results, result.matrix), result, cell)
+        except Damaged as error:
+            say(f"{error}; left")
+            continue
         done += 1
     return done
 

@@ -57,15 +57,27 @@ class Problem:
     message: str
 
 
+MANY = 3  # places that are listed each for itself
+
+
 def refusal(marks: Marks, problems: Sequence[Problem]) -> KickError:
-    """One error with all the problems, a line each, in the order of the file: `file:line: key: message`."""
+    """One error with all the problems, a line each, in the order of the file: `file:line: key: message`.
+
+    Where many say the same (a folder that is not there) the first stands for them.
+    """
     ordered = sorted(problems, key=lambda problem: marks.line(problem.path))
-    lines = []
+    alike: dict[str, dict[str, None]] = {}
     for problem in ordered:
+        alike.setdefault(problem.message, {})[spell(problem.path)] = None
+    lines: dict[str, None] = {}
+    for problem in ordered:
+        first, *others = alike[problem.message]
         key = spell(problem.path)
         text = f"{marks.source}:{marks.line(problem.path)}: {key + ': ' if key else ''}{problem.message}"
-        if text not in lines:
-            lines.append(text)
+        if len(others) < MANY:
+            lines[text] = None
+        elif key == first:
+            lines[f"{text} (and the same of {len(others)} more, to {others[-1]})"] = None
     return KickError("\n".join(lines))
 
 

@@ -5,15 +5,17 @@ Answers are model output: they are made visible here (`wording.visible`) and esc
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kick.records import Sample
+from kick.records import Damaged, Sample
 from kick.report import wording
 from kick.report.cells import Cell
 from kick.report.tasks import headline
 
+log = logging.getLogger("kick.report")
 MOST = 24  # variants whose answers to an item are shown
 
 
@@ -52,7 +54,8 @@ class Example:
 def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3) -> list[Example]:
     """The first item of a task, then those with most disagreement; none where answers are no text.
 
-    `cells` are those of one task and setting that are `shown`, dense first; `labels` names them by key.
+    `cells` are those of one task and setting that are `shown`, dense first; `labels` names them by key. A
+    damaged one has no answers here; without dense's there are none.
     """
     if not cells or not cells[0].variant.dense:
         return []
@@ -62,6 +65,8 @@ def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3)
     if not items:  # a choice among given answers
         return []
     found = {cells[0].run.key: first} | {cell.run.key: _samples(cell) for cell in cells[1:]}
+    cells = [cell for cell in cells if found[cell.run.key]]
+    found = {key: table for key, table in found.items() if table}
     written = [any(_text(sample) is not None for sample in table.values()) for table in found.values()]
     if not all(written):  # a reading of dense's
         return []
@@ -74,7 +79,12 @@ def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3)
 
 
 def _samples(cell: Cell) -> dict[str, Sample]:
-    return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
+    """By item; none, with a warning, where the cell is damaged."""
+    try:
+        return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
+    except Damaged as error:
+        log.warning("%s; its answers are not shown", error)
+        return {}
 
 
 def _example(

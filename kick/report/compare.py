@@ -91,6 +91,8 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     that hold both, or no task in common.
     """
     cells, _ = gather([store])
+    if not cells:
+        raise KickError("there is no finished cell in these results; `kick run` makes some")
     cells = [cell for cell in cells if matrix is None or cell.run.matrix == matrix]
     names = {cell.variant.name for cell in cells}
     for name in (a, b):

@@ -30,7 +30,7 @@ from typing import Any
 import pandas as pd
 
 from kick import metrics, significance
-from kick.records import KickError
+from kick.records import Damaged, KickError
 from kick.report import pairs
 from kick.report.cells import Cell, Stored, by_asked, describe, gather
 from kick.report.rows import number, plain_gap
@@ -55,8 +55,8 @@ class Report:
 def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
     """All finished cells of these stores as a Report.
 
-    `paired` False leaves the samples unread: scores and plain gaps only. Raises KickError where there is no
-    finished cell.
+    `paired` False leaves the samples unread: scores and plain gaps only. A cell that proves damaged is left
+    out and noted. Raises KickError where there is no finished cell.
     """
     cells, notes = gather(stores)
     if not cells:
@@ -64,9 +64,16 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
     if not paired:
         notes.append(f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.")
     kept = Kept()
-    rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
-    if paired:
-        rows += pairs.rows(cells, kept)
+    while True:
+        try:
+            rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
+            rows += pairs.rows(cells, kept) if paired else []
+            break
+        except Damaged as error:
+            notes.append(f"Left out: {error}.")
+            cells = [cell for cell in cells if cell.run.key != error.key]
+            if not cells:
+                raise
     kept.save()
     return Report(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kick.records import Cell, KickError, Result, Sample
+from kick.records import Cell, Damaged, KickError, Result, Sample
 from kick.store import chunks, claims, index, rows, status
 from kick.store.files import TEMPORARY, LocalFiles, StoreError, open_files
 from kick.store.processes import left_by_dead
@@ -102,11 +102,11 @@ class Store:
         return ""
 
     def result(self, key: str) -> Result:
-        """The stored Result. Raises KickError where there is none or run.json is damaged."""
+        """The stored Result. Raises KickError where there is none, Damaged where run.json is."""
         return self._readable(key, lambda folder: self._run(folder, key))
 
     def samples(self, key: str) -> list[Sample]:
-        """The stored items in their order. Raises KickError where they are missing or damaged."""
+        """The stored items in their order. Raises KickError where there are none, Damaged."""
 
         def read(folder: str) -> list[Sample]:
             return rows.from_parquet(self._samples_bytes(folder, self._run(folder, key)))
@@ -116,8 +116,8 @@ class Store:
     def arrays(self, key: str) -> tuple[list[str], list[str], dict[str, Any]]:
         """The items, their groups, and each metric's float64 array (n,): what paired statistics need.
 
-        Many times quicker than `samples`, for no response is read. Raises KickError where they are missing
-        or damaged.
+        Many times quicker than `samples`, for no response is read. Raises KickError where there are none,
+        Damaged.
         """
 
         def read(folder: str) -> tuple[list[str], list[str], dict[str, Any]]:
@@ -155,8 +155,8 @@ class Store:
         except FileNotFoundError:
             raise KickError(f"no result {key} under {self.root}; `kick status` lists what is there") from None
         except (ValueError, pa.ArrowException) as error:
-            raise KickError(
-                f"{self.root}/{folder} is damaged: {error}; `kick run` of its matrix measures it again"
+            raise Damaged(
+                key, f"{self.root}/{folder} is damaged: {error}; `kick run` of its matrix measures it again"
             ) from error
 
     def _run(self, folder: str, key: str) -> Result:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from synthetic import DENSE, FakeStore, fill, pruned, quantized
 
-from kick.report import frame, items, statistics
+from kick.records import KickError
+from kick.report import frame, items, leaderboard, statistics
 from kick.store import Store
 
 TASKS = ("kick_mini_factoid", "kick_mini_closed", "kick_mini_open", "kick_mini_perplexity")
@@ -68,6 +69,29 @@ def test_a_cell_that_is_measured_again_has_statistics_of_its_own(store):
     others = before.variant.ne("wanda-0.5")
     pd.testing.assert_frame_equal(before[others], after[others])
     assert len(store.recall()) == len(TASKS) * 3 + 3, "what is of no use any more is not kept"
+
+
+def test_a_cell_whose_items_are_damaged_is_left_out_and_said(store, tmp_path, caplog):
+    whole = frame.read([store]).frame
+    runs = {(run.cell.variant.name, run.cell.task.name): run for run in store.runs()}
+    damaged = runs["wanda-0.5", "kick_mini_factoid"].key
+    store.files.write(f"synthetic/{damaged}/samples.parquet", b"half")
+    html = leaderboard.render(frame.read([store]), tmp_path / "remembered")[0].read_text()
+    assert damaged in caplog.text, "its answers are missing"
+    assert "Left out" not in html, "its statistics are known"
+    store.files.delete("synthetic/statistics.parquet")
+    report = frame.read([store])
+    assert len(report.notes) == 1
+    assert damaged in report.notes[0]
+    assert "measures it again" in report.notes[0]
+    rest = whole[whole.key != damaged].reset_index(drop=True)
+    pd.testing.assert_frame_equal(report.frame.drop(columns="p_holm"), rest.drop(columns="p_holm"))
+    assert "Left out" in leaderboard.render(report, tmp_path / "anew")[0].read_text()
+    for run in runs.values():
+        store.files.write(f"synthetic/{run.key}/samples.parquet", b"half")
+    store.files.delete("synthetic/statistics.parquet")
+    with pytest.raises(KickError, match="is damaged"):
+        frame.read([store])
 
 
 def test_other_code_and_a_damaged_file_have_no_statistics(store, monkeypatch):
