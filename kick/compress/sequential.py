@@ -245,14 +245,37 @@ class _Feed:
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Embed every sample; of each length note how the model calls its blocks."""
+        """Embed every sample; of each length note how the model calls its blocks.
+
+        Raises CellFailed where that depends on the tokens: a block could not be run by itself then.
+        """
         for sample, ids in enumerate(tokens(self.calibration, self.device)):
             recorded: list[tuple[Tensor, tuple, dict]] = []
             with _intercepted(self.modules, recorded):
                 self.model(ids, use_cache=False)
             self.states.put(0, sample, recorded[0][0])
-            self.calls.setdefault(ids.shape[1], [(args, kwargs) for _, args, kwargs in recorded])
+            calls = [(args, kwargs) for _, args, kwargs in recorded]
+            known = self.calls.setdefault(ids.shape[1], calls)
+            if not _equal(known, calls, set()):
+                raise CellFailed(
+                    f"the blocks of {type(self.model).__name__} are given more of the tokens than hidden "
+                    "states: methods that need calibration cannot run such blocks one by one"
+                )
         self.at = 0
+
+
+def _equal(one: Any, other: Any, known: set[tuple[int, int]]) -> bool:
+    """Whether two calls have the same tensors; `known` are the pairs that were found to be equal."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        pair = id(one), id(other)
+        if pair not in known and not (one.shape == other.shape and torch.equal(one, other)):
+            return False
+        known.add(pair)
+    elif isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(_equal(a, b, known) for a, b in zip(one, other, strict=True))
+    elif isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name], known) for name in one)
+    return True
 
 
 @contextmanager

@@ -244,3 +244,21 @@ def test_a_pass_with_our_attention_gives_the_models_own_states(name, monkeypatch
     assert set(lengths) == {24}
     found = last.feed.states.get(last.index, 0)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_that_are_given_tokens_are_refused(monkeypatch):
+    """A block that takes an embedding of the tokens beside the hidden states cannot be run with another's."""
+    model, data = tiny("llama"), sequences(2, 24)
+    kind = type(blocks(model)[0])
+    plain = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, *a, per_layer_input, **k: plain(self, *a, **k))
+    inner = model.model.forward
+
+    def with_tokens(input_ids, **options):
+        return inner(input_ids, per_layer_input=model.model.embed_tokens(input_ids), **options)
+
+    monkeypatch.setattr(model.model, "forward", with_tokens)
+    compress(model, [canonical("magnitude", {"sparsity": 0.5})], [])
+    compress(model, [canonical("wanda", {"sparsity": 0.5})], data[:1])
+    with pytest.raises(CellFailed, match="LlamaForCausalLM are given more of the tokens"):
+        compress(model, [canonical("wanda", {"sparsity": 0.5})], data)
