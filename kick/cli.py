@@ -174,11 +174,15 @@ def rescore(results: str, tasks: TaskFolders = None) -> None:
 
 
 @app.command()
-def reproduce(cell: Annotated[str, typer.Argument(help="RESULTS/KEY")], data_root: DataRoot = None) -> None:
+def reproduce(
+    cell: Annotated[str, typer.Argument(help="RESULTS/KEY")],
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+) -> None:
     """Run one stored cell again and compare its scores with the stored ones."""
     from kick import reproducing
 
-    found = reproducing.reproduce(cell, data_root)
+    found = reproducing.reproduce(cell, data_root, tasks or ())
     print_table(reproducing.HEADS, reproducing.rows(found))
     raise typer.Exit(0 if found.equal else 1)
 

@@ -14,13 +14,17 @@ def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
 
 
+MOST = 24  # names that a message lists
+
+
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """The message for a name that is in no table: what was got, and what would be right."""
     names = sorted(set(names))
     close = near(name, names)
     if close:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?"
-    return f"unknown {kind} {name!r}; there is {', '.join(names) or 'none'}"
+    shown = ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
+    return f"unknown {kind} {name!r}; there is {shown or 'none'}"
 
 
 class UnknownName(KeyError):

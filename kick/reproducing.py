@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kick.records import Cell, CellFailed, Job, KickError, Result, Score
@@ -27,8 +28,12 @@ class Reproduction:
         return not self.differing and all(_close(a, b) for a, b in zip(self.stored, self.again, strict=True))
 
 
-def reproduce(cell: str, data_root: str | None = None) -> Reproduction:
-    """Run the cell RESULTS/KEY again. Raises KickError where it is not there or cannot be run here."""
+def reproduce(cell: str, data_root: str | None = None, task_folders: Sequence[str] = ()) -> Reproduction:
+    """Run the cell RESULTS/KEY again. Raises KickError where it is not there or cannot be run here.
+
+    Args:
+        data_root: a local mirror of data sets. task_folders: the user's own task files.
+    """
     folder, _, key = cell.rstrip("/").rpartition("/")
     if not folder:
         raise KickError(f"{cell!r} names no stored cell; wanted RESULTS/KEY, as `kick status` lists them")
@@ -48,6 +53,7 @@ def reproduce(cell: str, data_root: str | None = None) -> Reproduction:
             dense=(dense or result.cell).variant,
             task_names=(result.cell.task.name,),
             data_root=data_root,
+            task_folders=tuple(task_folders),
         )
         _run(work, again, cells)
         return _compare(result, again.result(key), stored, again)

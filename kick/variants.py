@@ -196,9 +196,10 @@ def label_of(step: Step, given: Mapping[str, Any], table: MethodTable) -> str:
 def _is_default(step: Step, name: str, given: Mapping[str, Any], table: MethodTable) -> bool:
     without = {other: value for other, value in given.items() if other != name}
     try:
-        return table.step(step.method, without).options[name] == step.options[name]
+        options = table.step(step.method, without).options
     except ValueError:  # it has no default
         return False
+    return name in options and options[name] == step.options[name]
 
 
 def _option(name: str, value: Any) -> str:

@@ -114,12 +114,15 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         (["compress", "smok", "--out", "x", "--method", "rtn", "--bits", "4"], ["unknown model", "'smoke'"]),
         (["run", "smoke", "--executor", "slurm"], ["unknown executor 'slurm'", "local"]),
         (["run", "smoke", "--tasks", "nowhere"], ["nowhere"]),
+        (["run", "smoke", "--out", "file"], ["file is a file", "folder"]),
+        (["plan", "smoke", "--out", "file"], ["file is a file", "folder"]),
         (["run", "smoke", "--limit", "0"], ["limit", "0"]),
         (["run", "smoke", "--workers", "0"], ["workers", "0"]),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_with_status_2(kick, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
     status, out, err = kick(*arguments)
     assert status == 2, (out, err)
     assert "Traceback" not in err

@@ -99,3 +99,24 @@ def test_the_preset_methods_has_every_method(sources):
     found = plan(load("methods"), sources=own_sources(), rates=Rates())
     used = {step.method for variant in found.variants for step in variant.recipe}
     assert used == set(compress.methods)
+
+
+def test_a_step_on_some_matrices_only_is_a_variant_with_their_names():
+    up, down = "model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"
+    text = f"""
+name: some
+model: smoke
+tasks: [kick_mini_mcq]
+replicas: []
+variants:
+  - {{method: wanda, sparsity: 0.5, only: [{up}, [{up}, {down}]]}}
+  - {{method: wanda, sparsity: 0.5, sparsities: {{{up}: 0.3}}}}
+"""
+    planned = plan(parse(text, "some.yaml"))
+    names = [variant.name for variant in planned.variants]
+    assert names[:2] == ["dense", f"wanda-0.5-only={up}"]
+    assert all(up in name for name in names[1:])
+    assert down in names[2]
+    assert planned.variants[2].recipe[0].options["only"] == [up, down]
+    with pytest.raises(KickError, match=r"unknown matrix 'model\.layers\.0\.mlp\.up'.*did you mean"):
+        plan(parse(text.replace(f"[{up}, [", f"[{up[:-5]}, ["), "some.yaml"))

@@ -103,3 +103,42 @@ def test_the_commands_of_the_table_exist():
     ).stdout
     for name in re.findall(r"^\| `kick ([\w-]+)", README, flags=re.M):
         assert re.search(rf"\b{name}\b", helped), name
+
+
+def test_the_page_on_matrix_files_has_every_key_default_and_preset():
+    from kick import config
+
+    page = (ROOT / "docs" / "matrix.md").read_text()
+    for part, title in (
+        (config.Matrix, "# A matrix file"),
+        (config.Calibration, "## `calibration`"),
+        (config.EngineChoice, "## `engine`"),
+        (config.Judge, "## `judge`"),
+    ):
+        table = page.split(title, 1)[1].split("\n## ", 1)[0]
+        rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+        found = {}
+        for names, defaults, *_ in rows:
+            names = re.findall(r"`(\w+)`", names)
+            values = defaults.split(", ") if len(names) > 1 else [defaults]
+            found |= dict(zip(names, values, strict=True))
+        assert found.keys() == part.model_fields.keys(), title
+        for name, field in part.model_fields.items():
+            told = found[name].strip("`")
+            if field.is_required():
+                assert told == "required", name
+            elif isinstance(field.default, bool):
+                assert told == str(field.default).lower(), name
+            elif isinstance(field.default, str):
+                assert told == field.default, name
+            elif isinstance(field.default, (int, float)):
+                assert float(told) == field.default, name
+            elif name == "replicas":
+                assert told == f"[{', '.join(field.default)}]"
+            else:
+                assert told in ("none", "see below", "the task's own", "auto"), name
+    presets = {path.stem for path in (ROOT / "kick" / "presets").glob("*.yaml")}
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page.split("## Presets", 1)[1], flags=re.M)) == presets
+    variables = set(re.findall(r"KICK_[A-Z_]+", page))
+    code = "\n".join(path.read_text() for path in (ROOT / "kick").rglob("*.py"))
+    assert variables == set(re.findall(r"KICK_[A-Z_]+", code))

@@ -78,10 +78,12 @@ def open_files(root: str | Path) -> Files:
 
 
 class LocalFiles:
-    """A folder on a local or shared disk."""
+    """A folder on a local or shared disk. Raises StoreError where the path is a file's."""
 
     def __init__(self, root: str):
         self.root = os.path.abspath(os.path.expanduser(root))
+        if os.path.exists(self.root) and not os.path.isdir(self.root):
+            raise StoreError(f"{root} is a file; results are kept in a folder, results/ by default")
 
     def _full(self, path: str) -> str:
         return os.path.join(self.root, path) if path else self.root
