@@ -154,6 +154,8 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
         rule: called for each column; it may look at `step` columns from there on.
         step: columns that the rule looks at together; those are all up to date when it is given the first.
     """
+    if columns.dtype != torch.float32 or not columns.is_contiguous():
+        raise TypeError("a sweep works in place on contiguous float32; BLAS would change a copy of others")
     inputs = columns.shape[0]
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
@@ -195,7 +197,7 @@ def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int, int], made: Te
 
 def _updates(columns: Tensor, unit: Tensor) -> Callable[[int], None]:
     """What takes the errors of the columns before the i-th, which stand in their place, off it."""
-    if columns.device.type != "cpu":
+    if arithmetic(columns) is _TORCH:
         return lambda i: columns[i].addmv_(columns[:i].t(), unit[:i, i], alpha=-1)
     rows = _NUMPY.view(columns)
     behind = np.ascontiguousarray(_NUMPY.view(unit).T)

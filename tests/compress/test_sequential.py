@@ -1,9 +1,11 @@
 """The walk, its statistics and its numerics."""
 
+import importlib
+
 import pytest
 import torch
 
-from kick.compress import attention, canonical, compress
+from kick.compress import attention, canonical, compress, solver
 from kick.compress.attention import in_parts
 from kick.compress.context import Calibration
 from kick.compress.sequential import shared, walk
@@ -160,12 +162,13 @@ def test_statistics_do_not_depend_on_how_samples_come():
             torch.testing.assert_close(tensor, two.tensors[name])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # the second goes the way of a GPU
 @pytest.mark.parametrize("size", [40, 289, 601])
-def test_factor_is_the_three_steps(size):
+def test_factor_is_the_three_steps(size, dtype):
     """U^T U is the inverse of the damped Hessian: damping reaches the matrix itself, below it is not read."""
     x = random(size + 10, size)
     hessian = x.t() @ x
-    given = hessian.triu() + torch.full_like(hessian, torch.nan).tril(-1)
+    given = (hessian.triu() + torch.full_like(hessian, torch.nan).tril(-1)).to(dtype)
     upper = factor(given, 0.1, "layer", Calibration())
     unit = torch.eye(size, dtype=torch.float64)
     damped = hessian.double() + 0.1 * hessian.diagonal().mean().double() * unit
@@ -262,3 +265,27 @@ def test_blocks_that_are_given_tokens_are_refused(monkeypatch):
     compress(model, [canonical("wanda", {"sparsity": 0.5})], data[:1])
     with pytest.raises(CellFailed, match="LlamaForCausalLM are given more of the tokens"):
         compress(model, [canonical("wanda", {"sparsity": 0.5})], data)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("gptq", {"bits": 4}),
+        ("gptq", {"bits": 3, "group_size": 8, "act_order": True}),
+        ("sparsegpt", {"sparsity": 0.5}),
+        ("sparsegpt", {"sparsity": "2:4"}),
+    ],
+)
+def test_the_arithmetic_of_a_gpu_gives_what_the_cpus_gives(method, options, monkeypatch):
+    """Torch's calls, here on the CPU, against numpy's and BLAS's; one block: rounding grows with depth."""
+    ours, torchs = (tiny("llama"), tiny("llama"))
+    names = [f"model.layers.0.{linear.name}" for linear in linears(blocks(ours)[0])]
+    data = sequences(4, 24)
+    compress(ours, [canonical(method, options)], data)
+    for module in (solver, importlib.import_module(f"kick.compress.methods.{method}")):
+        monkeypatch.setattr(module, "arithmetic", lambda _columns: solver._TORCH)
+    compress(torchs, [canonical(method, options)], data)
+    for name in names:
+        one, other = (model.get_submodule(name).weight for model in (ours, torchs))
+        same = torch.isclose(one, other, rtol=1e-4, atol=1e-6)
+        assert same.float().mean() > 0.99, name  # a weight half way between two codes may go either way
