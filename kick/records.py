@@ -25,14 +25,7 @@ class KickError(Exception):
 
 
 class Damaged(KickError):
-    """A stored cell that cannot be read; `key` is its key."""
-
-    def __init__(self, key: str, message: str):
-        super().__init__(message)
-        self.key = key
-
-    def __reduce__(self):
-        return Damaged, (self.key, str(self))
+    """A stored cell that cannot be read."""
 
 
 class CellFailed(Exception):

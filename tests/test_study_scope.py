@@ -47,10 +47,19 @@ def test_a_share_of_its_own_is_exact_and_the_others_keep_the_steps(method):
         assert int((weight == 0).sum()) == int(share * weight.numel()), name
 
 
-@pytest.mark.parametrize("method", ["sparsegpt", "admm"])
-def test_a_method_that_chooses_by_itself_is_told(method):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("sparsegpt", {}), ("admm", {}), ("magnitude", {"per": "global"}), ("magnitude", {"ties": "authors"})],
+)
+def test_a_method_that_chooses_by_itself_is_told_before_anything_runs(method, options):
+    with pytest.raises(ValueError, match=f"{method} cannot follow the option 'sparsities'"):
+        compress.canonical(method, {"sparsity": 0.5, "sparsities": {UP: 0.75}, **options})
+
+
+def test_a_method_of_ones_own_that_chooses_by_itself_is_told(monkeypatch):
+    monkeypatch.setattr("kick.compress.scope._SOLVERS", ())
     with pytest.raises(CellFailed, match="chooses by itself"):
-        pruned(method, sparsities={UP: 0.75})
+        pruned("sparsegpt", sparsities={UP: 0.75})
 
 
 def test_a_plain_step_has_the_options_that_it_always_had():

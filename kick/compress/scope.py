@@ -22,6 +22,7 @@ from kick.records import CellFailed, KickError, Step
 from kick.registry import unknown
 
 OPTIONS = ("only", "sparsities")
+_SOLVERS = ("sparsegpt", "admm")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,17 @@ class Scope:
                 )
 
 
+def own_choice(method: str, options: Mapping[str, Any]) -> str:
+    """Why a step cannot be given a share for each matrix; "" where it can."""
+    if method in _SOLVERS:
+        return "it chooses weights while it updates them"
+    if options.get("per") == "global":
+        return "per: global sets one threshold for all matrices"
+    if options.get("ties", "exact") != "exact":
+        return "ties: authors prunes other numbers than asked for"
+    return ""
+
+
 def written(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The two options, as far as they are given, as JSON values. Raises ValueError for what is neither."""
     found: dict[str, Any] = {}
@@ -86,6 +98,8 @@ def written(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         found["only"] = only if isinstance(only, str) else sorted(names)
     if "sparsities" in options:
         own = options["sparsities"]
+        if why := own_choice(method, options):
+            raise ValueError(f"{method} cannot follow the option 'sparsities': {why}")
         if not isinstance(own, Mapping) or not own:
             raise ValueError(
                 f"{method}: option 'sparsities' is {own!r}; it must give matrices' full names a share each"

@@ -13,7 +13,7 @@ again. Peak memory is one block's statistics and the hidden states, which can be
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from kick.model.structure import device_of, hidden_of
 from kick.records import CellFailed
 
 S = TypeVar("S", bound=Statistic)
+Call = tuple[tuple, dict[str, Any]]  # a block's arguments beside the hidden states
 
 
 class _Stop(Exception):
@@ -194,7 +195,7 @@ class _Feed:
         self.states, self.next = (
             _States(scratch if calibration.offload else None, self.device) for _ in range(2)
         )
-        self.calls: dict[int, list[tuple[tuple, dict]]] = {}  # length -> arguments of each block
+        self.calls: list[list[Call]] = []  # by sample: the arguments of each block
         self.last: dict[tuple[str, ...], str | None] = {}  # names of linears -> the one whose input is last
         self.at: int | None = None  # the block that `states` are the input of
 
@@ -237,7 +238,7 @@ class _Feed:
     def run(self, index: int, sample: int) -> Tensor | None:
         """Block `index` on a sample; None where a hook stopped it."""
         hidden = self.states.get(index, sample)
-        args, kwargs = self.calls[hidden.shape[1]][index]
+        args, kwargs = self.calls[sample][index]
         try:
             return hidden_of(self.modules[index](hidden, *args, **kwargs))
         except _Stop:
@@ -245,27 +246,24 @@ class _Feed:
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Embed every sample; of each length note how the model calls its blocks.
-
-        Raises CellFailed where that depends on the tokens: a block could not be run by itself then.
-        """
+        """Embed every sample and note how the model calls its blocks; samples called alike share one note."""
+        alike: dict[int, list[Call]] = {}  # by length
         for sample, ids in enumerate(tokens(self.calibration, self.device)):
             recorded: list[tuple[Tensor, tuple, dict]] = []
             with _intercepted(self.modules, recorded):
                 self.model(ids, use_cache=False)
             self.states.put(0, sample, recorded[0][0])
             calls = [(args, kwargs) for _, args, kwargs in recorded]
-            known = self.calls.setdefault(ids.shape[1], calls)
-            if not _equal(known, calls, set()):
-                raise CellFailed(
-                    f"the blocks of {type(self.model).__name__} are given more of the tokens than hidden "
-                    "states: methods that need calibration cannot run such blocks one by one"
-                )
+            known = alike.setdefault(ids.shape[1], calls)
+            self.calls.append(known if _equal(known, calls, set()) else calls)
         self.at = 0
 
 
 def _equal(one: Any, other: Any, known: set[tuple[int, int]]) -> bool:
-    """Whether two calls have the same tensors; `known` are the pairs that were found to be equal."""
+    """Whether two calls have the same tensors; `known` are the pairs that were found to be equal.
+
+    An empty mapping is none to share: blocks leave values in it for later ones (Gemma 4's shared keys).
+    """
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         pair = id(one), id(other)
         if pair not in known and not (one.shape == other.shape and torch.equal(one, other)):
@@ -273,8 +271,11 @@ def _equal(one: Any, other: Any, known: set[tuple[int, int]]) -> bool:
         known.add(pair)
     elif isinstance(one, tuple | list) and isinstance(other, tuple | list):
         return len(one) == len(other) and all(_equal(a, b, known) for a, b in zip(one, other, strict=True))
-    elif isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[name], other[name], known) for name in one)
+    elif isinstance(one, Mapping) and isinstance(other, Mapping):
+        same = len(one) and one.keys() == other.keys()
+        return bool(same) and all(_equal(one[name], other[name], known) for name in one)
+    else:
+        return not isinstance(one, Tensor) and not isinstance(other, Tensor)
     return True
 
 

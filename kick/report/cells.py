@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kick.records import Result, Sample, Variant
+from kick.records import Damaged, KickError, Result, Sample, Variant
 from kick.report import recipe
 from kick.report.items import Items
 from kick.report.rows import number
@@ -34,6 +34,14 @@ class Stored(Protocol):
 
     def noted(self, key: str) -> Mapping[str, str]:
         """Such texts that were kept with the cell when it was measured, by name."""
+
+
+class Unreadable(KickError):
+    """A finished cell whose items are damaged."""
+
+    def __init__(self, cell: Cell, message: str):
+        super().__init__(message)
+        self.cell = cell
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,11 @@ class Cell:
         return self.run.matrix, self.base, self.run.cell.task.name, self.setting
 
     def items(self) -> Items:
-        """The item scores, read from the store."""
-        ids, groups, columns = self.store.arrays(self.run.key)
+        """The item scores, read from the store. Raises Unreadable where they are damaged."""
+        try:
+            ids, groups, columns = self.store.arrays(self.run.key)
+        except Damaged as error:
+            raise Unreadable(self, str(error)) from error
         return Items(tuple(ids), tuple(groups), columns)
 
 

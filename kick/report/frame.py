@@ -30,12 +30,12 @@ from typing import Any
 import pandas as pd
 
 from kick import metrics, significance
-from kick.records import Damaged, KickError
+from kick.records import KickError
 from kick.report import pairs
-from kick.report.cells import Cell, Stored, by_asked, describe, gather
+from kick.report.cells import Cell, Stored, Unreadable, by_asked, describe, gather
 from kick.report.rows import number, plain_gap
 from kick.report.statistics import Kept, beside_dense
-from kick.report.tasks import headline
+from kick.report.tasks import headline, task_info
 from kick.visible import plain
 
 SECTION = ["matrix", "base"]
@@ -69,13 +69,20 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
             rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
             rows += pairs.rows(cells, kept) if paired else []
             break
-        except Damaged as error:
-            notes.append(f"Left out: {error}.")
-            cells = [cell for cell in cells if cell.run.key != error.key]
+        except Unreadable as error:
+            notes.append(_left_out(error))
+            cells = [cell for cell in cells if cell is not error.cell]
             if not cells:
                 raise
     kept.save()
     return Report(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
+
+
+def _left_out(error: Unreadable) -> str:
+    cell = error.cell
+    task = task_info(cell.run.cell.task.name).title
+    lost = "; without it the task has no differences and no verdicts" if cell.variant.dense else ""
+    return f"Left out: {cell.traits['label']} on {task}{lost}. {error}."
 
 
 # ---------------------------------------------------------------------------------------- rows

@@ -156,7 +156,7 @@ class Store:
             raise KickError(f"no result {key} under {self.root}; `kick status` lists what is there") from None
         except (ValueError, pa.ArrowException) as error:
             raise Damaged(
-                key, f"{self.root}/{folder} is damaged: {error}; `kick run` of its matrix measures it again"
+                f"{self.root}/{folder} is damaged: {error}; `kick run` of its matrix measures it again"
             ) from error
 
     def _run(self, folder: str, key: str) -> Result:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kick import calibration, compress, model, tasks
+from kick.compress.scope import own_choice
 from kick.compress.sparsity import Sparsity
 from kick.executors import executor
 from kick.model import block_list, linears
@@ -36,10 +37,6 @@ from kick.tasks.task import Task
 from kick.worker import Worker
 
 MATRIX = "components"  # the name of the study's part of a store
-OWN_CHOICE = {
-    "sparsegpt": "it chooses weights while it updates them",
-    "admm": "it chooses weights while it updates them",
-}
 Say = Callable[[str], None]
 
 
@@ -212,11 +209,7 @@ def check(options: Options) -> None:
             f"{step.method} {doing.get(kind, 'rounds weights')}; component studies take a method that prunes "
             f"each matrix in place: {', '.join(_takes())}"
         )
-    why = OWN_CHOICE.get(step.method)
-    if step.options.get("per") == "global":
-        why = "per: global sets one threshold for all matrices"
-    if step.options.get("ties", "exact") != "exact":
-        why = "ties: authors prunes other numbers than asked for"
+    why = own_choice(step.method, step.options)
     if why:
         raise KickError(
             f"{step.method} cannot be given a share for each matrix: {why}; take {', '.join(_takes())}"
@@ -237,7 +230,7 @@ def check(options: Options) -> None:
 
 def _takes() -> list[str]:
     pruning = [name for name in compress.methods if compress.methods[name].kind == "prune"]
-    return [name for name in pruning if name not in OWN_CHOICE]
+    return [name for name in pruning if not own_choice(name, {})]
 
 
 def _tasks(options: Options, folders: Sequence[Path]) -> dict[str, Task]:

@@ -1,6 +1,7 @@
 """The walk, its statistics and its numerics."""
 
 import importlib
+from collections import UserDict
 
 import pytest
 import torch
@@ -249,22 +250,53 @@ def test_a_pass_with_our_attention_gives_the_models_own_states(name, monkeypatch
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_blocks_that_are_given_tokens_are_refused(monkeypatch):
-    """A block that takes an embedding of the tokens beside the hidden states cannot be run with another's."""
-    model, data = tiny("llama"), sequences(2, 24)
-    kind = type(blocks(model)[0])
+def given(monkeypatch, model, name, value_of, use):
+    """Let the model give its blocks one argument more; `use` makes it part of what a block gives."""
+    kind, inner = type(blocks(model)[0]), model.model.forward
     plain = kind.forward
-    monkeypatch.setattr(kind, "forward", lambda self, *a, per_layer_input, **k: plain(self, *a, **k))
-    inner = model.model.forward
 
-    def with_tokens(input_ids, **options):
-        return inner(input_ids, per_layer_input=model.model.embed_tokens(input_ids), **options)
+    def block(self, hidden_states, **options):
+        more = options.pop(name)
+        return use(self, plain(self, hidden_states, **options), more)
 
-    monkeypatch.setattr(model.model, "forward", with_tokens)
-    compress(model, [canonical("magnitude", {"sparsity": 0.5})], [])
-    compress(model, [canonical("wanda", {"sparsity": 0.5})], data[:1])
-    with pytest.raises(CellFailed, match="LlamaForCausalLM are given more of the tokens"):
-        compress(model, [canonical("wanda", {"sparsity": 0.5})], data)
+    def whole(input_ids, **options):
+        return inner(input_ids, **{name: value_of(input_ids)}, **options)
+
+    monkeypatch.setattr(kind, "forward", block)
+    monkeypatch.setattr(model.model, "forward", whole)
+
+
+def first_hidden(block, hidden, shared):
+    """What the first block gives is left for the later ones."""
+    if block.self_attn.layer_idx == 0:
+        shared["first"] = hidden
+    return hidden + shared["first"]
+
+
+@pytest.mark.parametrize("what", ["tokens", "a container"])
+def test_blocks_that_are_given_more_than_hidden_states_get_each_samples_own(what, monkeypatch):
+    """An embedding of the tokens (Gemma 3n); a container for what blocks leave each other (Gemma 4)."""
+    model, data = tiny("llama"), sequences(3, 24)
+    embed = model.model.embed_tokens
+    if what == "tokens":
+        given(monkeypatch, model, "more", embed, lambda _, hidden, more: hidden + more)
+    else:
+        given(monkeypatch, model, "more", lambda _: UserDict(), first_hidden)
+    with torch.no_grad():
+        wanted = [model(ids, output_hidden_states=True).hidden_states[-2] for ids in data]
+    *_, last = walk(model, data, runs=True)
+    last.measure(InputNorm)
+    for sample, states in enumerate(wanted):
+        torch.testing.assert_close(last.feed.states.get(last.index, sample), states, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_that_are_called_alike_share_one_note():
+    model, data = tiny("llama"), [*sequences(2, 24), *sequences(1, 16)]
+    block = next(walk(model, data))
+    block.measure(InputNorm)
+    first, second, third = block.feed.calls
+    assert first is second
+    assert first is not third
 
 
 @pytest.mark.parametrize(

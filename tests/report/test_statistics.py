@@ -1,5 +1,7 @@
 """Statistics are kept with the store, come back the same, and are never those of other samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,9 +86,22 @@ def test_a_cell_whose_items_are_damaged_is_left_out_and_said(store, tmp_path, ca
     assert len(report.notes) == 1
     assert damaged in report.notes[0]
     assert "measures it again" in report.notes[0]
+    assert "differences" not in report.notes[0]
     rest = whole[whole.key != damaged].reset_index(drop=True)
     pd.testing.assert_frame_equal(report.frame.drop(columns="p_holm"), rest.drop(columns="p_holm"))
     assert "Left out" in leaderboard.render(report, tmp_path / "anew")[0].read_text()
+    other = Store(tmp_path / "other", "second")  # the same cells, whole
+    for run in runs.values():
+        if run.key != damaged:
+            other.put(replace(run, matrix="second"), store.samples(run.key))
+    dense = runs["dense", "kick_mini_perplexity"].key
+    store.files.write(f"synthetic/{dense}/samples.parquet", b"half")
+    store.files.delete("synthetic/statistics.parquet")
+    found = frame.read([store, other])
+    assert any("dense on" in note and "no verdicts" in note for note in found.notes)
+    gaps = found.frame[found.frame.task.eq("kick_mini_perplexity") & ~found.frame.dense].groupby("matrix").gap
+    assert gaps.count()["synthetic"] == 0
+    assert gaps.count()["second"] == gaps.size()["second"]
     for run in runs.values():
         store.files.write(f"synthetic/{run.key}/samples.parquet", b"half")
     store.files.delete("synthetic/statistics.parquet")
