@@ -207,10 +207,13 @@ def _plain(value: Any) -> Any:
 
 
 def verdict(task: TaskComparison) -> str:
-    """The verdict in words, from b's side: matching, worse, better, undecided."""
+    """The verdict in words, from b's side: matching, worse, better, undecided; a dash where a is zero.
+
+    A share of zero is no margin that b could be within.
+    """
     found = task.difference
     if found.verdict != "not matching":
-        return found.verdict
+        return found.verdict or wording.NOTHING
     return "better" if (found.gap > 0) == task.higher_is_better else "worse"
 
 

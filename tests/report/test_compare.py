@@ -1,6 +1,7 @@
 """Two variants, item by item."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,16 @@ def test_it_can_be_read_in_a_terminal(found):
     assert "Closed-book facts" in text
     assert "items changed" in text
     assert verdict(found.tasks[0]) in ("matching", "worse", "better", "undecided")
+
+
+def test_without_a_margin_the_verdict_is_a_dash(found):
+    task = found.tasks[0]
+    assert verdict(replace(task, difference=replace(task.difference, verdict=""))) == "\u2013"
+
+
+def test_results_without_a_cell_are_said_to_be():
+    with pytest.raises(KickError, match="no finished cell"):
+        compare(FakeStore(), "dense", "wanda-0.5")
 
 
 def test_unknown_variants_are_refused_with_their_neighbours(store):
