@@ -258,11 +258,11 @@ def ours_alone(method: str, groups: list[tuple[Tensor, list[Tensor]]]) -> None:
     for matrix, weights in groups:
         hessian = matrix.clone()
         dead = silence(hessian)
-        upper = factor(hessian, 0.01, "benchmark", Calibration())
         if method == "sparsegpt":
-            sparsegpt(weights, upper, Sparsity.parse(0.5))
+            sparsegpt(weights, factor(hessian, 0.01, "benchmark", Calibration()), Sparsity.parse(0.5))
         else:
-            gptq(torch.cat(weights), upper, Order(Grid(4), dead=dead))
+            found = factor(hessian, 0.01, "benchmark", Calibration(), inverse=False)
+            gptq(torch.cat(weights), found, Order(Grid(4), dead=dead))
 
 
 def plain_alone(method: str, groups: list[tuple[Tensor, list[Tensor]]]) -> None:

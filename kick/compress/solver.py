@@ -3,8 +3,11 @@
 SparseGPT and GPTQ are this sweep with another rule for what a column becomes. It works on W^T, (in, out), so
 that a column's weights lie together, and takes all linears with one input at once.
 
-U is the upper triangular factor with H^-1 = U^T U. With H reversed in rows and columns, one Cholesky factor
-and one triangular inverse give it: if PHP = LL^T, then U = P L^-1 P.
+There are two ways to the same result. With U, H^-1 = U^T U, each error is spread over all columns to come, so
+that they are at any time what they would be rounded from. With V = U^-1, H = V V^T, a column is made up for
+what was lost before it when its turn comes: it becomes w_j + sum over i < j of (w_i - q_i) V_ij / V_jj, of the
+weights w as they were first. That spares the inverse, where nobody looks at the columns in between.
+With H reversed in rows and columns one Cholesky factor gives both: if PHP = L L^T, then V = P L P.
 """
 
 from __future__ import annotations
@@ -34,8 +37,17 @@ def silence(hessian: Tensor) -> Tensor:
     return dead
 
 
-def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration) -> Tensor:
-    """U (in, in) of a silenced Hessian, of which the upper triangle is read and all is overwritten.
+class Factor(NamedTuple):
+    """An upper triangular matrix (in, in): U where `inverse`, else V."""
+
+    upper: Tensor
+    inverse: bool
+
+
+def factor(
+    hessian: Tensor, damping: float, name: str, calibration: Calibration, inverse: bool = True
+) -> Factor:
+    """U or V of a silenced Hessian, of which the upper triangle is read and all is overwritten.
 
     Damping is a share of the mean diagonal. Where the Hessian is not positive definite, ten times the damping
     is tried, up to the mean diagonal itself, and noted in run.json.
@@ -47,7 +59,7 @@ def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration)
     mean = float(diagonal.mean())
     diagonal += damping * mean
     applied = damping
-    while (upper := _inverse_factor(hessian)) is None:
+    while (upper := _factor(hessian, inverse)) is None:
         more = max(10 * applied, 1e-4)
         if more > _MOST_DAMPING:
             raise CellFailed(
@@ -58,22 +70,35 @@ def factor(hessian: Tensor, damping: float, name: str, calibration: Calibration)
         applied = more
     if applied != damping:
         calibration.note("more damping", linear=name, asked=damping, used=applied)
-    return upper
+    return Factor(upper, inverse)
 
 
-def _inverse_factor(hessian: Tensor) -> Tensor | None:
-    """U; None, with the Hessian as it was, where that is not positive definite.
+def _factor(hessian: Tensor, inverse: bool) -> Tensor | None:
+    """U or V; None, with the Hessian as it was, where that is not positive definite.
 
-    On the CPU U takes the Hessian's memory, as fresh pages cost time. C's rows are Fortran's columns, so that
-    what BLAS works on is the transpose: the lower triangle becomes U^T.
+    On the CPU they take the Hessian's memory, as fresh pages cost time. C's rows are Fortran's columns, so
+    that what BLAS works on is the transpose: the lower triangle becomes U^T.
     """
     if hessian.device.type == "cpu" and hessian.dtype == torch.float32 and hessian.is_contiguous():
-        return hessian.triu_() if _invert_factor(hessian.numpy().T) else None
+        done = _invert_factor(hessian.numpy().T) if inverse else _reverse_factor(hessian.numpy())
+        return hessian.triu_() if done else None
     lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
     if failed or not torch.isfinite(lower.diagonal()).all():
         return None
+    if not inverse:
+        return lower.flip(0, 1)
     unit = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1)
+
+
+def _reverse_factor(matrix: np.ndarray) -> bool:
+    """Put V in the upper triangle of A = V V^T, in place. False, A as it was: there is none."""
+    reverse = np.ascontiguousarray(matrix[::-1, ::-1])
+    factored, failed = lapack.spotrf(reverse.T, lower=0, clean=0, overwrite_a=1)
+    if failed or not np.isfinite(factored.diagonal()).all():
+        return False
+    matrix[:] = factored.T[::-1, ::-1]
+    return True
 
 
 def _invert_factor(matrix: np.ndarray) -> bool:
@@ -137,19 +162,19 @@ def arithmetic(columns: Tensor) -> Arithmetic:
     return _NUMPY if columns.device.type == "cpu" else _TORCH
 
 
-# A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)),
-# the weights as the arithmetic's view of them.
+# A rule writes what a column becomes: (its number, its weights (out,) as they stand, where they go (out,)).
+# Both are the arithmetic's views, and may be of the same memory.
 Rule = Callable[[int, Any, Any], None]
-# Called as a block starts, with its first and last + 1 column: all of W^T is then up to date.
+# Called as a block starts, with its first and last + 1 column: with U all of W^T is then up to date.
 Opening = Callable[[int, int], None]
 
 
-def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: int = 1) -> Tensor:
+def sweep(columns: Tensor, factor: Factor, opening: Opening, rule: Rule, step: int = 1) -> Tensor:
     """What the rule makes of each column, in order: (in, out). W^T is used up: errors take its place.
 
     Args:
         columns: W^T, (in, out), float32, contiguous.
-        upper: U, (in, in).
+        factor: U; V where `opening` does not look at columns and `step` is 1.
         opening: called at the start of each block of about BLOCK columns.
         rule: called for each column; it may look at `step` columns from there on.
         step: columns that the rule looks at together; those are all up to date when it is given the first.
@@ -159,50 +184,58 @@ def sweep(columns: Tensor, upper: Tensor, opening: Opening, rule: Rule, step: in
     inputs = columns.shape[0]
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
-    made = torch.empty_like(columns)
+    made = torch.empty_like(columns) if factor.inverse else columns.clone()
+    now = columns if factor.inverse else made  # what is brought up to date
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
         opening(start, end)
-        # an error is spread in units of its own column's diagonal
-        unit = upper[start:end, start:] / upper.diagonal()[start:end, None]
+        spread = _spread(factor, start, end)
         for left in range(start, end, panel):
             right = min(left + panel, end)
-            own = unit[left - start : right - start, left - start :]
+            own = spread[left - start : right - start, left - start :]
             errors = columns[left:right]
-            _panel(errors, own[:, : right - left], (rule, left, step), made[left:right])
+            parts = now[left:right], errors, made[left:right]
+            _panel(parts, own[:, : right - left], (rule, left, step))
             if right < end:
-                columns[right:end].addmm_(own[:, right - left : end - left].t(), errors, alpha=-1)
+                now[right:end].addmm_(own[:, right - left : end - left].t(), errors, alpha=-1)
         if end < inputs:
-            columns[end:].addmm_(unit[:, end - start :].t(), columns[start:end], alpha=-1)
+            now[end:].addmm_(spread[:, end - start :].t(), columns[start:end], alpha=-1)
     return made
 
 
-def _panel(columns: Tensor, unit: Tensor, ruled: tuple[Rule, int, int], made: Tensor) -> None:
-    """The sweep over a few columns; `made` takes what comes out, errors take the columns' place.
+def _spread(factor: Factor, start: int, end: int) -> Tensor:
+    """What a unit of each of these columns' errors takes off the columns from `start` on."""
+    rows, diagonal = factor.upper[start:end, start:], factor.upper.diagonal()
+    return rows / diagonal[start:end, None] if factor.inverse else rows / -diagonal[start:]
+
+
+def _panel(parts: tuple[Tensor, Tensor, Tensor], spread: Tensor, ruled: tuple[Rule, int, int]) -> None:
+    """The sweep over a few columns, `parts`: as they are now, those whose place errors take, what comes out.
 
     A column by itself is brought up to date as it is reached. Where the rule looks at several, all columns to
     come are, after each.
     """
     rule, first, step = ruled
-    do = arithmetic(columns)
-    update = _updates(columns, unit) if step == 1 else None
-    for i, (column, new) in enumerate(zip(do.view(columns), do.view(made), strict=True)):
+    now, errors, _ = parts
+    do = arithmetic(now)
+    update = _updates(now, errors, spread) if step == 1 else None
+    for i, (value, column, new) in enumerate(zip(*map(do.view, parts), strict=True)):
         if update is not None and i:
             update(i)
-        rule(first + i, column, new)
+        rule(first + i, value, new)
         do.subtract(column, new, out=column)
         if step > 1:
-            columns[i + 1 :].addr_(unit[i, i + 1 :], columns[i], alpha=-1)
+            now[i + 1 :].addr_(spread[i, i + 1 :], errors[i], alpha=-1)
 
 
-def _updates(columns: Tensor, unit: Tensor) -> Callable[[int], None]:
-    """What takes the errors of the columns before the i-th, which stand in their place, off it."""
-    if arithmetic(columns) is _TORCH:
-        return lambda i: columns[i].addmv_(columns[:i].t(), unit[:i, i], alpha=-1)
-    rows = _NUMPY.view(columns)
-    behind = np.ascontiguousarray(_NUMPY.view(unit).T)
+def _updates(now: Tensor, errors: Tensor, spread: Tensor) -> Callable[[int], None]:
+    """What takes the errors of the columns before the i-th off it."""
+    if arithmetic(now) is _TORCH:
+        return lambda i: now[i].addmv_(errors[:i].t(), spread[:i, i], alpha=-1)
+    values, behind = _NUMPY.view(now), _NUMPY.view(errors)
+    shares = np.ascontiguousarray(_NUMPY.view(spread).T)
 
     def update(i: int) -> None:
-        blas.sgemv(-1.0, rows[:i].T, behind[i, :i], beta=1.0, y=rows[i], overwrite_y=1)
+        blas.sgemv(-1.0, behind[:i].T, shares[i, :i], beta=1.0, y=values[i], overwrite_y=1)
 
     return update

@@ -75,8 +75,8 @@ def test_rtn(golden, bits, kind, group):
 def test_sparsegpt(golden, level):
     hessian = measured(Hessian, golden).matrix
     alive = golden["weight"].masked_fill(silence(hessian), 0.0)
-    upper = factor(hessian, 0.01, "golden", Calibration())
-    weight, kept = sparsegpt([alive], upper, Sparsity.parse(level), "authors")[0]
+    inverse = factor(hessian, 0.01, "golden", Calibration())
+    weight, kept = sparsegpt([alive], inverse, Sparsity.parse(level), "authors")[0]
     name = pattern_key(level) if ":" in level else f"unstructured.{level}"
     wanted = golden[f"sparsegpt.{name}.weight"]
     assert agreement(kept, wanted != 0) >= 0.995
@@ -84,18 +84,28 @@ def test_sparsegpt(golden, level):
     assert_error_close(weight, wanted, golden)
 
 
-@pytest.mark.parametrize("group", ["channel", "channel.actorder", "g32"])
+@pytest.mark.parametrize(
+    ("group", "inverse"),
+    [
+        ("channel", True),
+        ("channel", False),
+        ("channel.actorder", True),
+        ("channel.actorder", False),
+        ("g32", True),
+    ],
+)
 @pytest.mark.parametrize("kind", ["sym", "asym"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_gptq(golden, bits, kind, group):
+def test_gptq(golden, bits, kind, group, inverse):
+    """With the inverse's factor, and with the Hessian's own where no scale is found on the way."""
     grid = Grid(bits, 32 if group == "g32" else -1, kind == "sym")
     hessian = measured(Hessian, golden).matrix
     dead = silence(hessian)
     order = hessian.diagonal().argsort(descending=True) if "actorder" in group else None
     if order is not None:
         hessian = hessian[order][:, order]
-    upper = factor(hessian, 0.01, "golden", Calibration())
-    weight, scale = gptq(golden["weight"], upper, Order(grid, order, dead=dead))
+    found = factor(hessian, 0.01, "golden", Calibration(), inverse)
+    weight, scale = gptq(golden["weight"], found, Order(grid, order, dead=dead))
     wanted = golden[f"gptq.w{bits}.{kind}.{group}.weight"]
     step = scale.scale.repeat_interleave(weight.shape[1] // scale.scale.shape[1], dim=1)
     assert float(((weight - wanted).abs() < step / 2).float().mean()) >= 0.995

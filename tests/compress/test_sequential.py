@@ -170,22 +170,26 @@ def test_factor_is_the_three_steps(size, dtype):
     x = random(size + 10, size)
     hessian = x.t() @ x
     given = (hessian.triu() + torch.full_like(hessian, torch.nan).tril(-1)).to(dtype)
-    upper = factor(given, 0.1, "layer", Calibration())
+    upper = factor(given.clone(), 0.1, "layer", Calibration()).upper
     unit = torch.eye(size, dtype=torch.float64)
     damped = hessian.double() + 0.1 * hessian.diagonal().mean().double() * unit
     wanted = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     torch.testing.assert_close(upper.double(), wanted, rtol=1e-4, atol=1e-6)
+    reverse = factor(given, 0.1, "layer", Calibration(), inverse=False).upper.double()
+    torch.testing.assert_close(reverse @ reverse.t(), damped, rtol=1e-4, atol=1e-3)
+    assert torch.equal(reverse, reverse.triu())
 
 
+@pytest.mark.parametrize("inverse", [True, False])
 @pytest.mark.parametrize("size", [40, 200])
-def test_more_damping_is_noted_and_has_an_end(size):
+def test_more_damping_is_noted_and_has_an_end(size, inverse):
     x = random(4, size)
     calibration = Calibration()
-    factor(x.t() @ x, 0.0, "layer", calibration)
+    factor(x.t() @ x, 0.0, "layer", calibration, inverse)
     assert calibration.notes[0]["kind"] == "more damping"
     assert 0 < calibration.notes[0]["used"] <= 1
     with pytest.raises(CellFailed, match="layer is not positive definite"):
-        factor(-(x.t() @ x), 0.01, "layer", Calibration())
+        factor(-(x.t() @ x), 0.01, "layer", Calibration(), inverse)
 
 
 def test_dead_inputs_get_zero_weights():

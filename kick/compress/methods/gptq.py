@@ -4,11 +4,11 @@ Elias Frantar, Saleh Ashkboos, Torsten Hoefler, Dan Alistarh: GPTQ: Accurate Pos
 Generative Pre-trained Transformers. ICLR 2023, arXiv 2210.17323. Weights only, simulated by dequantized
 weights.
 
-Deviations: linears with the same input are swept together; one Cholesky factor and one triangular inverse
-replace three steps; an input that is always zero gets zero weights, as in the authors' code. With `act_order`
-and groups, the groups are those of the stored order and their scales are found before the sweep, so that the
-result can be stored without a permutation. Weights pruned by an earlier step stay zero, and their columns'
-errors are spread with that in mind.
+Deviations: linears with the same input are swept together; one Cholesky factor replaces three steps, with a
+triangular inverse only where groups' scales are found on the way; an input that is always zero gets zero
+weights, as in the authors' code. With `act_order` and groups, the groups are those of the stored order and
+their scales are found before the sweep, so that the result can be stored without a permutation. Weights
+pruned by an earlier step stay zero, and their columns' errors are spread with that in mind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kick.compress.method import method, option
 from kick.compress.pruning import stacked
 from kick.compress.quantizing import check_groups, integer, store
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import apart, arithmetic, factor, silence, sweep
+from kick.compress.solver import Factor, apart, arithmetic, factor, silence, sweep
 from kick.compress.stats import Hessian
 from kick.model import Linear
 
@@ -71,9 +71,11 @@ class Gptq:
         order = hessian.diagonal().argsort(descending=True, stable=True) if self.act_order else None
         if order is not None:
             hessian = hessian[order][:, order]
-        upper = factor(hessian, self.damping, block.full(group[0]), calibration)
+        how = Order(grid, order, kept, dead, self.mse)
+        inverse = how.groupwise(len(hessian))
+        found = factor(hessian, self.damping, block.full(group[0]), calibration, inverse)
         kept = None if kept is None else kept.t()
-        rounded, scale = gptq(weight, upper, Order(grid, order, kept, dead, self.mse))
+        rounded, scale = gptq(weight, found, how)
         sizes = [linear.weight.shape[0] for linear in group]
         parts = zip(group, apart(rounded.t(), sizes), scale.split(sizes), strict=True)
         for linear, own, at in parts:
@@ -95,6 +97,10 @@ class Order:
     dead: Tensor | None = None
     mse: bool = False
 
+    def groupwise(self, inputs: int) -> bool:
+        """Whether a group's scale is found in its columns as errors before it have changed them."""
+        return self.order is None and self.grid.group_size not in (-1, inputs)
+
     def columns(self, weight: Tensor) -> Tensor:
         """(out, in) transposed and in the order of the sweep, a copy."""
         return (weight if self.order is None else weight[:, self.order]).t().contiguous()
@@ -104,13 +110,16 @@ class Order:
         return columns if self.order is None else columns[self.order.argsort()]
 
 
-def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
+def gptq(weight: Tensor, factor: Factor, how: Order) -> tuple[Tensor, Scale]:
     """The rounded weight (out, in) and its scales.
 
     Args:
         weight: (out, in), float32.
-        upper: U of the Hessian, its rows and columns in the order of the sweep.
+        factor: of the Hessian, its rows and columns in the order of the sweep; U where scales are found
+            groupwise.
     """
+    if how.groupwise(weight.shape[1]) and not factor.inverse:
+        raise ValueError("scales found groupwise need the inverse's factor: they look at columns to come")
     scales = _Scales(weight, how)
     if how.dead is not None and how.dead.any():
         weight = weight.masked_fill(how.dead, 0.0)
@@ -133,7 +142,7 @@ def gptq(weight: Tensor, upper: Tensor, how: Order) -> tuple[Tensor, Scale]:
         if mask is not None:
             do.multiply(new, mask[i], out=new)
 
-    made = sweep(columns, upper, lambda start, end: scales.opening(columns, start, end), rule)
+    made = sweep(columns, factor, lambda start, end: scales.opening(columns, start, end), rule)
     if unit is not None:
         made.mul_(unit)
     return how.restore(made).t(), scales.result()
@@ -152,7 +161,7 @@ class _Scales:
         self.seen: dict[int, tuple] = {}  # the same as the sweep's rules take it
         columns = range(inputs) if how.order is None else how.order.tolist()
         self.group_of = [column // self.size for column in columns]
-        if how.order is not None or self.size == inputs:
+        if not how.groupwise(inputs):
             for group, part in enumerate(weight.split(self.size, dim=1)):
                 self._fit(group, part)
 

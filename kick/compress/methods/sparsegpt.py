@@ -22,7 +22,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, stacked
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import BLOCK, apart, arithmetic, factor, silence, sweep
+from kick.compress.solver import BLOCK, Factor, apart, arithmetic, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
 from kick.compress.stats import Hessian
 from kick.model import Linear
@@ -55,12 +55,12 @@ class SparseGpt:
 
     def _solve(self, block: Block, group: list[Linear], hessian: Tensor, calibration: Calibration) -> None:
         dead = silence(hessian)
-        upper = factor(hessian, self.damping, block.full(group[0]), calibration)
+        inverse = factor(hessian, self.damping, block.full(group[0]), calibration)
         weights = [linear.weight.float() for linear in group]
         if dead.any():
             weights = [weight.masked_fill(dead, 0.0) for weight in weights]
         before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
-        pruned = sparsegpt(weights, upper, self.sparsity, self.ties, before)
+        pruned = sparsegpt(weights, inverse, self.sparsity, self.ties, before)
         for linear, (weight, kept) in zip(group, pruned, strict=True):
             linear.put(weight)  # zero where it is not kept
             calibration.keep(block.full(linear), kept, self.sparsity)
@@ -68,7 +68,7 @@ class SparseGpt:
 
 def sparsegpt(
     weights: Sequence[Tensor],
-    upper: Tensor,
+    inverse: Factor,
     sparsity: Sparsity,
     ties: Ties = "exact",
     before: Sequence[Tensor | None] = (),
@@ -86,7 +86,7 @@ def sparsegpt(
     factor_of = do.view(factors)
     first = 0
     sizes = [weight.shape[0] for weight in weights]
-    scale = upper.diagonal().square()[:, None]
+    scale = inverse.upper.diagonal().square()[:, None]
     allowed = stacked(before, weights)
 
     def choose(start: int, end: int) -> None:
@@ -113,6 +113,6 @@ def sparsegpt(
             choose(i, i + sparsity.m)
         do.multiply(column, factor_of[i - first], out=new)
 
-    made = sweep(columns, upper, opening, rule, step=sparsity.m or 1)
+    made = sweep(columns, inverse, opening, rule, step=sparsity.m or 1)
     made.add_(0.0)  # -0 + 0 is +0
     return list(zip(apart(made, sizes), kept.t().split(sizes), strict=True))
