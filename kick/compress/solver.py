@@ -5,8 +5,8 @@ that a column's weights lie together, and takes all linears with one input at on
 
 There are two ways to the same result. With U, H^-1 = U^T U, each error is spread over all columns to come, so
 that they are at any time what they would be rounded from. With V = U^-1, H = V V^T, a column is made up for
-what was lost before it when its turn comes: it becomes w_j + sum over i < j of (w_i - q_i) V_ij / V_jj, of the
-weights w as they were first. That spares the inverse, where nobody looks at the columns in between.
+what was lost before it when its turn comes: it becomes w_j + sum over i < j of (w_i - q_i) V_ij / V_jj, where
+w are the weights as they were first. That spares the inverse, if nobody looks at the columns in between.
 With H reversed in rows and columns one Cholesky factor gives both: if PHP = L L^T, then V = P L P.
 """
 
@@ -184,12 +184,18 @@ def sweep(columns: Tensor, factor: Factor, opening: Opening, rule: Rule, step: i
     inputs = columns.shape[0]
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
-    made = torch.empty_like(columns) if factor.inverse else columns.clone()
+    made = torch.empty_like(columns)
     now = columns if factor.inverse else made  # what is brought up to date
+    upper, diagonal = factor.upper, factor.upper.diagonal()
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
         opening(start, end)
-        spread = _spread(factor, start, end)
+        if factor.inverse:  # what a unit of each of these columns' errors takes off the columns from here on
+            spread = upper[start:end, start:] / diagonal[start:end, None]
+        else:
+            spread = upper[:end, start:end] / -diagonal[start:end]
+            before, spread = spread[:start].t(), spread[start:]
+            torch.addmm(columns[start:end], before, columns[:start], alpha=-1, out=made[start:end])
         for left in range(start, end, panel):
             right = min(left + panel, end)
             own = spread[left - start : right - start, left - start :]
@@ -198,15 +204,9 @@ def sweep(columns: Tensor, factor: Factor, opening: Opening, rule: Rule, step: i
             _panel(parts, own[:, : right - left], (rule, left, step))
             if right < end:
                 now[right:end].addmm_(own[:, right - left : end - left].t(), errors, alpha=-1)
-        if end < inputs:
+        if factor.inverse and end < inputs:
             now[end:].addmm_(spread[:, end - start :].t(), columns[start:end], alpha=-1)
     return made
-
-
-def _spread(factor: Factor, start: int, end: int) -> Tensor:
-    """What a unit of each of these columns' errors takes off the columns from `start` on."""
-    rows, diagonal = factor.upper[start:end, start:], factor.upper.diagonal()
-    return rows / diagonal[start:end, None] if factor.inverse else rows / -diagonal[start:]
 
 
 def _panel(parts: tuple[Tensor, Tensor, Tensor], spread: Tensor, ruled: tuple[Rule, int, int]) -> None:
