@@ -9,6 +9,8 @@ import torch
 from kick.compress import attention, canonical, compress, solver
 from kick.compress.attention import in_parts
 from kick.compress.context import Calibration
+from kick.compress.grid import Grid
+from kick.compress.methods.gptq import Order, gptq
 from kick.compress.sequential import shared, walk
 from kick.compress.solver import factor, silence
 from kick.compress.stats import AbsMax, Hessian, InputNorm, Moments
@@ -325,3 +327,28 @@ def test_the_arithmetic_of_a_gpu_gives_what_the_cpus_gives(method, options, monk
         one, other = (model.get_submodule(name).weight for model in (ours, torchs))
         same = torch.isclose(one, other, rtol=1e-4, atol=1e-6)
         assert same.float().mean() > 0.99, name  # a weight half way between two codes may go either way
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+@pytest.mark.parametrize("inverse", [True, False])
+def test_gptq_is_the_papers_column_loop(inverse, pruned):
+    """In float64, a column at a time, with weights that an earlier step pruned left at zero."""
+    weight, x = random(24, 150), random(400, 150, seed=1)
+    kept = random(24, 150, seed=2) > 0 if pruned else None
+    weight = weight if kept is None else weight * kept
+    hessian = x.t() @ x
+    grid = Grid(4)
+    scale = grid.fit(weight)
+    unit = 0.01 * hessian.diagonal().mean() * torch.eye(150)
+    upper = torch.linalg.cholesky(torch.linalg.inv((hessian + unit).double()), upper=True)
+    left, wanted = weight.double(), torch.zeros_like(weight, dtype=torch.float64)
+    for i in range(150):
+        wanted[:, i] = grid.round(left[:, i : i + 1].float(), scale)[:, 0]
+        if kept is not None:
+            wanted[:, i] *= kept[:, i]
+        error = (left[:, i] - wanted[:, i]) / upper[i, i]
+        left[:, i:] -= error[:, None] * upper[i, i:]
+    found = factor(hessian, 0.01, "layer", Calibration(), inverse)
+    made, _ = gptq(weight, found, Order(grid, kept=kept))
+    assert torch.isclose(made.double(), wanted, rtol=1e-4, atol=1e-5).double().mean() > 0.99
+    assert kept is None or not made[~kept].any()

@@ -71,10 +71,9 @@ class Gptq:
         order = hessian.diagonal().argsort(descending=True, stable=True) if self.act_order else None
         if order is not None:
             hessian = hessian[order][:, order]
-        how = Order(grid, order, kept, dead, self.mse)
+        how = Order(grid, order, None if kept is None else kept.t(), dead, self.mse)
         inverse = how.groupwise(len(hessian))
         found = factor(hessian, self.damping, block.full(group[0]), calibration, inverse)
-        kept = None if kept is None else kept.t()
         rounded, scale = gptq(weight, found, how)
         sizes = [linear.weight.shape[0] for linear in group]
         parts = zip(group, apart(rounded.t(), sizes), scale.split(sizes), strict=True)
