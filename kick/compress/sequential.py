@@ -272,8 +272,8 @@ def _equal(one: Any, other: Any, known: set[tuple[int, int]]) -> bool:
     elif isinstance(one, tuple | list) and isinstance(other, tuple | list):
         return len(one) == len(other) and all(_equal(a, b, known) for a, b in zip(one, other, strict=True))
     elif isinstance(one, Mapping) and isinstance(other, Mapping):
-        same = len(one) and one.keys() == other.keys()
-        return bool(same) and all(_equal(one[name], other[name], known) for name in one)
+        alike = len(one) > 0 and one.keys() == other.keys()
+        return alike and all(_equal(one[name], other[name], known) for name in one)
     else:
         return not isinstance(one, Tensor) and not isinstance(other, Tensor)
     return True
