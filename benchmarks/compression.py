@@ -262,7 +262,7 @@ def ours_alone(method: str, groups: list[tuple[Tensor, list[Tensor]]]) -> None:
             sparsegpt(weights, factor(hessian, 0.01, "benchmark", Calibration()), Sparsity.parse(0.5))
         else:
             found = factor(hessian, 0.01, "benchmark", Calibration(), inverse=False)
-            gptq(torch.cat(weights), found, Order(Grid(4), dead=dead))
+            gptq(weights, found, Order(Grid(4), dead=dead))
 
 
 def plain_alone(method: str, groups: list[tuple[Tensor, list[Tensor]]]) -> None:

@@ -61,7 +61,7 @@ def stacked(before: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tenso
         torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
         for mask, weight in zip(before, weights, strict=True)
     ]
-    return torch.cat(whole).t().contiguous()
+    return torch.cat([mask.t() for mask in whole], dim=1)
 
 
 def check_pattern(model: nn.Module, sparsity: Sparsity) -> None:

@@ -26,6 +26,7 @@ from kick.records import CellFailed
 BLOCK = 128  # columns whose error is spread over the rest at once
 PANEL = 32  # columns inside a block whose error is spread over the block at once
 LEAF = 96  # rows of a factor that LAPACK takes whole
+_PAD = 16  # floats after each row: rows a multiple of 4096 bytes apart push each other out of the cache
 _MOST_DAMPING = 1.0  # of the mean diagonal; past that the Hessian says nothing
 
 
@@ -130,9 +131,14 @@ def _invert_factor(matrix: np.ndarray) -> bool:
     return True
 
 
+def across(weights: Sequence[Tensor]) -> Tensor:
+    """W^T, (in, all out), float32 and in memory of its own, of weights (out, in) with the same input."""
+    return torch.cat([weight.float().t() for weight in weights], dim=1)
+
+
 def apart(columns: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """The weights (out, in) that W^T (in, all out) is stacked from, each in memory of its own."""
-    return [part.contiguous().t() for part in columns.split(list(sizes), dim=1)]
+    """The weights (out, in) that W^T (in, all out) stands for, views of so many rows each."""
+    return [part.t() for part in columns.split(list(sizes), dim=1)]
 
 
 class Arithmetic(NamedTuple):
@@ -181,10 +187,10 @@ def sweep(columns: Tensor, factor: Factor, opening: Opening, rule: Rule, step: i
     """
     if columns.dtype != torch.float32 or not columns.is_contiguous():
         raise TypeError("a sweep works in place on contiguous float32; BLAS would change a copy of others")
-    inputs = columns.shape[0]
+    inputs, outputs = columns.shape
     panel = step * max(1, PANEL // step)
     block = panel * max(1, BLOCK // panel)
-    made = torch.empty_like(columns)
+    made = columns.new_empty(inputs, outputs + _PAD)[:, :outputs]
     now = columns if factor.inverse else made  # what is brought up to date
     upper, diagonal = factor.upper, factor.upper.diagonal()
     for start in range(0, inputs, block):

@@ -349,6 +349,6 @@ def test_gptq_is_the_papers_column_loop(inverse, pruned):
         error = (left[:, i] - wanted[:, i]) / upper[i, i]
         left[:, i:] -= error[:, None] * upper[i, i:]
     found = factor(hessian, 0.01, "layer", Calibration(), inverse)
-    made, _ = gptq(weight, found, Order(grid, kept=kept))
+    ((made, _),) = gptq([weight], found, Order(grid, kept=None if kept is None else kept.t()))
     assert torch.isclose(made.double(), wanted, rtol=1e-4, atol=1e-5).double().mean() > 0.99
     assert kept is None or not made[~kept].any()

@@ -26,7 +26,7 @@ from kick.compress.method import method, option
 from kick.compress.pruning import stacked
 from kick.compress.quantizing import check_groups, integer, store
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import Factor, apart, arithmetic, factor, silence, sweep
+from kick.compress.solver import Factor, across, apart, arithmetic, factor, silence, sweep
 from kick.compress.stats import Hessian
 from kick.model import Linear
 
@@ -64,28 +64,24 @@ class Gptq:
     def _solve(
         self, block: Block, group: list[Linear], hessian: Tensor, grid: Grid, calibration: Calibration
     ) -> None:
-        weight = torch.cat([linear.weight.float() for linear in group])  # (all out, in)
+        weights = [linear.weight for linear in group]
         before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
-        kept = stacked(before, [linear.weight for linear in group])
         dead = silence(hessian)
         order = hessian.diagonal().argsort(descending=True, stable=True) if self.act_order else None
         if order is not None:
             hessian = hessian[order][:, order]
-        how = Order(grid, order, None if kept is None else kept.t(), dead, self.mse)
-        inverse = how.groupwise(len(hessian))
-        found = factor(hessian, self.damping, block.full(group[0]), calibration, inverse)
-        rounded, scale = gptq(weight, found, how)
-        sizes = [linear.weight.shape[0] for linear in group]
-        parts = zip(group, apart(rounded.t(), sizes), scale.split(sizes), strict=True)
-        for linear, own, at in parts:
-            store(block, linear, own, calibration, integer(grid, at, weight.shape[1]))
+        how = Order(grid, order, stacked(before, weights), dead, self.mse)
+        inputs = len(hessian)
+        found = factor(hessian, self.damping, block.full(group[0]), calibration, how.groupwise(inputs))
+        for linear, (weight, scale) in zip(group, gptq(weights, found, how), strict=True):
+            store(block, linear, weight, calibration, integer(grid, scale, inputs))
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
     """How a weight is swept.
 
-    `order` (in,): the columns as they are swept, None as they stand; `kept` (out, in): weights that may
+    `order` (in,): the columns as they are swept, None as they stand; `kept` (in, all out): weights that may
     differ from zero, None all; `dead` (in,): inputs that were always zero; `mse`: search for each group's
     span.
     """
@@ -100,31 +96,32 @@ class Order:
         """Whether a group's scale is found in its columns as errors before it have changed them."""
         return self.order is None and self.grid.group_size not in (-1, inputs)
 
-    def columns(self, weight: Tensor) -> Tensor:
-        """(out, in) transposed and in the order of the sweep, a copy."""
-        return (weight if self.order is None else weight[:, self.order]).t().contiguous()
+    def swept(self, columns: Tensor) -> Tensor:
+        """Columns (in, all out) in the order of the sweep."""
+        return columns if self.order is None else columns[self.order]
 
     def restore(self, columns: Tensor) -> Tensor:
         """Swept columns in stored order."""
         return columns if self.order is None else columns[self.order.argsort()]
 
 
-def gptq(weight: Tensor, factor: Factor, how: Order) -> tuple[Tensor, Scale]:
-    """The rounded weight (out, in) and its scales.
+def gptq(weights: Sequence[Tensor], factor: Factor, how: Order) -> list[tuple[Tensor, Scale]]:
+    """The rounded weights (out, in) and their scales, of weights with one input.
 
     Args:
-        weight: (out, in), float32.
+        weights: (out, in) each.
         factor: of the Hessian, its rows and columns in the order of the sweep; U where scales are found
             groupwise.
     """
-    if how.groupwise(weight.shape[1]) and not factor.inverse:
+    columns = across(weights)
+    if how.groupwise(len(columns)) and not factor.inverse:
         raise ValueError("scales found groupwise need the inverse's factor: they look at columns to come")
-    scales = _Scales(weight, how)
+    scales = _Scales(columns, how)
     if how.dead is not None and how.dead.any():
-        weight = weight.masked_fill(how.dead, 0.0)
-    columns = how.columns(weight)
+        columns.masked_fill_(how.dead[:, None], 0.0)
+    columns = how.swept(columns)
     do = arithmetic(columns)
-    mask = None if how.kept is None else do.view(how.columns(how.kept).float())
+    mask = None if how.kept is None else do.view(how.swept(how.kept).float())
     unit = scales.step()
     if unit is not None:  # all in units of its step: two operations less a column
         columns.div_(unit)
@@ -144,31 +141,32 @@ def gptq(weight: Tensor, factor: Factor, how: Order) -> tuple[Tensor, Scale]:
     made = sweep(columns, factor, lambda start, end: scales.opening(columns, start, end), rule)
     if unit is not None:
         made.mul_(unit)
-    return how.restore(made).t(), scales.result()
+    sizes = [weight.shape[0] for weight in weights]
+    return list(zip(apart(how.restore(made), sizes), scales.result().split(sizes), strict=True))
 
 
 class _Scales:
     """The scale of each column: found before the sweep, or group by group as blocks are opened."""
 
-    def __init__(self, weight: Tensor, how: Order):
+    def __init__(self, columns: Tensor, how: Order):
         self.row = Grid(how.grid.bits, -1, how.grid.symmetric)  # of a group by itself
         self.mse = how.mse
-        inputs = weight.shape[1]
+        inputs = len(columns)
         self.size = inputs if how.grid.group_size == -1 else how.grid.group_size
-        self.view = arithmetic(weight).view
+        self.view = arithmetic(columns).view
         self.found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by group
         self.seen: dict[int, tuple] = {}  # the same as the sweep's rules take it
-        columns = range(inputs) if how.order is None else how.order.tolist()
-        self.group_of = [column // self.size for column in columns]
+        order = range(inputs) if how.order is None else how.order.tolist()
+        self.group_of = [column // self.size for column in order]
         if not how.groupwise(inputs):
-            for group, part in enumerate(weight.split(self.size, dim=1)):
+            for group, part in enumerate(columns.split(self.size)):
                 self._fit(group, part)
 
     def opening(self, columns: Tensor, start: int, end: int) -> None:
         """Find the groups that start in this block, from the columns (in, out) as they stand now."""
         for first in range(-(-start // self.size) * self.size, end, self.size):
             if first // self.size not in self.found:
-                self._fit(first // self.size, columns[first : first + self.size].t())
+                self._fit(first // self.size, columns[first : first + self.size])
 
     def of(self, column: int) -> tuple:
         """A column's scale, its least and its largest code less the zero, (out,) each, in sweep order."""
@@ -184,8 +182,8 @@ class _Scales:
         scale, low, _ = (torch.stack(part, dim=1) for part in zip(*groups, strict=True))
         return Scale(scale, low.neg())
 
-    def _fit(self, group: int, weight: Tensor) -> None:
-        at = self.row.fit(weight, shrink=self.mse)
+    def _fit(self, group: int, columns: Tensor) -> None:
+        at = self.row.fit(columns.t(), shrink=self.mse)
         zero = at.zero[:, 0]
         self.found[group] = (at.scale[:, 0].contiguous(), -zero, self.row.top - zero)
         self.seen[group] = tuple(map(self.view, self.found[group]))

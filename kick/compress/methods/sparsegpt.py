@@ -22,7 +22,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, stacked
 from kick.compress.sequential import Block, shared, walk
-from kick.compress.solver import BLOCK, Factor, apart, arithmetic, factor, silence, sweep
+from kick.compress.solver import BLOCK, Factor, across, apart, arithmetic, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
 from kick.compress.stats import Hessian
 from kick.model import Linear
@@ -56,7 +56,7 @@ class SparseGpt:
     def _solve(self, block: Block, group: list[Linear], hessian: Tensor, calibration: Calibration) -> None:
         dead = silence(hessian)
         inverse = factor(hessian, self.damping, block.full(group[0]), calibration)
-        weights = [linear.weight.float() for linear in group]
+        weights = [linear.weight for linear in group]
         if dead.any():
             weights = [weight.masked_fill(dead, 0.0) for weight in weights]
         before = [calibration.kept(block.full(linear), linear.weight) for linear in group]
@@ -78,7 +78,7 @@ def sparsegpt(
     before: what an earlier step kept of each, (out, in), None all: the rest goes first, whatever errors were
     spread to it.
     """
-    columns = torch.cat(list(weights)).t().contiguous()  # (in, all out)
+    columns = across(weights)
     kept = torch.empty_like(columns, dtype=torch.bool)
     # a block's mask as 1 and 0: a product is faster than a fill
     factors = torch.empty_like(columns[: max(BLOCK, sparsity.m)])
