@@ -250,8 +250,14 @@ class _Feed:
         alike: dict[int, list[Call]] = {}  # by length
         for sample, ids in enumerate(tokens(self.calibration, self.device)):
             recorded: list[tuple[Tensor, tuple, dict]] = []
-            with _intercepted(self.modules, recorded):
-                self.model(ids, use_cache=False)
+            try:
+                with _intercepted(self.modules, recorded):
+                    self.model(ids, use_cache=False)
+            except (TypeError, ValueError) as error:  # the model wants more of a block than hidden states
+                raise CellFailed(
+                    f"{type(self.model).__name__} cannot be run block by block to calibrate ({error}); "
+                    "choose a method that needs none"
+                ) from error
             self.states.put(0, sample, recorded[0][0])
             calls = [(args, kwargs) for _, args, kwargs in recorded]
             known = alike.setdefault(ids.shape[1], calls)

@@ -5,6 +5,7 @@ from collections import UserDict
 
 import pytest
 import torch
+import transformers
 
 from kick.compress import attention, canonical, compress, solver
 from kick.compress.attention import in_parts
@@ -352,3 +353,12 @@ def test_gptq_is_the_papers_column_loop(inverse, pruned):
     ((made, _),) = gptq([weight], found, Order(grid, kept=None if kept is None else kept.t()))
     assert torch.isclose(made.double(), wanted, rtol=1e-4, atol=1e-5).double().mean() > 0.99
     assert kept is None or not made[~kept].any()
+
+
+def test_a_model_whose_blocks_give_more_than_hidden_states_is_refused():
+    sizes = {"hidden_size": 64, "embedding_dim": 64, "num_hidden_layers": 2, "num_blocks": 2, "num_heads": 4}
+    config = transformers.xLSTMConfig(vocab_size=96, qk_dim_factor=1.0, v_dim_factor=1.0, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    with pytest.raises(CellFailed, match="cannot be run block by block"):
+        compress(model, [canonical("wanda", {"sparsity": 0.5})], sequences())
+    compress(model, [canonical("magnitude", {"sparsity": 0.5})], [])
