@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from kick import __version__
-from kick.records import KickError
+from kick.records import CellFailed, KickError
 from kick.study import command as study
 from kick.terminal import DataRoot, TaskFolders, print_json, print_table, say
 
@@ -50,11 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         app(args=[one for one in arguments if one != "--debug"], prog_name="kick")
-    except KickError as error:
+    except (KickError, CellFailed) as error:
         if debug:
             raise
         say(f"kick: {error}")
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, KickError) else 1)  # 1: as a run with failed cells ends
 
 
 def _opened(folder: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from kick import calibration, compress, model
-from kick.compress.checkpoint import save
+from kick.compress.checkpoint import RUNNING, save
 from kick.compress.context import Calibration
 from kick.records import CalibrationSpec, KickError, Step
 
@@ -59,6 +59,8 @@ def run(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise KickError(f"{out} is there already; give a folder that is new or empty")
+    if any(compress.methods[step.method].activations for step in recipe):
+        raise KickError(RUNNING)
     offload = calibration.offload_folder()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, tokenizer = model.load(model.resolve(name), device=device)

@@ -112,6 +112,10 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
             ["--method has to come first"],
         ),
         (["compress", "smok", "--out", "x", "--method", "rtn", "--bits", "4"], ["unknown model", "'smoke'"]),
+        (
+            ["compress", "nowhere", "--out", "x", "--method", "smoothquant"],  # before a model is looked for
+            ["activations", "no plain checkpoint", "kick run"],
+        ),
         (["run", "smoke", "--executor", "slurm"], ["unknown executor 'slurm'", "local"]),
         (["run", "smoke", "--tasks", "nowhere"], ["nowhere"]),
         (["run", "smoke", "--out", "file"], ["file is a file", "folder"]),
@@ -172,6 +176,23 @@ def test_compress_saves_what_transformers_loads(kick, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     weight = model.model.layers[0].self_attn.q_proj.weight
     assert (weight.view(weight.shape[0], -1, 4) == 0).sum(-1).eq(2).all()
+
+
+def test_what_fails_for_a_known_reason_is_told_in_a_line_with_status_1(kick, tmp_path):
+    from kick.model import load, resolve
+
+    model, tokenizer = load(resolve("smoke"))
+    model.model.layers[1].mlp.up_proj.weight[3, 5] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    status, _, err = kick(
+        "compress", tmp_path / "broken", "--method", "wanda", "--sparsity", "0.5", "--sequences", 2,
+        "--length", 64, "--out", tmp_path / "made",
+    )  # fmt: skip
+    assert status == 1
+    assert err.splitlines()[-1] == "kick: the weight of model.layers.1.mlp.up_proj has NaN or infinity in it"
+    assert "Traceback" not in err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["broken"]
 
 
 def test_rescoring_changes_nothing_when_nothing_changed(kick, smoke_results, tmp_path):

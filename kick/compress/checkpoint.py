@@ -32,6 +32,10 @@ from kick.model.source import quiet
 from kick.records import CellFailed, KickError
 
 MERGED = "dense, side branches merged into the weights"
+RUNNING = (
+    "a model that rounds its activations while it runs is no plain checkpoint: transformers would run it "
+    "with full activations; evaluate it with `kick run`, or save a weight-only method"
+)
 _APART = {"footprint": "footprint_with_branches_apart"}  # a merged checkpoint is larger than that
 _TOLERANCE = 1e-3  # of the largest logit
 
@@ -59,10 +63,7 @@ def save(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise KickError(f"{out} is there already; give a folder that is new or empty")
     if any(stored.activation_bits for stored in calibration.formats.values()):
-        raise KickError(
-            "a model that rounds its activations while it runs is no plain checkpoint: transformers would "
-            "run it with full activations; evaluate it with `kick run`, or save a weight-only method"
-        )
+        raise KickError(RUNNING)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch, quiet():
         folder = Path(scratch) / "checkpoint"

@@ -35,7 +35,8 @@ class Method(Protocol):
 class Entry:
     """A method's row in the table: its class, where it is published, what it needs, and its version.
 
-    `version` is raised when the numbers that the method gives change; it is part of every key.
+    `activations`: it rounds them while the model runs, so that the model is no plain checkpoint. `version`
+    is raised when the numbers that the method gives change; it is part of every key.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Entry:
     paper: str
     kind: Kind
     needs: tuple[Need, ...]
+    activations: bool
     version: int
 
     @property
@@ -55,13 +57,22 @@ class Entry:
 methods: Registry[Entry] = Registry("method")
 
 
-def method(name: str, *, title: str, paper: str, kind: Kind, needs: Sequence[Need] = (), version: int = 1):
+def method(
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    kind: Kind,
+    needs: Sequence[Need] = (),
+    activations: bool = False,
+    version: int = 1,
+):
     """Enter a frozen dataclass into the table of methods under `name`."""
 
     def enter(cls: type) -> type:
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):
             raise TypeError(f"the method {name!r} must be a frozen dataclass: its fields are its options")
-        methods.add(name, Entry(name, cls, title, paper, kind, tuple(needs), version))
+        methods.add(name, Entry(name, cls, title, paper, kind, tuple(needs), activations, version))
         return cls
 
     return enter
@@ -140,7 +151,7 @@ def describe(name: str) -> dict[str, Any]:
                 "help": allowed.help,
             }
         )
-    head = {key: getattr(entry, key) for key in ("name", "title", "paper", "kind", "version")}
+    head = {key: getattr(entry, key) for key in ("name", "title", "paper", "kind", "activations", "version")}
     doc = (entry.cls.__doc__ or "").strip().splitlines()[0]
     return head | {"needs": list(entry.needs), "doc": doc, "options": options}
 

@@ -93,6 +93,8 @@ def test_what_was_asked_for(method, name):
         assert report["steps"][-1]["sparsity"] == pruned / report["footprint"]["linear_parameters"]
         assert method in OWN_SHARES or report["steps"][-1]["sparsity"] == 0.5
     elif kind == "quantize":
+        rounds = any(stored.activation_bits for stored in calibration.formats.values())
+        assert methods[method].activations == rounds
         for key, weight in weights(model).items():
             stored = calibration.formats[key]
             assert stored.bits >= (8 if "8" in method else 4)

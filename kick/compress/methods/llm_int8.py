@@ -28,6 +28,7 @@ from kick.model.structure import check_called
     title="LLM.int8()",
     paper="Dettmers et al., NeurIPS 2022, arXiv 2208.07339",
     kind="quantize",
+    activations=True,
 )
 @dataclass(frozen=True)
 class LlmInt8:

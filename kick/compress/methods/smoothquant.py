@@ -33,6 +33,7 @@ from kick.model.structure import check_called
     title="SmoothQuant W8A8",
     paper="Xiao et al., ICML 2023, arXiv 2211.10438",
     kind="quantize",
+    activations=True,
     needs=("calibration",),
 )
 @dataclass(frozen=True)
