@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from kick import calibration, compress, model
 from kick.compress.checkpoint import RUNNING, save
 from kick.compress.context import Calibration
 from kick.records import CalibrationSpec, KickError, Step
+
+PAUSE = 10.0  # seconds between two lines on how far it is
 
 
 def steps(words: Sequence[str]) -> list[Step]:
@@ -34,6 +38,19 @@ def steps(words: Sequence[str]) -> list[Step]:
         return [compress.canonical(name, options) for name, options in recipe]
     except (ValueError, KeyError) as error:
         raise KickError(str(error)) from error
+
+
+def _told(pause: float) -> Callable[[int, int], None]:
+    """What says on standard error how many blocks are done, once in so many seconds."""
+    last = time.monotonic()
+
+    def tell(done: int, blocks: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= pause:
+            last = time.monotonic()
+            sys.stderr.write(f"kick: {done} of {blocks} blocks done\n")
+
+    return tell
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -68,6 +85,7 @@ def run(
     sequences = []
     if compress.needs_calibration(recipe):
         sequences = calibration.sequences(spec, tokenizer, data_root)
-    context = Calibration(tuple(one.to(device) for one in sequences), spec.propagate, offload)
+    tokens = tuple(one.to(device) for one in sequences)
+    context = Calibration(tokens, spec.propagate, offload, progress=_told(PAUSE))
     report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
     return save(network, tokenizer, context, report, out)

@@ -163,9 +163,12 @@ def test_what_there_is_as_json(kick, command):
     assert len(json.loads(out)) > 5
 
 
-def test_compress_saves_what_transformers_loads(kick, tmp_path):
+def test_compress_saves_what_transformers_loads(kick, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM
 
+    from kick import compressing
+
+    monkeypatch.setattr(compressing, "PAUSE", 0.0)
     folder = tmp_path / "pruned"
     status, out, err = kick(
         "compress", "smoke", "--method", "wanda", "--sparsity", "2:4", "--sequences", 2, "--length", 64,
@@ -173,6 +176,9 @@ def test_compress_saves_what_transformers_loads(kick, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert json.loads(out)["logit_difference"] <= 1e-3
+    assert [line for line in err.splitlines() if "blocks" in line] == [
+        f"kick: {done} of 4 blocks done" for done in range(1, 5)
+    ]
     model = AutoModelForCausalLM.from_pretrained(folder)
     weight = model.model.layers[0].self_attn.q_proj.weight
     assert (weight.view(weight.shape[0], -1, 4) == 0).sum(-1).eq(2).all()

@@ -97,8 +97,7 @@ def compress(
         seed: of torch's random numbers while methods run.
         offload: a folder for hidden states and sums of gradients, which are else kept in memory.
         memory: a folder for statistics of the dense model, named by the caller after model and sequences;
-        read
-            and written by the first step with propagate "dense".
+            read and written by the first step with propagate "dense".
 
     Returns:
         JSON values: steps (method, options, version, seconds, pruned, weights, sparsity), notes, footprint,

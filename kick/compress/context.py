@@ -6,7 +6,7 @@ the masks that later steps keep, the grids that weights stand on, and notes for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +46,9 @@ class Calibration(Sequence[Tensor]):
         propagate: what a block is fed: what the compressed blocks before it give, or the dense ones.
         offload: a folder for hidden states and sums of gradients; None keeps them in memory.
         memory: a folder for statistics of the dense model, shared between methods; with propagate "dense"
-        only. masks: full name of a linear -> weights that pruning kept, (out, in), True = kept.
+            only.
+        progress: called with how many blocks a walk is done with, and how many there are.
+        masks: full name of a linear -> weights that pruning kept, (out, in), True = kept.
         patterns: full name of a linear -> (n, m), where pruning was n of each m.
         formats: full name of a linear -> how it is stored.
         scope: which matrices the step at hand is about, and shares of their own.
@@ -58,6 +60,7 @@ class Calibration(Sequence[Tensor]):
     propagate: Propagate = "compressed"
     offload: Path | None = None
     memory: Path | None = None
+    progress: Callable[[int, int], None] | None = None
     masks: dict[str, Tensor] = field(default_factory=dict)
     patterns: dict[str, tuple[int, int]] = field(default_factory=dict)
     formats: dict[str, Quantized] = field(default_factory=dict)

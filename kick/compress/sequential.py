@@ -61,6 +61,8 @@ def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) ->
                     raise CellFailed(f"the weight of {block.full(linear)} has NaN or infinity in it")
             yield block
             feed.left(index)
+            if calibration.progress is not None:
+                calibration.progress(index + 1, len(modules))
 
 
 def shared(found: dict[str, S], wanted: Sequence[Linear]) -> list[tuple[S, list[Linear]]]:
