@@ -90,8 +90,7 @@ def compress(
 
     Args:
         calibration: token sequences (1, length); may be empty where no step needs them. A `Calibration` is
-        used
-            as it is, and holds masks and formats afterwards, for saving.
+            used as it is, and holds masks and formats afterwards, for saving.
         propagate: "compressed" feeds each block what the compressed blocks before it give, "dense" what the
             model's blocks gave before this step.
         seed: of torch's random numbers while methods run.
