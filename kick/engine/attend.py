@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from kick.model.structure import peculiar
 
 NAME = "kick"
+SCORES = 2**28  # held at once where there is no kernel: 1 GiB of them
 
 
 class Unsupported(Exception):
@@ -66,14 +67,33 @@ def _kernel(query, key, value, scale, mask, causal):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale
         )
-    scores = (query @ key.transpose(-1, -2)).float() * scale
-    if causal:
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(hidden, -float("inf"))
-    if mask is not None:
-        scores = scores + mask
-    lse = scores.logsumexp(-1)
-    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+    return by_products(query, key, value, scale, mask, causal)
+
+
+def by_products(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The same by plain products, for devices whose kernels do not give the log-sum-exp of masked scores.
+
+    As many queries at a time as keep to SCORES scores.
+    """
+    batch, heads, count, _ = query.shape
+    keys = key.shape[2]
+    step = max(1, SCORES // (batch * heads * keys))
+    found = []
+    for start in range(0, count, step):
+        end = min(start + step, count)
+        seen = end if causal else keys  # what is later is hidden anyway
+        scores = (query[:, :, start:end] @ key[:, :, :seen].transpose(-1, -2)).float() * scale
+        if causal:
+            later = torch.ones(end - start, seen, dtype=torch.bool, device=scores.device).triu(start + 1)
+            scores.masked_fill_(later, -float("inf"))
+        if mask is not None:
+            scores += mask if mask.shape[-2] == 1 else mask[..., start:end, :]
+        lse = scores.logsumexp(-1)
+        found.append((scores.sub_(lse[..., None]).exp_().to(value.dtype) @ value[:, :, :seen], lse))
+    out, lse = zip(*found, strict=True)
+    return torch.cat(out, dim=2), torch.cat(lse, dim=2)
 
 
 def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kick.engine import Engine
+from kick.engine import Engine, attend
 from kick.engine.attend import NAME, partial
 from kick.engine.network import Network
 from kick.engine.trust import packs_well, trusted_length
@@ -112,6 +112,21 @@ def test_any_model_can_be_asked_plainly_and_answers_the_same(models, tokenizer):
     )
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_an_engine_without_a_kernel_answers_the_same(name, models, tokenizer, monkeypatch):
+    """Prefixes, packs and decoding by plain products, a few queries at a time, as on an accelerator."""
+    model = models(name)
+    asked = [*pairs(), *(Request("generate", context=SHARED + end, max_tokens=6) for end in ENDS)]
+    wanted = Engine(model, tokenizer).answer(asked)
+    monkeypatch.setattr(attend, "_kernel", attend.by_products)
+    monkeypatch.setattr(attend, "SCORES", 1000)
+    found = Engine(model, tokenizer).answer(asked)
+    assert [r.tokens for r in found] == [r.tokens for r in wanted]
+    assert [r.logprob for r in found[: len(pairs())]] == pytest.approx(
+        [r.logprob for r in wanted[: len(pairs())]], abs=1e-4
+    )
+
+
 def test_attention_is_as_before_after_an_error(models, tokenizer):
     model = models("llama", "eager")
     network = Network(model)
@@ -134,3 +149,25 @@ def test_partial_attention_is_softmax_attention(heads):
     scores = (query @ keys.transpose(2, 3) * 0.3).masked_fill(torch.ones(5, 5).triu(1).bool(), -float("inf"))
     assert torch.allclose(out, scores.softmax(-1) @ values, atol=1e-6)
     assert torch.allclose(lse, scores.logsumexp(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("scores", [1, 500, 2**28])
+@pytest.mark.parametrize("kind", ["all", "causal", "blocks", "rows"])
+def test_attention_without_a_kernel_is_the_kernels(kind, scores, monkeypatch):
+    """What runs on an accelerator: all queries at once, a few, and one at a time."""
+    monkeypatch.setattr(attend, "SCORES", scores)
+    batch, keys = (3, 40) if kind == "rows" else (1, 23)
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(batch, 4, n, 8, generator=random) for n in (23, keys, keys))
+    mask = None
+    if kind == "blocks":
+        same = torch.arange(23) // 5
+        mask = torch.zeros(23, 23).masked_fill(
+            (same[:, None] != same).logical_or(~torch.ones(23, 23).tril().bool()), -torch.inf
+        )
+    if kind == "rows":
+        mask = torch.zeros(3, 1, 1, keys)
+        mask[1, ..., -7:] = -torch.inf
+    arguments = (query, key, value, 0.3, mask, kind == "causal")
+    for found, wanted in zip(attend.by_products(*arguments), attend._kernel(*arguments), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
