@@ -146,8 +146,10 @@ def _dense_weights(model: nn.Module, recipe: Sequence[Step], calibration: Calibr
     with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:
         calibration.dense = DenseWeights(Path(folder))
         calibration.dense.keep(model)
-        yield
-        calibration.dense = None
+        try:
+            yield
+        finally:
+            calibration.dense = None
 
 
 def storages(calibration: Calibration) -> dict[str, Storage]:
@@ -156,7 +158,8 @@ def storages(calibration: Calibration) -> dict[str, Storage]:
     for name in {**calibration.masks, **calibration.formats}:
         stored = calibration.formats.get(name)
         n, m = calibration.patterns.get(name, (0, 0))
-        made[name] = Storage(*((stored.bits, stored.shared) if stored else (VALUE_BITS, 0.0)), n, m)
+        bits, shared, zero = (stored.bits, stored.shared, stored.zero) if stored else (VALUE_BITS, 0.0, True)
+        made[name] = Storage(bits, shared, n, m, zero)
     return made
 
 

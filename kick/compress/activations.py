@@ -38,10 +38,17 @@ class RoundedInput:
 
     def __call__(self, _module: nn.Module, args: tuple) -> tuple:
         x = args[0]
+        rounded = self.round(x.detach())
+        if torch.is_grad_enabled():  # rounding has no slope: gradients pass it as if it were not there
+            rounded = x + (rounded - x.detach())
+        return (rounded, *args[1:])
+
+    def round(self, x: Tensor) -> Tensor:
+        """Tokens (..., n) as they go into the module."""
         if self.outlier == float("inf"):
-            return (round_rows(x), *args[1:])
+            return round_rows(x)
         large = x.abs() > self.outlier
-        return (torch.where(large, x, round_rows(x.masked_fill(large, 0.0))), *args[1:])
+        return torch.where(large, x, round_rows(x.masked_fill(large, 0.0)))
 
 
 def round_inputs(linear: Linear, outlier: float = float("inf")) -> None:

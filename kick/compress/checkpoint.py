@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from kick.compress.context import Calibration, Quantized
-from kick.compress.dense import merge_branch
+from kick.compress.dense import DenseWeights, merge_branch
 from kick.compress.grid import Grid
-from kick.model import block_list, linears
+from kick.model import block_list, blocks, linears
 from kick.model.source import quiet
 from kick.records import CellFailed, KickError
 
@@ -89,12 +90,11 @@ def _write(model: nn.Module, calibration: Calibration, folder: Path) -> str:
     if grid is not None:
         _write_packed(model, calibration.formats, grid, folder)
         return "compressed-tensors pack-quantized"
-    merged = [_merge(linear.module, linear.weight) for linear in _all(model).values() if linear.called]
-    model.save_pretrained(folder, state_dict=_without_branches(model))
-    for undo in merged:
-        undo()
     if any(hasattr(module, "side_down") for module in model.modules()):
+        with _merged(model, folder.parent):
+            model.save_pretrained(folder, state_dict=_without_branches(model))
         return MERGED
+    model.save_pretrained(folder)
     if calibration.formats:
         return "dense, quantized weights stored dequantized"
     return "dense"
@@ -174,18 +174,23 @@ def _quantization_config(model: nn.Module, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _merge(module: nn.Module, weight: Tensor):
-    """Add a module's side branch into its weight for a while; what undoes it."""
-    merged = merge_branch(module, weight)
-    before = None if merged is None else weight.clone()
-    if merged is not None:
-        weight.copy_(merged)
-
-    def undo() -> None:
-        if before is not None:
-            weight.copy_(before)
-
-    return undo
+@contextmanager
+def _merged(model: nn.Module, folder: Path) -> Iterator[None]:
+    """Within it side branches are added into their weights; what those were waits on disk, in `folder`."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        before = DenseWeights(Path(scratch))
+        before.keep(model)
+        try:
+            for linear in _all(model).values():
+                merged = merge_branch(linear.module, linear.weight) if linear.called else None
+                if merged is not None:
+                    linear.weight.copy_(merged)
+            yield
+        finally:
+            for index, block in enumerate(blocks(model)):
+                known = before.of(index)
+                for linear in linears(block):
+                    linear.weight.copy_(known[linear.name])
 
 
 def _without_branches(model: nn.Module) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class Quantized:
     """How a weight is stored: on an integer grid with its scales, or in a named format of so many bits.
 
     `bits` is of a weight's own code, `shared` its share of scales and zeros. `name` is the format's ("int",
-    "nf4", ...).
+    "nf4", ...). `zero`: whether it is among the values that a code can say.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Quantized:
     grid: Grid | None = None
     scale: Scale | None = None
     activation_bits: int | None = None
+    zero: bool = True
 
 
 @dataclass(eq=False)

@@ -122,14 +122,14 @@ class Block:
         feed = self.feed
         feed.reach(self.index)
         names = tuple(linear.name for linear in wanted)
-        seen = _Seen(kind, self, feed.last.get(names))
+        seen = _Seen(kind, self, wanted, feed.last.get(names))
         with feed.quickly(self.index), watch(self.module, wanted, seen.see):
             for sample in range(len(feed.calibration)):
                 output = feed.run(self.index, sample)
                 seen.end_sample(may_stop=not feed.dense)
                 if feed.dense and output is not None:
                     feed.give(self.index, sample, output)
-        found = seen.finish(wanted)
+        found = seen.finish()
         feed.last[names] = seen.last
         return found
 
@@ -137,8 +137,8 @@ class Block:
 class _Seen:
     """Sums up inputs as they are seen, each distinct tensor once."""
 
-    def __init__(self, kind: type[S], block: Block, last: str | None):
-        self.kind, self.block = kind, block
+    def __init__(self, kind: type[S], block: Block, wanted: list[Linear], last: str | None):
+        self.kind, self.block, self.wanted = kind, block, wanted
         self.statistics: dict[str, S] = {}
         self.sample: list[tuple[Tensor, S]] = []  # what was seen in this sample
         self.order: list[Linear] = []
@@ -162,15 +162,16 @@ class _Seen:
     def end_sample(self, may_stop: bool) -> None:
         """From the second sample on the forward may end at the input that came last in the first.
 
-        Of a block with linears of the same names as an earlier one it is known before.
+        Of a block with linears of the same names as an earlier one it is known before. Where an expert is
+        wanted no sample says what comes last: another may reach an expert that this one did not.
         """
-        if may_stop and self.last is None and self.order and self.order[-1].called:
+        if may_stop and self.last is None and self.order and all(one.called for one in self.wanted):
             self.last = self.order[-1].name
         self.sample.clear()
         self.order.clear()
 
-    def finish(self, wanted: list[Linear]) -> dict[str, S]:
-        for linear in wanted:
+    def finish(self) -> dict[str, S]:
+        for linear in self.wanted:
             if linear.name not in self.statistics:
                 self.statistics[linear.name] = self._unseen(linear)
             if not self.statistics[linear.name].finite:

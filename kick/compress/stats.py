@@ -146,12 +146,13 @@ class Moments(Statistic):
     kind = "moments"
 
     def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
-        wide = {"device": device, "dtype": torch.float64}  # a difference of large sums follows
+        wide = {"device": device, "dtype": torch.float64}
         return {"total": torch.zeros(inputs, **wide), "squares": torch.zeros(inputs, **wide)}
 
     def _sum(self, x: Tensor) -> None:
-        self.tensors["total"] += x.sum(dim=0)
-        self.tensors["squares"] += x.square().sum(dim=0)
+        wide = x.double()  # a square in float32 has lost the variance of a mean a thousand times as large
+        self.tensors["total"] += wide.sum(dim=0)
+        self.tensors["squares"] += wide.square().sum(dim=0)
 
     @property
     def mean(self) -> Tensor:

@@ -26,21 +26,23 @@ class Storage:
     """How a weight could be stored: bits a value, and what is pruned (n of each m; m = 0: anywhere).
 
     `shared` is the bits that groups of weights have together, scales and zero points, as a share of each
-    weight: they are there however many of a group are pruned.
+    weight: they are there however many of a group are pruned. `zero`: whether it is among the values that
+    the bits can say; else what is pruned has to be said apart.
     """
 
     bits: float = VALUE_BITS
     shared: float = 0.0
     n: int = 0
     m: int = 0
+    zero: bool = True
 
 
 def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -> dict[str, Any]:
     """Parameters, zeros, bytes and bits of a model, as JSON values.
 
     Args:
-        storages: by full name of a linear; those not named are dense values of VALUE_BITS. None takes what a
-            checkpoint that was quantized elsewhere said of itself.
+        storages: by full name of a linear; those not named are as a checkpoint that was quantized elsewhere
+            says of itself, else dense values of VALUE_BITS.
 
     Returns:
         parameters: distinct ones, tied weights once; stored_bytes: of the tensors as they are;
@@ -48,7 +50,7 @@ def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -
         packed_bytes: everything, each matrix in its smallest format; packed_linear_bytes: the matrices alone;
         bits_per_weight: of the matrices, packed, everything counted; value_bits: of an unquantized value.
     """
-    storages = storages or getattr(model, "kick_storages", {})
+    storages = {**getattr(model, "kick_storages", {}), **(storages or {})}
     path, modules = block_list(model)
     weights = zeros = 0
     bits = 0.0
@@ -80,7 +82,7 @@ def packed_bits(size: int, zeros: int, storage: Storage) -> float:
     values kept of each m, and the place of each among the m. What groups share is added to each.
     """
     shared = size * storage.shared
-    dense = size * storage.bits
+    dense = size * storage.bits if storage.zero or not zeros else math.inf
     bitmap = size + (size - zeros) * storage.bits
     if not storage.m:
         return shared + min(dense, bitmap)

@@ -21,6 +21,9 @@ from kick.records import KickError
 # Weights of two or more dimensions that are left dense in every architecture: the end of the name, and why.
 EXCLUDED = {
     "gate.weight": "a router: a few rows that decide which expert sees a token",
+    "gate.wg.weight": "a router",
+    "router.weight": "a router",
+    "router.classifier.weight": "a router",
     "shared_expert_gate.weight": "a router of one row",
     "conv1d.weight": "a depthwise convolution of four taps a channel",
     "weight_scale": "of a checkpoint that was quantized elsewhere",
@@ -165,7 +168,8 @@ def watch(
                 handles.append(linear.module.register_forward_pre_hook(hook, with_kwargs=True))
             elif linear.expert is None:
                 mixer = block.get_submodule(linear.name.rpartition(".")[0])
-                handles.append(mixer.x_proj.register_forward_hook(_time_step_hook(linear, see)))
+                source = getattr(mixer, "dt_layernorm", mixer.x_proj)  # FalconMamba norms the time step
+                handles.append(source.register_forward_hook(_time_step_hook(linear, see)))
         for module in {id(item.module): item.module for item in wanted if item.expert is not None}.values():
             mine = {(x.expert, x.parameter): x for x in wanted if x.module is module}
             handles.append(module.register_forward_pre_hook(_experts_hook(mine, see)))
@@ -183,7 +187,7 @@ def _call_hook(linear: Linear, see: See):
 
 
 def _time_step_hook(linear: Linear, see: See):
-    """Mamba multiplies with dt_proj.weight itself; the factor is the first columns of x_proj's output."""
+    """Mamba multiplies with dt_proj.weight itself; the factor is the first columns of what comes out here."""
 
     def hook(_module, _args, output) -> None:
         see(linear, output[..., : linear.weight.shape[1]])

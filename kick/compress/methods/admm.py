@@ -7,7 +7,8 @@ iterations, and for a share it is at the full sparsity from the first one (the p
 schedule: `schedule: cubic`).
 
 Deviations: linears with the same input share one inverse; the inverse comes from a Cholesky factor; exactly
-floor(share x size) weights of a matrix go.
+floor(share x size) weights of a matrix go; n:m is full from the first iteration too, where the code raises it
+bit by bit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kick.compress.pruning import check_pattern, put, stacked
 from kick.compress.sequential import shared, walk
 from kick.compress.sparsity import Sparsity, mask
 from kick.compress.stats import Hessian
-from kick.records import CellFailed
+from kick.records import CellFailed, KickError
 
 _TINY = 1e-8  # keeps a dead input's scale from being zero
 
@@ -48,8 +49,13 @@ class Admm:
     schedule: str = option("how the share grows", "constant", choices=("constant", "cubic"))
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model."""
+        """Raises KickError where the pattern does not fit the model or the schedule."""
         check_pattern(model, self.sparsity)
+        if self.sparsity.m and self.schedule != "constant":
+            raise KickError(
+                f"admm: schedule {self.schedule!r} grows a share, and {self.sparsity} is none; "
+                "choose 'constant', or a share"
+            )
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)

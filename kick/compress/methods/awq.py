@@ -30,7 +30,7 @@ from kick.compress.sequential import shared, walk
 from kick.compress.stats import Hessian
 from kick.model import Linear
 
-_ATTENDED = re.compile(r"q_proj|k_proj|query|key|c_attn")
+_ATTENDED = re.compile(r"q_proj|k_proj|query|key|c_attn|qkv")
 _STEPS = 20
 
 
@@ -62,6 +62,7 @@ class ScaledInput(Hessian):
     paper="Lin et al., MLSys 2024, arXiv 2306.00978",
     kind="quantize",
     needs=("calibration",),
+    version=2,  # spans of a fused qkv are left alone as those of q and k
 )
 @dataclass(frozen=True)
 class Awq:

@@ -7,7 +7,8 @@ afterwards.
 
 Deviations: every block keeps the same numbers (the paper's uniform structure, UL-UM), since no model of
 transformers describes widths that differ from block to block; heads go in groups that share a key/value
-head; a channel's variance is exact over all tokens.
+head, scored by the mean of their channels' scores, where the published code squares those first; a channel's
+variance is exact over all tokens.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from kick.model import blocks
     paper="An et al., AAAI 2024, arXiv 2312.11983",
     kind="structure",
     needs=("calibration", "structure"),
+    version=2,  # variances of squares in float64
 )
 @dataclass(frozen=True)
 class Flap:

@@ -141,6 +141,7 @@ def gptq(weights: Sequence[Tensor], factor: Factor, how: Order) -> list[tuple[Te
     made = sweep(columns, factor, lambda start, end: scales.opening(columns, start, end), rule)
     if unit is not None:
         made.mul_(unit)
+    made.add_(0.0)  # -0 + 0 is +0
     sizes = [weight.shape[0] for weight in weights]
     return list(zip(apart(how.restore(made), sizes), scales.result().split(sizes), strict=True))
 

@@ -5,7 +5,9 @@ November 2023. The scale is that of min .. max; the zero point minimises the p-n
 < 1, by turns of a shrinkage and a mean. Weights only, simulated by dequantized weights.
 
 Deviations: groups lie along the inputs of a row; a group's turns stop when the error of the whole matrix no
-longer falls, as in the authors' code. Zero is not on the grid: a mask of an earlier step is kept beside it.
+longer falls, as in the authors' code, and the best zero point found is kept, where that code keeps the last
+one; it is never rounded, which that code does at 4 bits by default. Zero is not on the grid: a mask of an
+earlier step is kept beside it.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Hqq:
         for block in walk(model, calibration):
             for linear in block.linears:
                 size = linear.weight.shape[1] if self.group_size == -1 else self.group_size
-                stored = Quantized("hqq", self.bits, 32 / size)
+                stored = Quantized("hqq", self.bits, 32 / size, zero=False)
                 store(block, linear, self.round(linear.weight.float()), calibration, stored)
 
     def round(self, weight: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ merged the variant fails: it would be the dense model under another name.
 
 Deviations: the search may end as soon as `layers` blocks are gone (0: as far as the threshold allows); the
 cosine is the mean over all tokens of `sentences` calibration sequences, where the paper takes a few
-sentences.
+sentences, and is taken before the model's last norm, where the published code takes it after; norms are
+merged as all other weights are.
 """
 
 from __future__ import annotations

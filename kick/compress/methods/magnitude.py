@@ -22,6 +22,7 @@ from kick.compress.pruning import Comparison, check_pattern, prune, put
 from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
 from kick.model import block_list, linears
+from kick.records import KickError
 
 
 @method(
@@ -39,8 +40,13 @@ class Magnitude:
     ties: str = option("exact, or the published code's rule", "exact", choices=("exact", "authors"))
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model."""
+        """Raises KickError where the pattern does not fit the model, or the ties what is compared."""
         check_pattern(model, self.sparsity)
+        if self.ties != "exact" and self.per != "matrix":
+            raise KickError(
+                f"magnitude: ties {self.ties!r} is a rule for whole matrices, got per {self.per!r}; "
+                "choose per: matrix, or ties: exact"
+            )
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         together = self.per == "global" and not self.sparsity.m

@@ -17,6 +17,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.depth import check_depth, drop, outputs_of, run
 from kick.compress.method import method, option
 from kick.model import blocks
+from kick.records import CellFailed
 
 
 @method(
@@ -54,4 +55,8 @@ def block_influence(model: nn.Module, calibration: Calibration) -> Tensor:
 
     with outputs_of(modules, see):
         count = run(model, calibration)
-    return 1 - total / count
+    influence = 1 - total / count
+    if not influence.isfinite().all():
+        first = int((~influence.isfinite()).nonzero()[0])
+        raise CellFailed(f"block {first} has NaN or infinity in its input or output on the calibration data")
+    return influence
