@@ -82,6 +82,7 @@ def run(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, tokenizer = model.load(model.resolve(name), device=device)
     compress.check(network, recipe)
+    compress.check_saved(network, recipe)
     sequences = []
     if compress.needs_calibration(recipe):
         sequences = calibration.sequences(spec, tokenizer, data_root)

@@ -41,6 +41,7 @@ __all__ = [
     "build",
     "canonical",
     "check",
+    "check_saved",
     "compress",
     "describe",
     "method",
@@ -74,6 +75,13 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
         raise KickError(f"{recipe[0].method} makes up for earlier steps: put it after another method")
     if "structure" in kinds and "compensate" in kinds:
         raise KickError("a compensation needs the dense weights in place; not after structured pruning")
+
+
+def check_saved(model: nn.Module, recipe: Sequence[Step]) -> None:
+    """Raises KickError where it is plain that what a step makes of the model could not be saved."""
+    for made in map(build, recipe):
+        if hasattr(made, "check_saved"):
+            made.check_saved(model)
 
 
 def compress(
@@ -126,9 +134,10 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     made = build(step)
     if later and hasattr(made, "check"):
         made.check(model)  # an earlier step may have made it smaller
+    pruned = set(calibration.masks)
     with _snapshot(model, calibration) as before:
         made(model, calibration)
-        calibration.scope.check_followed(step.method, calibration.masks)
+        calibration.scope.check_followed(step.method, calibration.masks, pruned)
         if later:
             _settle(model, calibration, before)
     calibration.memory = None  # a later step does not start from the dense model

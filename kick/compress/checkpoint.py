@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -68,7 +69,12 @@ def save(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch, quiet():
         folder = Path(scratch) / "checkpoint"
-        kind = _write(model, calibration, folder)
+        try:
+            kind = _write(model, calibration, folder)
+        except StrictDataclassError as error:
+            raise CellFailed(
+                f"{type(model.config).__name__} does not describe this model: {error}"
+            ) from error
         tokenizer.save_pretrained(folder)
         if kind == MERGED:  # what was measured is the weight with its branch beside it
             report = {_APART.get(name, name): facts for name, facts in report.items()}

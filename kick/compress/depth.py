@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +15,30 @@ from kick.model import block_list
 from kick.model.structure import device_of, hidden_of
 from kick.records import KickError
 
+# Settings that say by its number what a block is ("layer_types" and its like say it by a list of all)
+_NUMBERED = ("layer_indices", "layer_period", "mlp_only_layers")
+
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """The blocks of a model in order, with the kind of each where its config says one."""
+    """The blocks of a model in order, with what its config says of each: lists by name (`layer_types`)."""
 
     blocks: tuple[nn.Module, ...]
-    kinds: tuple[str, ...] | None
+    each: Mapping[str, tuple[Any, ...]]
 
     @classmethod
     def of(cls, model: nn.Module) -> Stack:
-        """The model's blocks as they are."""
-        kinds = vars(model.config).get("layer_types")  # a property where all blocks are of one kind
-        return cls(tuple(block_list(model)[1]), tuple(kinds) if kinds else None)
+        """The model's blocks as they are. Properties are left out: they follow from the rest."""
+        modules = tuple(block_list(model)[1])
+        lists = {name: value for name, value in vars(model.config).items() if isinstance(value, list | tuple)}
+        each = {name: tuple(value) for name, value in lists.items() if len(value) == len(modules)}
+        return cls(modules, each)
 
     def without(self, gone: Collection[int]) -> Stack:
         """The blocks that are not gone."""
         kept = [index for index in range(len(self.blocks)) if index not in gone]
-        kinds = tuple(self.kinds[index] for index in kept) if self.kinds else None
-        return Stack(tuple(self.blocks[index] for index in kept), kinds)
+        each = {name: tuple(value[index] for index in kept) for name, value in self.each.items()}
+        return Stack(tuple(self.blocks[index] for index in kept), each)
 
     def place(self, model: nn.Module) -> None:
         """Make these the model's blocks: its config says so, and the key/value cache numbers them anew."""
@@ -40,8 +46,8 @@ class Stack:
         del modules[:]
         modules.extend(self.blocks)
         model.config.num_hidden_layers = len(self.blocks)
-        if self.kinds:
-            model.config.layer_types = list(self.kinds)
+        for name, value in self.each.items():
+            setattr(model.config, name, list(value))
         for index, block in enumerate(self.blocks):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):
@@ -53,6 +59,13 @@ def check_depth(model: nn.Module, layers: int) -> None:
     count = len(block_list(model)[1])
     if layers >= count:
         raise KickError(f"{layers} layers cannot be dropped of {count}; drop at most {count - 1}")
+    config = vars(model.config)
+    places = [name for name in sorted(config) if name.endswith(_NUMBERED) and config[name]]
+    if layers and places:
+        raise KickError(
+            f"the config of {type(model).__name__} says by {', '.join(places)} of what kind each block is, "
+            "and would be wrong with blocks dropped; choose a method that keeps them all"
+        )
 
 
 def drop(model: nn.Module, gone: Collection[int], calibration: Calibration) -> None:

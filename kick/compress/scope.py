@@ -10,7 +10,7 @@ step changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,11 +59,14 @@ class Scope:
             if name not in known:
                 raise KickError(unknown("matrix", name, known))
 
-    def check_followed(self, method: str, masks: Mapping[str, Tensor]) -> None:
-        """Raises CellFailed where a method has not pruned a matrix by the share given for it."""
+    def check_followed(self, method: str, masks: Mapping[str, Tensor], before: Collection[str]) -> None:
+        """Raises CellFailed where a method has not pruned a matrix by the share given for it.
+
+        before: matrices that earlier steps pruned, maybe by more than that share.
+        """
         for name, sparsity in self.sparsities.items():
             kept = masks.get(name) if self.covers(name) else None
-            if kept is None:
+            if kept is None or name in before:
                 continue
             (rows, columns), pruned = kept.shape, int((~kept).sum())
             if pruned not in (rows * sparsity.count(columns), sparsity.count(rows * columns)):

@@ -107,8 +107,15 @@ class Block:
                 found = self._sum(kind, self.linears)
                 if feed.memory:
                     feed.memory.put(kind, self.index, len(feed.modules), found)
+            else:
+                self._note_unseen(found)
             self._measured[kind.kind] = found
         return {linear.name: self._measured[kind.kind][linear.name] for linear in wanted or self.linears}
+
+    def _note_unseen(self, found: dict[str, S]) -> None:
+        for name, statistic in found.items():
+            if not statistic.seen:
+                self.feed.calibration.note("expert saw no token", linear=self.full(name))
 
     def run(self, sample: int) -> Tensor:
         """The block's output on a sample, with its weights as they are now, (1, tokens, hidden)."""
@@ -130,6 +137,7 @@ class Block:
                 if feed.dense and output is not None:
                     feed.give(self.index, sample, output)
         found = seen.finish()
+        self._note_unseen(found)
         feed.last[names] = seen.last
         return found
 
@@ -183,7 +191,6 @@ class _Seen:
             raise CellFailed(f"no input of {self.block.full(linear)} was seen: its module is never called")
         statistic = self.kind(linear.weight.shape[1], linear.weight.device)
         statistic.neutral()
-        self.block.feed.calibration.note("expert saw no token", linear=self.block.full(linear))
         return statistic
 
 

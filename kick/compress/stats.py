@@ -24,6 +24,7 @@ class Statistic(ABC):
         self.inputs = inputs
         self.samples = 0
         self.tokens = 0
+        self.seen = True  # else it is the neutral one
         self.tensors: dict[str, Tensor] = self.empty(inputs, device)
 
     @abstractmethod
@@ -42,6 +43,7 @@ class Statistic(ABC):
 
     def neutral(self) -> None:
         """Become what inputs of one in every channel, independent of each other, would have left."""
+        self.seen = False
         self.samples = self.tokens = 1
         for tensor in self.tensors.values():
             tensor.fill_(1)
@@ -98,6 +100,7 @@ class Hessian(Statistic):
             raise RuntimeError("BLAS summed into a copy")
 
     def neutral(self) -> None:
+        super().neutral()
         self.samples = self.tokens = 2
         self.tensors["gram"].zero_().fill_diagonal_(1)
 

@@ -7,12 +7,16 @@ keeps the same numbers, so that the model's own config describes the result.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
+from kick.compress.sparsity import Sparsity
 from kick.model import Linear, block_list, linears
 from kick.records import KickError
 
@@ -64,6 +68,12 @@ def coupled(block: nn.Module, model: nn.Module) -> Coupled:
     kv_heads = model.config.num_key_value_heads
     head = found["k_proj"].weight.shape[0] // kv_heads
     heads_a_group = found["o_proj"].weight.shape[1] // (kv_heads * head)
+    for name, parameter in block.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")) and parameter.numel() != head:
+            raise KickError(
+                f"{type(model).__name__} norms all heads together ({name}), so that none can be taken out; "
+                "choose last-n, shortgpt or laco, which drop whole layers"
+            )
     return Coupled(*(found[part] for part in _PARTS), kv_heads, head, heads_a_group)
 
 
@@ -98,9 +108,43 @@ def cut(structure: Coupled, kept: Kept) -> None:
     _columns(structure.down, kept.channels)
 
 
+def remaining(model: nn.Module, share: float) -> tuple[Coupled, int, int]:
+    """The first block's structure, and how many groups of heads and MLP channels a block keeps."""
+    structure, level = coupled(block_list(model)[1][0], model), Sparsity.parse(share)
+    groups, channels = structure.kv_heads, structure.channels
+    return structure, groups - level.count(groups), channels - level.count(channels)
+
+
+def check_saved(model: nn.Module, share: float) -> None:
+    """Raises KickError where the model's class has no config for what is left: Llama's wants a hidden size
+    that is a multiple of the heads."""
+    structure, groups, channels = remaining(model, share)
+    if _valid(model, groups, channels, structure):
+        return
+    fitting = [n for n in range(1, structure.kv_heads + 1) if _valid(model, n, channels, structure)]
+    raise KickError(
+        f"{groups} of {structure.kv_heads} groups of heads would be left, and {type(model.config).__name__} "
+        f"describes no such model, so that it cannot be saved; {', '.join(map(str, fitting))} can be left "
+        "(`kick run` measures any)"
+    )
+
+
+def _valid(model: nn.Module, groups: int, channels: int, structure: Coupled) -> bool:
+    config = copy.deepcopy(model.config)
+    _write(config, groups, channels, structure)
+    try:
+        config.validate()
+    except StrictDataclassError:
+        return False
+    return True
+
+
 def describe(model: nn.Module, groups: int, channels: int, structure: Coupled) -> None:
     """Write the new widths into the model's config."""
-    config = model.config
+    _write(model.config, groups, channels, structure)
+
+
+def _write(config: Any, groups: int, channels: int, structure: Coupled) -> None:
     config.head_dim = structure.head
     config.num_attention_heads = groups * structure.heads_a_group
     config.num_key_value_heads = groups

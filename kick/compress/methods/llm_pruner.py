@@ -21,9 +21,18 @@ from kick.compress.context import calibration_of
 from kick.compress.gradients import Gradients, gradients
 from kick.compress.method import method, option
 from kick.compress.sequential import walk
-from kick.compress.sparsity import Sparsity
-from kick.compress.widths import Coupled, Kept, check_widths, coupled, cut, describe, largest
-from kick.model import Linear, blocks
+from kick.compress.widths import (
+    Coupled,
+    Kept,
+    check_saved,
+    check_widths,
+    coupled,
+    cut,
+    describe,
+    largest,
+    remaining,
+)
+from kick.model import Linear
 
 
 @method(
@@ -43,12 +52,13 @@ class LlmPruner:
         """Raises KickError where blocks are not built as Llama's."""
         check_widths(model)
 
+    def check_saved(self, model: nn.Module) -> None:
+        """Raises KickError where no config describes what would be left."""
+        check_saved(model, self.share)
+
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        level = Sparsity.parse(self.share)
-        first = coupled(blocks(model)[0], model)
-        groups = first.kv_heads - level.count(first.kv_heads)
-        channels = first.channels - level.count(first.channels)
+        first, groups, channels = remaining(model, self.share)
         with gradients(model, calibration, "sum") as sums:
             for block in walk(model, calibration):
                 structure = coupled(block.module, model)
