@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -96,8 +96,14 @@ def score(task: Task, items: Sequence[Item], responses: Sequence[Sequence[Respon
     """The samples: what was answered, and what that is worth."""
     scores = task.score(items, responses)
     return tuple(
-        item.sample(answers, values) for item, answers, values in zip(items, responses, scores, strict=True)
+        item.sample(answers, values if _numbers(answers) else dict.fromkeys(values, math.nan))
+        for item, answers, values in zip(items, responses, scores, strict=True)
     )
+
+
+def _numbers(answers: Sequence[Response]) -> bool:
+    """Whether the model computed every log-probability: among NaNs the first choice would be the largest."""
+    return not any(answer.logprob is not None and math.isnan(answer.logprob) for answer in answers)
 
 
 def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation:
@@ -173,7 +179,7 @@ def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], di
 
     An item without the value, or whose value is no number (a text), is missing.
     """
-    values = [value for sample in samples if (value := unflatten(name, sample.scores)) is not None]
+    values = [value for sample in samples if _known(value := unflatten(name, sample.scores))]
     missing = len(samples) - len(values)
     if not values:
         return Score(name, None, 0, None, None, None, direction, missing)
@@ -182,6 +188,13 @@ def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], di
     low, high = np.quantile(means, [0.025, 0.975])
     value, stderr = float(aggregate(values)), float(means.std(ddof=1))
     return Score(name, value, len(values), stderr, float(low), float(high), direction, missing)
+
+
+def _known(value: Any) -> bool:
+    """Whether a value, or a tuple of such, is there and no NaN."""
+    if isinstance(value, tuple | list):
+        return all(map(_known, value))
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from kick.engine.draft import Acceptance, trial
 from kick.engine.network import Network, out_of_memory
 from kick.engine.pack import Done, Runner
 from kick.engine.slots import Row, Slots
-from kick.engine.stopping import Decoding, pick
+from kick.engine.stopping import Decoding, check_numbers, pick
 from kick.engine.tree import Node, grow
 
 SHARE = 16  # tokens that sharing a prefix must save while prompts are read
@@ -214,6 +214,7 @@ def choose(
     checked = torch.tensor([count > 1 for count in counts for _ in range(count)], device=hidden.device)
     for part, logits in network.chunks(hidden):
         best, at = logits.max(-1)
+        check_numbers(best)
         tokens += [
             token if row.temperature == 0.0 else pick(logits[i], row)
             for i, (row, token) in enumerate(zip(owners[part], at.tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ class Engine:
             values, own = fidelity.measure(network, hidden, requests[i].tokens, dense, say)
             if len(own) > len(self.known.get(prompts[i].ids, ())):
                 self.known[prompts[i].ids] = own
-            self.reader.acceptance.learn(len(requests[i].tokens), int(values["fdt"]))
+            if math.isfinite(values["fdt"]):
+                self.reader.acceptance.learn(len(requests[i].tokens), int(values["fdt"]))
             finish(i, Response(values=values, truncated=prompts[i].truncated))
 
         asked = [i for i, request in enumerate(requests) if request.tokens]

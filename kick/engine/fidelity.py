@@ -53,8 +53,9 @@ def measure(
     dense: Tensor | None,
     say: Callable[[Tensor], Said] | None,
 ) -> tuple[dict[str, float], tuple[int, ...]]:
-    """The numbers above, NaN for those that need the dense model where it is not known; and the variant's
-    own greedy tokens, as far as the pass tells them: up to the first that differs.
+    """The numbers above, NaN for those that need the dense model where it is not known, all but the length
+    where the variant's logits are; and the variant's own greedy tokens, as far as the pass tells them: up to
+    the first that differs.
 
     Args:
         hidden: the variant's hidden states (N, H) that predict the tokens.
@@ -76,12 +77,15 @@ def measure(
             dense_best.append(said.best)
             margins.append(said.margin)
             divergence.append(said.kl(logs))
+    mean = float(torch.cat(nll).double().mean())
+    if math.isnan(mean):  # the variant computes no numbers: it agrees with nothing, and differs from nothing
+        return values | {"fdt": math.nan}, ()
     found = torch.cat(best)
     wrong = found != targets
     first = int(wrong.nonzero()[0]) if bool(wrong.any()) else len(tokens)
     values["fdt"] = float(first)
     values["sdt"] = float(wrong.double().mean())
-    values["dppl"] = math.exp(float(torch.cat(nll).double().mean()))
+    values["dppl"] = math.exp(mean)
     if divergence:
         kl = torch.cat(divergence).double().clamp(min=0)
         values["agreement"] = float((found == torch.cat(dense_best)).double().mean())

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from kick.engine.network import Network, out_of_memory, pad_right
-from kick.engine.stopping import Decoding, pick
+from kick.engine.stopping import Decoding, check_numbers, pick
 
 Found = list[tuple[int, Tensor]]  # indices of readings, each with its hidden states (count, H)
 Reading = tuple[tuple[int, ...], int]  # token ids, and how many of the last positions are wanted
@@ -67,6 +67,7 @@ def _batch(network: Network, rows: list[Decoding]) -> None:
 
     def choose(_, scores: Tensor) -> Tensor:
         """Leave only the token that each row takes, so that generate's argmax takes it."""
+        check_numbers(scores.amax(-1))
         forced = torch.full_like(scores, -float("inf"))
         for i, row in enumerate(rows):
             forced[i, pick(scores[i], row)] = 0.0

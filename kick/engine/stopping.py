@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kick.records import CellFailed
+
 
 @dataclass(frozen=True)
 class Stops:
@@ -82,6 +84,12 @@ class Decoding:
         """Append a token; the answer is done at a stop or at its limit."""
         self.tokens.append(token)
         self.done = len(self.tokens) >= self.limit or self.stops.reached(self.tokens)
+
+
+def check_numbers(best: Tensor) -> None:
+    """Raises CellFailed where a largest logit is no number: whatever was taken then would be no answer."""
+    if not best.isfinite().all():
+        raise CellFailed("the model's logits are NaN or infinite: it generates no text")
 
 
 def pick(logits: Tensor, row: Decoding) -> int:

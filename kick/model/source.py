@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+
 from kick.records import KickError, ModelSpec, canonical
 from kick.registry import near, unknown
 
@@ -27,6 +29,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 _TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "added_tokens.json")
+# What transformers raises at files that do not fit each other or are damaged
+_UNREADABLE = (
+    ValueError, OSError, ImportError, RuntimeError, LookupError, AttributeError, TypeError, SafetensorError,
+)  # fmt: skip
 _CONVERSION = 1  # raised when the conversion from GGUF changes what it writes
 
 
@@ -95,17 +101,25 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             options = elsewhere.load_options(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-            model = AutoModelForCausalLM.from_pretrained(
+            model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, spec.dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
                 **options,
             )
-    except (ValueError, OSError, ImportError) as error:
+    except _UNREADABLE as error:
         raise KickError(
-            f"transformers cannot load {spec.name!r} as a causal language model: {error}"
+            f"transformers cannot load {spec.name!r} as a causal language model: "
+            f"{error if str(error) else type(error).__name__}"
         ) from error
+    if missing := sorted(info["missing_keys"]):  # transformers draws random weights for those
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise KickError(
+            f"{spec.name!r} lacks {missing[0]}{more}, which its config says it has: the checkpoint is not "
+            f"whole, or of another kind of model ({folder})"
+        )
     elsewhere.unpacked(model)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
@@ -170,7 +184,16 @@ def _checked(folder: Path, name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise KickError(f"{name!r} has no config.json ({folder}); give a folder that save_pretrained wrote")
     _refuse_code(folder, name)
-    if any(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise KickError(
+                f"{name!r}: {file.name} cannot be read ({error}); was it copied or downloaded whole?"
+            ) from error
+    if files:
         return folder
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
     if pickles:
@@ -184,10 +207,12 @@ def _checked(folder: Path, name: str) -> Path:
 def _refuse_code(folder: Path, name: str) -> None:
     """Raises KickError where only code in the folder says what the model is."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = json.loads((folder / "config.json").read_text("utf-8"), parse_constant=_no_number)
     except ValueError as error:
         raise KickError(f"{name!r}: config.json is no JSON ({folder}): {error}") from error
-    if not isinstance(config, dict) or not config.get("auto_map"):
+    if not isinstance(config, dict):
+        raise KickError(f"{name!r}: config.json is no JSON object ({folder}); got {str(config)[:100]}")
+    if not config.get("auto_map"):
         return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -197,6 +222,10 @@ def _refuse_code(folder: Path, name: str) -> None:
             "comes with a model; give one whose model_type transformers has, "
             f"got {config.get('model_type')!r}"
         )
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

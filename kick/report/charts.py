@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -37,8 +38,10 @@ MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its ed
 
 
 def levels(rows: pd.DataFrame) -> Markup | None:
-    """A task's headline rows against sparsity and bits; None where no variant has a level."""
+    """A task's headline rows against sparsity and bits; None where no variant has a level or a value."""
     rows = rows[list(DRAWN)]
+    if not np.isfinite(rows["value"].astype(float)).any():
+        return None
     dense = rows[rows["dense"]]
     plots = [plot for plot in (_sparsity(rows), _bits(rows)) if plot]
     if dense.empty or not plots:

@@ -83,6 +83,7 @@ def macro(theirs: Items, metric: Metric) -> tuple[float, float]:
     """
     names = sorted(set(theirs.groups))
     parts = [theirs.where(name) for name in names]
-    value = float(np.nanmean([items.aggregate(part, metric) for part in parts]))
+    known = [score for part in parts if math.isfinite(score := items.aggregate(part, metric))]
+    value = float(np.mean(known)) if known else math.nan
     errors = [items.score(part, metric, 2)["stderr"] for part in parts]
     return value, float(np.sqrt(np.nansum(np.square(errors))) / len(names))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ class Scale:
         if self.log:
             tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if self.high / self.low < 200 else (1,)
-            found = [step * 10.0**power for power in tens for step in steps]
+            found = [float(f"{step}e{power}") for power in tens for step in steps]  # past 1e308: infinite
         else:
             raw = (self.high - self.low) / count or 1.0
             size = 10.0 ** math.floor(math.log10(raw))
@@ -210,8 +211,9 @@ def chart(what: Chart, width: float = 400, height: float = 200) -> Markup:
         _plot(drawn, what, plot, Scale(*plot.ends, start + 6, start + each - 6), scale)
         drawn.line([(start, bottom), (start + each, bottom)], "axis")
         drawn.text(start + each / 2, height - 4, plot.name, "label", "middle")
-    place = scale(what.dense) + (-4 if what.better_up else 11)
-    drawn.text(width - 9, place, what.dense_text, "label halo", "end")
+    if math.isfinite(what.dense):
+        place = scale(what.dense) + (-4 if what.better_up else 11)
+        drawn.text(width - 9, place, what.dense_text, "label halo", "end")
     return drawn.render()
 
 
@@ -223,7 +225,7 @@ def _y_scale(what: Chart, bottom: float, top: float) -> Scale:
     known = [value for value in known if math.isfinite(value)]
     low, high = min(known), max(known)
     if what.log:
-        return Scale(low / 1.1, high * 1.1, bottom, top, log=True)
+        return Scale(low / 1.1, min(high * 1.1, sys.float_info.max), bottom, top, log=True)
     pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return Scale(max(0.0, low - pad) if low >= 0 else low - pad, high + pad, bottom, top)
 
@@ -233,7 +235,8 @@ def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Scale, up: Scale) -> 
     if what.noise:
         first, second = up(what.noise[1]), up(max(what.noise[0], up.low))
         drawn.add("rect", x=left, y=first, width=right - left, height=second - first, class_="noise")
-    drawn.line([(left, up(what.dense)), (right, up(what.dense))], "dense", "4 3")
+    if math.isfinite(what.dense):
+        drawn.line([(left, up(what.dense)), (right, up(what.dense))], "dense", "4 3")
     for at, text in plot.ticks:
         drawn.text(across(at), up.start + 13, text, "tick", "middle")
     for number, line in enumerate(plot.lines):
