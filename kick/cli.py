@@ -195,15 +195,14 @@ def compress(
     corpus: Annotated[str, typer.Option(help="of calibration text")] = "kick_mini_calibration",
     sequences: Annotated[int, typer.Option(help="of calibration")] = 16,
     length: Annotated[int, typer.Option(help="tokens of a sequence")] = 256,
-    seed: int = 0,
+    calibration_seed: Annotated[int, typer.Option(help="which sequences of the corpus")] = 0,
     data_root: DataRoot = None,
 ) -> None:
     """Compress a model and save it: --method wanda --sparsity 0.5 [--method rtn --bits 4] --out DIR."""
     from kick import compressing
-    from kick.records import CalibrationSpec
 
     recipe = compressing.steps(context.args)
-    spec = CalibrationSpec(corpus, sequences, length, seed)
+    spec = compressing.calibration_of(corpus, sequences, length, calibration_seed)
     print_json(compressing.run(model, recipe, spec, Path(out), data_root))
 
 

@@ -12,9 +12,10 @@ import torch
 import yaml
 
 from kick import calibration, compress, model
-from kick.compress.checkpoint import RUNNING, save
+from kick.compress.checkpoint import RUNNING, check_out, save
 from kick.compress.context import Calibration
 from kick.records import CalibrationSpec, KickError, Step
+from kick.registry import unknown
 
 PAUSE = 10.0  # seconds between two lines on how far it is
 
@@ -32,12 +33,31 @@ def steps(words: Sequence[str]) -> list[Step]:
     for name, value in pairs:
         if name == "method":
             recipe.append((value, {}))
+        elif name in recipe[-1][1]:
+            raise KickError(
+                f"--{name} is given twice for {recipe[-1][0]}; a recipe has one --method for each step"
+            )
         else:
-            recipe[-1][1][name] = _value(value)
+            recipe[-1][1][name] = _value(name, value)
     try:
         return [compress.canonical(name, options) for name, options in recipe]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         raise KickError(str(error)) from error
+
+
+def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> CalibrationSpec:
+    """What the command line says of calibration. Raises KickError for a number that is out of range, and for
+    a corpus that is not there."""
+    for name, value, least in (
+        ("sequences", sequences, 1),
+        ("length", length, 2),
+        ("calibration-seed", seed, 0),
+    ):
+        if value < least:
+            raise KickError(f"--{name}: got {value}; wanted: a whole number of at least {least}")
+    if corpus not in calibration.CORPORA:
+        raise KickError(unknown("calibration corpus", corpus, calibration.CORPORA))
+    return CalibrationSpec(corpus, sequences, length, seed)
 
 
 def _told(pause: float) -> Callable[[int, int], None]:
@@ -61,9 +81,21 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     return [(n.removeprefix("--").replace("-", "_"), v) for n, v in zip(names, values, strict=True)]
 
 
-def _value(text: str) -> Any:
-    """A number, true or false, or text; n:m stays text, which YAML would read as a number to base 60."""
-    return text if ":" in text else yaml.safe_load(text)
+def _value(name: str, text: str) -> Any:
+    """A number, true or false, a list or mapping in YAML's short form, or text (n:m)."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text[:1] not in ("[", "{"):
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KickError(
+            f"--{name}: got {text!r}, which is no list or mapping: {' '.join(str(error).split())}"
+        ) from error
 
 
 def run(
@@ -74,8 +106,7 @@ def run(
     Raises KickError for a name, option or folder that is wrong, CellFailed where the checkpoint would not be
     the compressed model.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KickError(f"{out} is there already; give a folder that is new or empty")
+    check_out(out)
     if any(compress.methods[step.method].activations for step in recipe):
         raise KickError(RUNNING)
     offload = calibration.offload_folder()

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kick import compress
 from kick.records import Cell, CellFailed, Job, KickError, Result, Score
+from kick.registry import unknown
 from kick.store import Store
 from kick.worker import Worker
 
@@ -39,6 +41,9 @@ def reproduce(cell: str, data_root: str | None = None, task_folders: Sequence[st
         raise KickError(f"{cell!r} names no stored cell; wanted RESULTS/KEY, as `kick status` lists them")
     stored = Store(folder)
     result = stored.result(key)
+    for step in result.cell.variant.recipe:
+        if step.method not in compress.methods:
+            raise KickError(f"{cell} cannot be run here: {unknown('method', step.method, compress.methods)}")
     with tempfile.TemporaryDirectory() as scratch:
         again = Store(scratch, result.matrix)
         dense = result.cell if result.cell.variant.dense else None

@@ -113,6 +113,34 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         ),
         (["compress", "smok", "--out", "x", "--method", "rtn", "--bits", "4"], ["unknown model", "'smoke'"]),
         (
+            ["compress", "smoke", "--out", "x", "--method", "rtn", "--bits", "4", "--bits", "3"],
+            ["--bits is given twice for rtn"],
+        ),
+        (
+            ["compress", "smoke", "--out", "x", "--method", "wanda", "--sparsity", "[0.5"],
+            ["--sparsity: got '[0.5'", "no list"],
+        ),
+        (
+            ["compress", "smoke", "--out", "x", "--length", "1", "--method", "wanda", "--sparsity", "0.5"],
+            ["--length: got 1", "at least 2"],
+        ),
+        (
+            ["compress", "smoke", "--out", "x", "--corpus", "c5", "--method", "rtn", "--bits", "4"],
+            ["unknown calibration corpus 'c5'", "'c4'"],
+        ),
+        (
+            ["compress", "smoke", "--out", "file/x", "--method", "rtn", "--bits", "4"],
+            ["file/x cannot be written", "give a folder"],
+        ),
+        (  # a seed is the method's own, and this one has none
+            ["compress", "smoke", "--out", "x", "--method", "rtn", "--bits", "4", "--seed", "1"],
+            ["rtn", "seed"],
+        ),
+        (
+            ["study", "components", "smoke", "--method", "owl", "--sparsity", "0.5"],
+            ["owl cannot be given a share", "it chooses the shares itself", "wanda"],
+        ),
+        (
             ["compress", "nowhere", "--out", "x", "--method", "smoothquant"],  # before a model is looked for
             ["activations", "no plain checkpoint", "kick run"],
         ),
@@ -182,6 +210,13 @@ def test_compress_saves_what_transformers_loads(kick, tmp_path, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(folder)
     weight = model.model.layers[0].self_attn.q_proj.weight
     assert (weight.view(weight.shape[0], -1, 4) == 0).sum(-1).eq(2).all()
+
+
+def test_a_methods_own_seed_is_heard():
+    from kick.compressing import steps
+
+    (step,) = steps(["--method", "random", "--sparsity", "0.5", "--seed", "3"])
+    assert step.options == {"sparsity": 0.5, "seed": 3}
 
 
 def test_what_fails_for_a_known_reason_is_told_in_a_line_with_status_1(kick, tmp_path):

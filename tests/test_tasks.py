@@ -346,3 +346,36 @@ def test_all_of_mmlu_from_the_shared_mirror(part_of_lm_eval):
         pytest.skip("LOUD: ../shared is absent, lm-eval's mmlu was not fed from the real mirror")
     task = tasks.load(["mmlu_anatomy"], str(SHARED))["mmlu_anatomy"]
     assert task.size == 135
+
+
+OPPOSITES = """
+task: opposites
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/o.jsonl}}}}
+test_split: {split}
+output_type: generate_until
+doc_to_text: "The opposite of {{{{{column}"
+doc_to_target: opposite
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("split", "column", "data", "more", "words"),
+    [
+        ("test", "word}} is", '{"word": "hot"', "", "task opposites .*o.yaml.*: .*Error"),
+        ("tset", "word}} is", '{"word": "hot", "opposite": "cold"}', "", "'tset'"),
+        ("test", "word", '{"word": "hot", "opposite": "cold"}', "", "TemplateSyntaxError"),
+        ("test", "wrd}} is", '{"word": "hot", "opposite": "cold"}', "", "'wrd' is undefined"),
+        ("test", "word}} is", "{}", "metadata: 5", "metadata: got 5; wanted: a mapping"),
+        ("test", "word}} is", "{}", "metadata: {kick: {protocal: reading}}", "unknown key 'protocal'"),
+        ("test", "word}} is", "{}", "metric_list: exact_match", "metric_list: got 'exact_match'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_task_file_of_ones_own_are_told_in_a_line(tmp_path, split, column, data, more, words):
+    text = OPPOSITES.format(folder=tmp_path, split=split, column=column, more=more)
+    (tmp_path / "o.yaml").write_text(text)
+    (tmp_path / "o.jsonl").write_text(data + "\n")
+    with pytest.raises(KickError, match=words):
+        tasks.load(["opposites"], None, [tmp_path])

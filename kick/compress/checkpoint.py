@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -62,12 +63,14 @@ def save(
         KickError: `out` is there already, or the result cannot be a plain checkpoint.
         CellFailed: the checkpoint does not give the model's logits.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KickError(f"{out} is there already; give a folder that is new or empty")
+    check_out(out)
     if any(stored.activation_bits for stored in calibration.formats.values()):
         raise KickError(RUNNING)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch, quiet():
+    with (
+        _written(out),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch,
+        quiet(),
+    ):
         folder = Path(scratch) / "checkpoint"
         try:
             kind = _write(model, calibration, folder)
@@ -88,6 +91,27 @@ def save(
             out.rmdir()
         folder.rename(out)
     return manifest
+
+
+def check_out(out: Path) -> None:
+    """Raises KickError where a checkpoint cannot become the folder `out`: it is there, or nothing can be."""
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise KickError(f"{out} is there already; give a folder that is new or empty")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent):
+            pass
+    except OSError as error:
+        raise KickError(f"{out} cannot be written: {error}; give a folder that can be made") from error
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    """Within it an error of the disk is a known failure."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CellFailed(f"{out} could not be written, nothing is left of it: {error}") from error
 
 
 def _write(model: nn.Module, calibration: Calibration, folder: Path) -> str:

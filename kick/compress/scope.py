@@ -81,6 +81,8 @@ def own_choice(method: str, options: Mapping[str, Any]) -> str:
     """Why a step cannot be given a share for each matrix; "" where it can."""
     if method in _SOLVERS:
         return "it chooses weights while it updates them"
+    if method == "owl":
+        return "it chooses the shares itself"
     if options.get("per") == "global":
         return "per: global sets one threshold for all matrices"
     if options.get("ties", "exact") != "exact":

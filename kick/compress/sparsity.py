@@ -55,7 +55,7 @@ class Sparsity:
     @classmethod
     def _pattern(cls, text: str) -> Sparsity:
         parts = text.split(":")
-        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
             raise ValueError(f'{text!r} is no pattern; "n:m" is two whole numbers, such as "2:4"')
         n, m = (int(part) for part in parts)
         if not 0 < n < m:

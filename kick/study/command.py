@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kick.records import CalibrationSpec, KickError
+from kick.records import KickError
 from kick.terminal import DataRoot, TaskFolders, print_table, say
 
 app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components.")
@@ -52,7 +52,7 @@ def components(
     corpus: Corpus = "kick_mini_calibration",
     sequences: Sequences = 16,
     length: Length = 256,
-    seed: Seed = 0,
+    calibration_seed: Seed = 0,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
     executor: Executor = "local",
@@ -72,7 +72,7 @@ def components(
     steps = compressing.steps(context.args)
     if len(steps) != 1:
         raise KickError(f"a component study is of one method; got {len(steps)}")
-    (step,), spec = steps, CalibrationSpec(corpus, sequences, length, seed)
+    (step,), spec = steps, compressing.calibration_of(corpus, sequences, length, calibration_seed)
     names = {"probe": probe, "fidelity": fidelity, "perplexity": perplexity}
     how = {"executor": executor, "workers": workers, "retry_failed": retry_failed, "offline": offline}
     where = {"data_root": data_root, "task_folders": tuple(tasks or ())}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,11 @@ from kick.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
+# The keys of `metadata.kick`
+_OWN = {
+    *("protocol", "title", "primary", "group", "judge", "pair", "sample", "standard_error"),
+    *("seqlen", "separator", "context_tokens", "prompted"),
+}
 # where lm-eval takes worked examples from: the first of these that a task names
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
 
@@ -80,10 +86,29 @@ def _files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         name = config.get("group") or config.get("task")
         if not isinstance(name, str):
             raise KickError(f"task file {file} names no task or group; the key `task` is missing")
+        if not name.isprintable():
+            raise KickError(f"task file {file}: task: {name!r} has characters in it that cannot be printed")
         if name in found:
             raise KickError(f"task {name!r} is defined twice: {found[name][0]} and {file}")
+        _check_form(file, config)
         found[name] = (file, config)
     return found
+
+
+def _check_form(file: Path, config: Mapping[str, Any]) -> None:
+    """Raises KickError for keys that are read here and have another form."""
+    metadata = config.get("metadata")
+    own = metadata.get("kick") if isinstance(metadata, dict) else None
+    for key, value in (("metadata", metadata), ("metadata.kick", own)):
+        if value is not None and not isinstance(value, dict):
+            raise KickError(f"task file {file}: {key}: got {value!r}; wanted: a mapping of keys")
+    if unheard := sorted(set(own or {}) - _OWN):
+        raise KickError(f"task file {file}: metadata.kick: {unknown('key', unheard[0], _OWN)}")
+    metrics = config.get("metric_list")
+    if metrics is not None and not (isinstance(metrics, list) and all(isinstance(m, dict) for m in metrics)):
+        raise KickError(
+            f"task file {file}: metric_list: got {metrics!r}; wanted: a list as [{{metric: exact_match}}]"
+        )
 
 
 def own(extra: Sequence[Path] = ()) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -184,10 +209,28 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
     tasks: dict[str, Task] = {}
     for name in leaves:
         if name in files:
-            tasks[name] = _own_task(name, manager, files[name][1], root)
+            file, config = files[name]
+            with told(name, file):
+                tasks[name] = _own_task(name, manager, config, root)
         else:
             tasks |= _foreign(name, manager, root, files)
     return tasks
+
+
+@contextmanager
+def told(name: str, file: Path | str) -> Iterator[None]:
+    """Within it what goes wrong is the task file's doing, or its data's, and told as that.
+
+    lm-eval, datasets and Jinja read what stands there, each with errors of its own.
+    """
+    try:
+        yield
+    except (KickError, MemoryError):
+        raise
+    except Exception as error:
+        said = [str(one) for one in (error, error.__cause__) if one is not None]
+        text = " ".join(": ".join(said).split()) or "no message"
+        raise KickError(f"task {name} ({file}): {type(error).__name__}: {text}") from error
 
 
 def _refuse_unheard(foreign: Sequence[str], files: Mapping[str, Any]) -> None:
