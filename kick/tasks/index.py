@@ -223,11 +223,13 @@ def told(name: str, file: Path | str) -> Iterator[None]:
 
     lm-eval, datasets and Jinja read what stands there, each with errors of its own.
     """
+    from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
+
+    plain = (ValueError, TypeError, LookupError, AttributeError, OSError, ImportError, RuntimeError)
     try:
         yield
-    except (KickError, MemoryError):
-        raise
-    except Exception as error:
+    except (*plain, StopIteration, AssertionError, yaml.YAMLError, TemplateError, DatasetsError) as error:
         said = [str(one) for one in (error, error.__cause__) if one is not None]
         text = " ".join(": ".join(said).split()) or "no message"
         raise KickError(f"task {name} ({file}): {type(error).__name__}: {text}") from error
