@@ -185,7 +185,7 @@ def paired(
     gaps = _finish(after, kind) - _finish(before, kind)
     point = columns.mean(axis=0)
     gap = float(_finish(_ratio(point, weight, 1), kind) - _finish(_ratio(point, weight, 0), kind))
-    low, high = _percentiles(gaps, (1 - LEVEL) / 2, n)
+    low, high = np.clip(_percentiles(gaps, (1 - LEVEL) / 2, n), *((-1, 1) if shares else (-np.inf, np.inf)))
     stderr = float(gaps.std() * math.sqrt(n / (n - 1)))
     lost, won = _flips(columns) if binary else (None, None)
     p = mcnemar(lost, won) if binary else 1.0 if same else _bootstrap_p(gaps, columns, n)
@@ -195,8 +195,8 @@ def paired(
     return Difference(
         n=n,
         gap=gap,
-        low=min(low, gap),
-        high=max(high, gap),
+        low=float(min(low, gap)),
+        high=float(max(high, gap)),
         stderr=stderr,
         p=p,
         test="mcnemar" if binary else "bootstrap",

@@ -248,3 +248,9 @@ def test_holm_orders_and_keeps_what_is_missing():
 def test_seeds_are_spread_apart_from_items():
     assert spread([0.4, 0.5, 0.6]) == pytest.approx((0.5, 0.1, 3))
     assert math.isnan(spread([0.4]).sd)
+
+
+def test_a_difference_of_shares_is_no_larger_than_all():
+    found = paired([0.0, 1.0], [1.0, 0.0])
+    assert (found.low, found.high) == (-1.0, 1.0)
+    assert paired([0.0, 9.0], [9.0, 0.0]).high > 9.0
