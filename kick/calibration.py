@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 OFFLOAD_VARIABLE = "KICK_OFFLOAD"
+LONG = 8  # characters that no tokenizer's tokens have on average
 
 
 def offload_folder() -> Path | None:
@@ -114,6 +115,21 @@ def sequences(
     """
     import torch
 
+    ids = _ids(spec, tokenizer, data_root)
+    starts = windows(len(ids), spec.length, spec.sequences, spec.seed)
+    return [torch.tensor([ids[start : start + spec.length]]) for start in starts]
+
+
+def check_length(
+    spec: CalibrationSpec, tokenizer: Callable[[], PreTrainedTokenizerBase], data_root: str | None = None
+) -> None:
+    """Raises KickError where a corpus is shorter than one sequence. `tokenizer` is asked for only where that
+    may be: where there are less than LONG characters for a token."""
+    if spec.length * LONG > sum(map(len, texts(spec.corpus, data_root))):
+        _ids(spec, tokenizer(), data_root)
+
+
+def _ids(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, data_root: str | None) -> list[int]:
     text = "\n\n".join(texts(spec.corpus, data_root))
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     if len(ids) < spec.length:
@@ -121,8 +137,7 @@ def sequences(
             f"the corpus {spec.corpus!r} has {len(ids)} tokens, fewer than one sequence of {spec.length}; "
             "ask for a smaller length, or another corpus"
         )
-    starts = windows(len(ids), spec.length, spec.sequences, spec.seed)
-    return [torch.tensor([ids[start : start + spec.length]]) for start in starts]
+    return ids
 
 
 def windows(tokens: int, length: int, count: int, seed: int) -> list[int]:

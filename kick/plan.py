@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 from kick import __version__, costs, stale
 from kick.config import Matrix
 from kick.costs import Estimate, Rates, Shape, Work
-from kick.records import Cell, Job, KickError, ModelSpec, Step, TaskSpec, Variant, canonical, key
+from kick.records import (
+    CalibrationSpec,
+    Cell,
+    Job,
+    KickError,
+    ModelSpec,
+    Step,
+    TaskSpec,
+    Variant,
+    canonical,
+    key,
+)
 from kick.registry import unknown
 from kick.variants import Expanded, MethodTable, expand
 from kick.yaml_marks import Path, Problem, refusal
@@ -38,6 +49,8 @@ class Sources:
     shape: Callable[[ModelSpec], Shape]
     fits: Callable[[ModelSpec, Sequence[Step]], None]  # raises KickError where a recipe cannot serve a model
     kinds: Callable[[], Mapping[str, str]]  # how each of our tasks asks
+    # raises KickError where a corpus of calibration is too short
+    enough: Callable[[ModelSpec, CalibrationSpec, str | None], None] = lambda model, spec, root: None
 
 
 def own_sources(extra: Sequence[File] = ()) -> Sources:
@@ -54,6 +67,7 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
         lambda spec: costs.shape(locate(spec.name, spec.revision)),
         lambda spec, recipe: _fits(spec, recipe, locate(spec.name, spec.revision)),
         lambda: {one["name"]: one["kind"] for one in tasks.describe(extra)},
+        _enough,
     )
 
 
@@ -72,6 +86,18 @@ def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
         memory.touch()
     except OSError as error:
         log.info("%s cannot be written (%s): the next plan checks again", memory, error.strerror)
+
+
+def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
+    from kick import calibration
+    from kick.model.source import locate
+
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(locate(model.name, model.revision), trust_remote_code=False)
+
+    calibration.check_length(spec, tokenizer, root)
 
 
 @cache
@@ -229,6 +255,12 @@ class _Planner:
                 self.sources.fits(model, recipe)
             except KickError as error:
                 self._problem(one.path, KickError(f"{one.variant.name}: {error}"))
+        for model, spec in {(one.variant.model, one.variant.calibration) for one in variants}:
+            try:
+                if spec is not None:
+                    self.sources.enough(model, spec, self.data_root)
+            except KickError as error:
+                self._problem(("calibration", "length"), error)
         self.refuse()
 
     def refuse(self) -> None:

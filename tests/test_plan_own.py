@@ -120,3 +120,21 @@ variants:
     assert planned.variants[2].recipe[0].options["only"] == [up, down]
     with pytest.raises(KickError, match=r"unknown matrix 'model\.layers\.0\.mlp\.up'.*did you mean"):
         plan(parse(text.replace(f"[{up}, [", f"[{up[:-5]}, ["), "some.yaml"))
+
+
+@pytest.mark.parametrize("length", [27_000, 100_000])
+def test_a_corpus_shorter_than_a_sequence_is_told_by_the_plan(sources, length):
+    text = f"""
+name: long
+model: smoke
+tasks: [kick_mini_mcq]
+limit: 2
+calibration: {{sequences: 2, length: {length}}}
+variants: [{{method: wanda, sparsity: 0.5}}]
+replicas: []
+"""
+    if length < 27_326:
+        assert plan(parse(text, "m.yaml"), sources=sources, rates=Rates()).cells
+    else:
+        with pytest.raises(KickError, match=r"m.yaml:6: calibration.length: .* has 27326 tokens, fewer than"):
+            plan(parse(text, "m.yaml"), sources=sources, rates=Rates())
