@@ -72,6 +72,11 @@ def method(
     def enter(cls: type) -> type:
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):
             raise TypeError(f"the method {name!r} must be a frozen dataclass: its fields are its options")
+        for field in dataclasses.fields(cls):
+            if "range" not in field.metadata:
+                raise TypeError(f"the method {name!r}: the field {field.name!r} must be made by option(...)")
+        if kind not in typing.get_args(Kind):
+            raise TypeError(f"the method {name!r}: kind {kind!r}; wanted one of {typing.get_args(Kind)}")
         methods.add(name, Entry(name, cls, title, paper, kind, tuple(needs), activations, version))
         return cls
 

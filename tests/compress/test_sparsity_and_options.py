@@ -155,3 +155,29 @@ def test_searching_the_span_lowers_the_error():
     grid = Grid(3, 32)
     plain, searched = (grid.round(weight, grid.fit(weight, shrink)) for shrink in (False, True))
     assert (searched - weight).abs().pow(2.4).sum() < (plain - weight).abs().pow(2.4).sum()
+
+
+def test_a_method_that_is_written_wrong_says_what_is_wrong():
+    """At its registration: it would else end commands that have nothing to do with it."""
+    from dataclasses import dataclass
+
+    from kick.compress.method import method
+
+    about = {"title": "Mine", "paper": "none"}
+
+    class Plain:
+        pass
+
+    @dataclass(frozen=True)
+    class Bare:
+        share: float = 0.5
+
+    @dataclass(frozen=True)
+    class Empty:
+        pass
+
+    wrong = [(Plain, "prune", "frozen dataclass"), (Bare, "prune", "'share' must be made by option")]
+    for cls, kind, words in [*wrong, (Empty, "prunee", "'prunee'; wanted one of")]:
+        with pytest.raises(TypeError, match=words):
+            method("mine", kind=kind, **about)(cls)
+    assert "mine" not in methods
