@@ -15,7 +15,10 @@ from kick.model import block_list
 from kick.model.structure import device_of, hidden_of
 from kick.records import KickError
 
-# Settings that say by its number what a block is ("layer_types" and its like say it by a list of all)
+# Settings that say of each block what it is ("layer_types") have one of these in their name: a list of end
+# tokens can be as long
+_OF_EACH = ("layer", "block")
+# Settings that say it by the block's number
 _NUMBERED = ("layer_indices", "layer_period", "mlp_only_layers")
 
 
@@ -31,6 +34,7 @@ class Stack:
         """The model's blocks as they are. Properties are left out: they follow from the rest."""
         modules = tuple(block_list(model)[1])
         lists = {name: value for name, value in vars(model.config).items() if isinstance(value, list | tuple)}
+        lists = {name: value for name, value in lists.items() if any(part in name for part in _OF_EACH)}
         each = {name: tuple(value) for name, value in lists.items() if len(value) == len(modules)}
         return cls(modules, each)
 

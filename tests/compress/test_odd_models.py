@@ -112,10 +112,12 @@ def test_gradients_pass_through_rounded_inputs():
 
 def test_dropping_blocks_shortens_all_lists_of_the_config(tmp_path, tokenizer):
     sizes = SIZES | {"num_hidden_layers": 6}
-    model = made(tf.SmolLM3Config(**sizes, **HEADS, **STARTS, no_rope_layer_interval=3))
+    starts = STARTS | {"eos_token_id": [2, 3, 4, 5, 6, 7]}  # as many as blocks, and not of blocks
+    model = made(tf.SmolLM3Config(**sizes, **HEADS, **starts, no_rope_layer_interval=3))
     calibration = Calibration(())
     report = compress(model, [canonical("last-n", {"layers": 2})], calibration)
     assert len(model.config.no_rope_layers) == len(model.config.layer_types) == 4
+    assert len(model.config.eos_token_id) == 6
     assert save(model, tokenizer, calibration, report, tmp_path / "out")["logit_difference"] < 1e-4
 
 
