@@ -150,6 +150,7 @@ class _Seen:
         self.statistics: dict[str, S] = {}
         self.sample: list[tuple[Tensor, S]] = []  # what was seen in this sample
         self.order: list[Linear] = []
+        self.experts = any(linear.expert is not None for linear in wanted)
         self.last = last  # stop after this one
 
     def see(self, linear: Linear, x: Tensor) -> None:
@@ -173,7 +174,7 @@ class _Seen:
         Of a block with linears of the same names as an earlier one it is known before. Where an expert is
         wanted no sample says what comes last: another may reach an expert that this one did not.
         """
-        if may_stop and self.last is None and self.order and all(one.called for one in self.wanted):
+        if may_stop and self.last is None and self.order and self.order[-1].called and not self.experts:
             self.last = self.order[-1].name
         self.sample.clear()
         self.order.clear()
