@@ -29,6 +29,8 @@ from kick.tasks.text import exact_match
 THEIRS = Path(lm_eval.__file__).parent / "tasks"
 BY_LIKELIHOOD = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
+SUMS = 1e-4  # two orders of float32 sums: 1e-6 apart on one processor, 2e-5 on one without AVX-512
+
 
 @pytest.fixture(scope="module")
 def manager():
@@ -102,14 +104,14 @@ def same(wanted, name, items, evaluation):
             if response.text is not None:
                 assert resps[0] == response.text
             elif response.greedy is not None:
-                assert resps[0][0] == pytest.approx(response.logprob, rel=1e-5)
+                assert resps[0][0] == pytest.approx(response.logprob, rel=SUMS)
                 assert resps[0][1] == response.greedy
     ours = {score.metric: score.value for score in evaluation.scores}
     for metric, value in metrics(wanted, name).items():
         if isinstance(value, float) and math.isnan(value):
             assert ours[metric] is None
         else:
-            assert ours[metric] == pytest.approx(value, rel=1e-5 if metric in BY_LIKELIHOOD else 1e-12)
+            assert ours[metric] == pytest.approx(value, rel=SUMS if metric in BY_LIKELIHOOD else 1e-12)
 
 
 def _both(item, sample):
@@ -256,7 +258,7 @@ def check_windows(pair, limit):
         losses.append(torch.nn.functional.cross_entropy(logits[:-1], window[1:]).double())
     _, found = asked(task("kick_perplexity_fast"), pair, limit)
     ours = next(score.value for score in found.scores if score.metric == "perplexity")
-    assert ours == pytest.approx(torch.stack(losses).mean().exp().item(), rel=1e-5)
+    assert ours == pytest.approx(torch.stack(losses).mean().exp().item(), rel=SUMS)
 
 
 def test_our_perplexity_is_that_of_the_windows():

@@ -37,6 +37,7 @@ def test_the_papers_matrix_has_the_papers_levels(sources):
         sources,
         tasks=lambda names, root: {name: Asked(name, name) for name in tasks.index.expand(names)},
         corpus=lambda name, root: "0" * 64,
+        enough=lambda model, spec, root: None,
         fits=lambda spec, recipe: None,
     )
     matrix = load("llm-kick")
