@@ -23,6 +23,7 @@ from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, put, stacked
 from kick.compress.sequential import shared, walk
+from kick.compress.solver import across
 from kick.compress.sparsity import Sparsity, mask
 from kick.compress.stats import Hessian
 from kick.records import CellFailed, KickError
@@ -86,7 +87,7 @@ class Admm:
         scale = hessian.diagonal().sqrt() + _TINY
         gram = hessian / scale / scale[:, None]
         gram.diagonal().add_(self.damping * gram.diagonal().mean())
-        dense = torch.cat([weight.t() for weight in weights], dim=1) * scale[:, None]  # (in, all out)
+        dense = across(weights) * scale[:, None]
         target = gram @ dense
         gram.diagonal().add_(self.rho)
         factor, failed = torch.linalg.cholesky_ex(gram)
