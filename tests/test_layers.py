@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"records", "registry", "yaml_marks", "interrupts", "visible", "terminal", "generation"},
+    {"records", "registry", "meaning", "yaml_marks", "interrupts", "visible", "terminal", "generation"},
     {"config", "model", "metrics", "significance", "tasks", "store"},
     {"calibration", "compress", "engine", "evaluate", "report", "sweep", "progress"},
     {

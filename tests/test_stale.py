@@ -6,7 +6,7 @@ import pytest
 from small_tables import DEFAULTS, KEYED, SOURCES, planned, step
 
 from kick.records import Result
-from kick.stale import summary
+from kick.stale import explain, summary
 from kick.variants import MethodTable
 
 
@@ -55,3 +55,36 @@ def test_cells_of_another_matrix_and_those_measured_again_are_not_stale():
     runs = [*both.runs(), *Stored(new).runs()]
     both.runs = lambda: iter(runs)
     assert new.stale(both) == []
+
+
+def test_results_under_keys_of_version_1_can_be_read_and_are_stale_by_that_alone():
+    found = planned(KEYED)
+    old = Result.from_json(_version_1(next(Stored(found).runs()).to_json()))
+    assert old.key_version == 1
+    assert old.cell.variant.recipe == found.cells[0].variant.recipe
+    changes = explain(old.cell, found.cells[0], old_version=old.key_version)
+    assert changes == ["the way keys are made changed: code counts by its meaning now (docs/decisions.md)"]
+
+
+def _version_1(data):
+    """A run.json as version 1 wrote it: steps without a digest, a task's digest of its text."""
+    for step in data["cell"]["variant"]["recipe"]:
+        del step["digest"]
+    data["cell"]["task"]["digest"] = "of the text"
+    return data | {"key_version": 1}
+
+
+def test_a_method_whose_code_changed_makes_its_cells_stale():
+    def edited(name, options):
+        return replace(step(name, options), digest="another")
+
+    def first(name, options):
+        return replace(step(name, options), digest="one")
+
+    def plan_with(method):
+        return planned(KEYED, replace(SOURCES, methods=MethodTable(method, SOURCES.methods.needs)))
+
+    store = Stored(plan_with(first))
+    assert plan_with(first).stale(store) == []
+    found = plan_with(edited).stale(store)
+    assert summary(found) == ["2 cells are stale: wanda's code changed"]

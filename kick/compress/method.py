@@ -11,10 +11,12 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from kick import meaning
 from kick.compress import scope
 from kick.compress.sparsity import Sparsity
 from kick.records import Step
@@ -47,6 +49,11 @@ class Entry:
     needs: tuple[Need, ...]
     activations: bool
     version: int
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of what the method's code means, see `kick.meaning`; part of every key."""
+        return meaning.digest(self.cls)
 
     @property
     def calibrated(self) -> bool:
@@ -129,7 +136,7 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
         else:
             raise ValueError(f"{name} needs the option {key!r}: {field.metadata['range'].help}")
     _instance(entry, written)
-    return Step(name, written | scope.written(name, options), entry.version)
+    return Step(name, written | scope.written(name, options), entry.version, entry.digest)
 
 
 def build(step: Step) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from kick.engine.encode import Encoder, max_length
 from kick.engine.network import Network, pad_right
 from kick.model import Linear, block_list, cache_root, linears
 from kick.provenance import provenance
-from kick.records import Cell, Job, Request, Response, Result, Step, Variant, key
+from kick.records import Cell, Job, Request, Response, Result, Variant, key
 from kick.store import Store
 from kick.study.depth import Depth, replaced
 from kick.tasks.task import Task
@@ -207,7 +207,7 @@ class _Pruner:
 
     def __init__(self, variant: Variant, tokenizer: Any, data_root: str | None):
         step, spec = variant.recipe[0], variant.calibration
-        whole = Step(step.method, {k: v for k, v in step.options.items() if k != "only"}, step.version)
+        whole = replace(step, options={k: v for k, v in step.options.items() if k != "only"})
         network, _ = model.load(variant.model, device=_device())
         sequences, shared = [], None
         if spec is not None:

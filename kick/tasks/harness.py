@@ -11,23 +11,22 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from io import StringIO
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from kick import meaning
 from kick.generation import chat_renderer, generate_request
 from kick.records import KickError, Request, Response, Sample, TaskSpec
-from kick.tasks.task import Aggregate, Item, digest
+from kick.tasks.task import Aggregate, FunctionName, Item, digest
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 SCORING = ("process_results", "metric_list", "filter_list", "doc_to_target", "should_decontaminate")
 LABELS = ("task", "task_alias", "tag", "group", "metadata", "custom_dataset", "dataset_kwargs", "include")
-ASKED = ("protocol", "seqlen", "separator", "context_tokens")  # of metadata.kick: what changes the requests
-ASKED_SINCE = ("prompted",)  # likewise; absent where it is not set, so that older digests stay
+# of metadata.kick: what changes the requests
+ASKED = ("protocol", "seqlen", "separator", "context_tokens", "prompted")
 
 
 class HarnessTask:
@@ -46,18 +45,18 @@ class HarnessTask:
         self.size = len(self._docs)
         self.digest = digest(
             [
-                {key: value for key, value in config.items() if key not in SCORING + LABELS},
-                {key: self.options.get(key) for key in ASKED}
-                | {key: self.options[key] for key in ASKED_SINCE if key in self.options},
-                _sources(task, exclude=SCORING),
+                {key: _unnamed(value) for key, value in config.items() if key not in SCORING + LABELS},
+                {key: self.options[key] for key in ASKED if key in self.options},
+                _meanings(task, exclude=SCORING),
+                meaning.versions(type(self).__module__),
                 _jsonable(self._docs),
                 _jsonable(_fewshot_docs(task)),
             ]
         )
         self.scoring = digest(
             [
-                {key: config.get(key) for key in SCORING},
-                _sources(task, only=("process_results", "metric_list")),
+                {key: _unnamed(config.get(key)) for key in SCORING},
+                _meanings(task, only=SCORING),
             ]
         )
         self._instances: dict[str, list] = {}  # by item id
@@ -229,28 +228,34 @@ def _listed(docs: Any) -> list:
     return docs.to_list() if hasattr(docs, "to_list") else list(docs)
 
 
-def _sources(task: ConfigurableTask, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
-    """The source text of the modules that the task's functions are in, and of kick's that those use."""
-    found: set[str] = set()
+def _meanings(
+    task: ConfigurableTask, only: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the task's functions mean, by the keys of its file that hold them."""
+    found: dict[str, Any] = {}
     for name, value in vars(task.config).items():
         if name in exclude or (only and name not in only) or name == "custom_dataset":
             continue
-        for function in _functions(value):
-            module = inspect.getmodule(function)
-            if module is not None and getattr(module, "__file__", None):
-                found |= {Path(file).read_text("utf-8") for file in _files(module)}
-    return sorted(digest(text) for text in found)
+        if functions := _functions(value):
+            found[name] = [meaning.digest(function) for function in functions]
+    return found
 
 
 def _functions(value: Any) -> list[Callable]:
+    """The functions and classes in a value of a task's configuration, in order."""
     if isinstance(value, dict):
         return [f for part in value.values() for f in _functions(part)]
     if isinstance(value, list):
         return [f for part in value for f in _functions(part)]
-    return [value] if inspect.isfunction(value) else []
+    if is_dataclass(value) and not isinstance(value, type):
+        return _functions(vars(value))
+    return [value] if inspect.isfunction(value) or inspect.isclass(value) else []
 
 
-def _files(module: ModuleType) -> set[str]:
-    used = {getattr(value, "__module__", "") or "" for value in vars(module).values() if callable(value)}
-    ours = {name for name in used if name.startswith("kick.tasks.")}
-    return {module.__file__} | {inspect.getfile(__import__(name, fromlist=["_"])) for name in ours}
+def _unnamed(value: Any) -> Any:
+    """A value of a task file without the names of its functions, which `_meanings` has."""
+    if isinstance(value, FunctionName):
+        return "!function"
+    if isinstance(value, Mapping):
+        return {key: _unnamed(inner) for key, inner in value.items()}
+    return [_unnamed(inner) for inner in value] if isinstance(value, list) else value

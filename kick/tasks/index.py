@@ -20,7 +20,7 @@ import yaml
 from kick.records import KickError
 from kick.registry import near, unknown
 from kick.tasks import data
-from kick.tasks.task import Task
+from kick.tasks.task import FunctionName, Task
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `!function module.name` stays text."""
+    """Safe YAML in which `!function module.name` stays text, a FunctionName."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -49,7 +49,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("!function", lambda loader, node: FunctionName(loader.construct_scalar(node)))
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -312,7 +312,7 @@ def _leaves(manager: Any, name: str) -> list[str]:
 def _portable(value: Any) -> Any:
     """A config value without the folder of this machine that lm-eval writes before a function's name."""
     if isinstance(value, str) and value.startswith("/") and "/tasks/" in value:
-        return value.rsplit("/tasks/", 1)[1]
+        return FunctionName(value.rsplit("/tasks/", 1)[1])
     if isinstance(value, list):
         return [_portable(v) for v in value]
     return {k: _portable(v) for k, v in value.items()} if isinstance(value, dict) else value

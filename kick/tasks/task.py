@@ -40,6 +40,10 @@ class Item:
         )
 
 
+class FunctionName(str):
+    """The text of a `!function` in a task file. Keys hold what the function means, not where it is."""
+
+
 Aggregate = Callable[[Sequence[float]], float]
 
 
