@@ -68,8 +68,8 @@ def test_results_under_keys_of_version_1_can_be_read_and_are_stale_by_that_alone
 
 def _version_1(data):
     """A run.json as version 1 wrote it: steps without a digest, a task's digest of its text."""
-    for step in data["cell"]["variant"]["recipe"]:
-        del step["digest"]
+    for one in data["cell"]["variant"]["recipe"]:
+        del one["digest"]
     data["cell"]["task"]["digest"] = "of the text"
     return data | {"key_version": 1}
 
