@@ -180,6 +180,7 @@ class Request:
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
     seed: int = 0  # of this item, when sampling
+    configured: bool = False  # under what the model's generation configuration says of logits
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ BOS text. So a chat template that writes its own BOS is never given a second one
 Over-long inputs are cut on the left, by tokens: a context so that context and continuation fit the window,
 a prompt so that the tokens to be generated fit behind it. A continuation that is longer than the window
 (lm-eval refuses it) keeps one token of its context and is scored in consecutive windows, each token once.
+
+A continuation whose first letters the tokenizer joins with the end of its context is scored from the first
+token in which the whole differs from the context alone. lm-eval counts the context's tokens instead, and so
+leaves out what was joined, at times all of it. A continuation that has no token at all has no windows.
 """
 
 from __future__ import annotations
@@ -168,7 +172,8 @@ class Encoder:
         for context, _ in split:
             if context:
                 head, whole = next(contexts), next(wholes)
-                found.append(self._windows(head or (self.prefix,), whole[len(head) :]))
+                border = shared(head, whole)
+                found.append(self._windows(whole[:border] or (self.prefix,), whole[border:]))
             else:
                 ids = next(bare)
                 own = ids[:1] == (self.prefix,)
@@ -215,6 +220,12 @@ class Encoder:
             cut = max(0, len(ids) - room)
             found.append(Prompt(ids[cut:], cut))
         return found
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their start."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:

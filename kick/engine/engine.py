@@ -16,6 +16,7 @@ from kick.engine.reader import Reader
 from kick.engine.reference import Reference, on_device
 from kick.engine.score import score
 from kick.engine.stopping import Decoding, Stops
+from kick.model import decoding
 from kick.records import KickError, Request, Response
 
 OnDone = Callable[[int, Response], None]
@@ -52,13 +53,17 @@ class Engine:
         self.reader = Reader(model, batch_tokens, plain)
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache)
         self.reference = reference
-        self.version = 0
+        self.config = model.generation_config
         self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # greedy tokens that fidelity has shown
         ends = model.generation_config.eos_token_id
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
 
     def notes(self) -> dict[str, Any]:
-        """How requests are answered, as JSON values for run.json: BOS, window, packing, drafts so far."""
+        """How requests are answered, as JSON values for run.json: BOS, window, packing, drafts so far.
+
+        generation_config: what the model's own sets that would change a greedy answer; a cell's task says
+        whether it is obeyed.
+        """
         reader = self.reader
         return {
             "bos": "added by the tokenizer" if self.encoder.adds_bos else "only where the text has it",
@@ -67,6 +72,8 @@ class Engine:
             "batch_tokens": reader.batch_tokens,
             "packed": reader.packed,
             "packed_up_to": reader.trusted,
+            "whole_forwards": str(reader.network.manner),
+            "generation_config": {**reader.settings, **decoding.searches(self.config)},
             "texts": dict(self.encoder.counts),
             "drafted": reader.acceptance.drafted,
             "accepted": reader.acceptance.accepted,
@@ -93,9 +100,7 @@ class Engine:
             "tokens": self._tokens,
             "generate": self._generate,
         }
-        with self.reader.network.linears.on() as version:
-            if version != self.version:
-                self.version, self.known = version, {}
+        with self.reader.network.linears.on():
             for kind, give in answers.items():
                 at = [i for i, request in enumerate(requests) if request.kind == kind]
                 if at:
@@ -108,6 +113,8 @@ class Engine:
         pairs = self.encoder.pairs(requests)
 
         def done(i: int, logprob: float, greedy: bool, count: int) -> None:
+            if not count:  # nothing of its own to score: it has no probability, and least of all 1
+                logprob, greedy = math.nan, False
             finish(i, Response(logprob=logprob, greedy=greedy, count=count, truncated=pairs[i][1]))
 
         self._score([windows for windows, _ in pairs], done)
@@ -197,18 +204,16 @@ class Engine:
         owners: dict[tuple, list[int]] = {}
         for i, r in enumerate(requests):  # equal ones are generated once
             sampling = (r.temperature, r.top_p, r.seed) if r.temperature else ()
-            owners.setdefault((prompts[i].ids, r.until, r.max_tokens, *sampling), []).append(i)
+            owners.setdefault((prompts[i].ids, r.until, r.max_tokens, r.configured, *sampling), []).append(i)
         groups = list(owners.values())
         rows, drafts = [], {}
         for place, (i, *_) in enumerate(groups):
             r = requests[i]
-            rows.append(
-                Decoding(prompts[i].ids, r.max_tokens, stops[r.until], r.temperature, r.top_p, r.seed)
-            )
-            if not r.temperature and not self.plain:
-                rows[-1].follow(self.known.get(prompts[i].ids, ()))
-            draft = None if self.reference is None or self.reference.write else self.reference.draft(r)
-            if draft:
+            sampling = (r.temperature, r.top_p, r.seed)
+            rows.append(Decoding(prompts[i].ids, r.max_tokens, stops[r.until], *sampling, r.configured))
+            if r.configured:
+                decoding.obeyed(self.config)  # says which settings cannot be
+            if draft := self._draft(r, prompts[i].ids):
                 drafts[place] = draft
         for place in self.reader.decode(rows, drafts):
             row = rows[place]
@@ -218,3 +223,13 @@ class Engine:
                     self.reference.add_draft(requests[i], tokens)
                 cut = prompts[i].truncated
                 finish(i, Response(text=text, tokens=tokens, count=len(tokens), truncated=cut))
+
+    def _draft(self, request: Request, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """What the answer may well be: what a fidelity pass has shown of it, else the dense model's.
+
+        A draft is checked token by token, so no earlier request decides an answer.
+        """
+        known = self.known.get(prompt)
+        if known is None and self.reference is not None and not self.reference.write:
+            known = self.reference.draft(request)
+        return known or ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import lm_eval.models.huggingface  # noqa: F401  (before the registry is asked: it registers its own names)
@@ -20,6 +21,7 @@ from lm_eval.api.registry import register_model
 from kick.engine.engine import Engine
 from kick.generation import chat_renderer, generate_request
 from kick.model import load, resolve
+from kick.model.decoding import RULES
 from kick.records import KickError, Request, Response
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class KickLM(LM):
         batch_tokens: tokens computed at once.
         max_length: the window in tokens, where it is not the model's own.
         seed: of the first sampled answer of a call; the next has seed + 1.
+        generation_config: greedy (the default), or model: obey what the model's own says of logits.
     """
 
     def __init__(
@@ -51,12 +54,16 @@ class KickLM(LM):
         **options,
     ):
         super().__init__()
-        unknown = set(options) - {"batch_tokens", "max_length", "seed", "max_batch_size"}
+        known = {"batch_tokens", "max_length", "seed", "max_batch_size", "generation_config"}
+        unknown = set(options) - known
         if unknown:
             raise KickError(
                 f"unknown model_args {sorted(unknown)}; there is pretrained, revision, dtype, device, "
-                "batch_tokens, max_length, seed"
+                "batch_tokens, max_length, seed, generation_config"
             )
+        rule = options.get("generation_config", "greedy")
+        if rule not in RULES:
+            raise KickError(f"generation_config: got {rule!r}; expected: {' or '.join(RULES)}")
         if isinstance(pretrained, str):
             spec = resolve(pretrained, None if revision in (None, "main") else str(revision), dtype)
             if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
@@ -65,6 +72,7 @@ class KickLM(LM):
         self.model, self.tokenizer = pretrained, tokenizer
         self._device = pretrained.device
         self.seed = int(options.get("seed") or 0)
+        self.configured = rule == "model"
         self.engine = Engine(
             pretrained, tokenizer, batch_tokens=options.get("batch_tokens"), window=options.get("max_length")
         )
@@ -72,9 +80,12 @@ class KickLM(LM):
     # ------------------------------------------------------------------------------------ the contract
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-probability, greedy) of each (context, continuation)."""
+        """(log-probability, greedy) of each (context, continuation).
+
+        Raises KickError for a continuation that has no token of its own: lm-eval cannot count it as missing.
+        """
         asked = [Request("loglikelihood", context=c, continuation=t) for c, t in (r.args for r in requests)]
-        return self._answer("loglikelihood", requests, asked, lambda r: (r.logprob, r.greedy))
+        return self._answer("loglikelihood", requests, asked, _pair)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text."""
@@ -84,7 +95,7 @@ class KickLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The text generated after each context, cut before its stop string."""
         asked = [
-            generate_request(context, options, self.seed + i)
+            replace(generate_request(context, options, self.seed + i), configured=self.configured)
             for i, (context, options) in enumerate(r.args for r in requests)
         ]
         return self._answer("generate_until", requests, asked, lambda r: r.text)
@@ -120,6 +131,12 @@ class KickLM(LM):
     ) -> str:
         """The history as the model wants it; without a generation prompt its last message stays open."""
         return chat_renderer(self.tokenizer)(chat_history, add_generation_prompt)
+
+
+def _pair(response: Response) -> tuple[float, bool]:
+    if not response.count:
+        raise KickError("a continuation has no token of its own to score; expected: text after the context")
+    return response.logprob, response.greedy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ of whole forwards, and logits are made by the model itself with the hidden state
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +58,37 @@ def _head_of(model) -> Head:
     )
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How whole forwards are run so that a row's numbers are its own; `kick.engine.probe` finds it.
+
+    mask: an attention mask is given. attention: transformers' name of the attention to be used, None for the
+    model's own. alone: one row at a time. checked: whether the model's numbers were finite, so that it could
+    be found out.
+    """
+
+    mask: bool = False
+    attention: str | None = None
+    alone: bool = False
+    checked: bool = True
+
+    def __str__(self) -> str:
+        parts = ["one row at a time" if self.alone else "rows padded on the right"]
+        parts += ["with a mask"] if self.mask else []
+        parts += [f"{self.attention} attention"] if self.attention else []
+        return ", ".join(parts if self.checked else [*parts, "unchecked: the numbers are not finite"])
+
+
 class Network:
-    """The model's body and head. `plain_head` tells whether the head is a `Head`, to be stored as tensors."""
+    """The model's body and head. `plain_head` tells whether the head is a `Head`, to be stored as tensors.
+
+    `manner` is how `whole` runs rows; `plain.read` and `plain.generate` obey it.
+    """
 
     def __init__(self, model):
         self.model = model
+        self.manner = Manner()
+        self.rotations = [_Rotation(module) for module in model.modules() if _Rotation.grows(module)]
         self.device = model.device
         self.embedding = model.get_output_embeddings()
         self.vocabulary = self.embedding.weight.shape[0]
@@ -84,8 +110,30 @@ class Network:
         """Within it the model's attention goes through `attend`; afterwards it is as it was."""
         return attending(self.model, NAME)
 
+    def forget(self) -> None:
+        """Undo what an earlier, longer text left in the model: rotations that were stretched for it."""
+        for rotation in self.rotations:
+            rotation.reset()
+
+    def native(self) -> AbstractContextManager[None]:
+        """Within it the model's attention is the one that `manner` names."""
+        name = self.manner.attention
+        return nullcontext() if name is None else attending(self.model, name)
+
+    def whole(self, rows: list[tuple[int, ...]]) -> Tensor:
+        """Last hidden states (B, T, H) of whole texts, padded on the right, run as `manner` says.
+
+        Raises ValueError for several rows where the manner is one at a time.
+        """
+        if self.manner.alone and len(rows) > 1:
+            raise ValueError(f"{len(rows)} rows for a model that is answered one row at a time")
+        options = {"attention_mask": mask_of(rows, self.device)} if self.manner.mask else {}
+        with self.native():
+            return self.hidden(pad_right(rows, self.device), **options)
+
     def hidden(self, ids: Tensor, **options) -> Tensor:
         """Last hidden states (B, T, H) of token ids (B, T); `options` are the model's own keywords."""
+        self.forget()
         options.setdefault("use_cache", False)
         if self.plain_head:
             return self.body(input_ids=ids, **options).last_hidden_state
@@ -139,3 +187,33 @@ def pad_right(rows: list[tuple[int, ...]], device) -> Tensor:
     """Token ids (B, T), filled with 0 on the right: a causal model does not look there."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+
+
+def mask_of(rows: list[tuple[int, ...]], device) -> Tensor:
+    """The attention mask (B, T) that belongs to `pad_right`: 1 for a token, 0 for padding."""
+    width = max(map(len, rows))
+    return torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+
+
+class _Rotation:
+    """Rotary frequencies that a long text stretches and that stay stretched for the texts after it."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        names = [*vars(module), *module._buffers]
+        ends = ("inv_freq", "max_seq_len_cached", "attention_scaling")
+        self.kept = {name: getattr(module, name) for name in names if name.endswith(ends)}
+
+    @staticmethod
+    def grows(module: nn.Module) -> bool:
+        """Whether the module changes its frequencies with the length of what it is given."""
+        kinds = getattr(module, "rope_type", None)
+        kinds = kinds.values() if isinstance(kinds, dict) else [kinds]
+        return any(kind is not None and "dynamic" in kind for kind in kinds)
+
+    def reset(self) -> None:
+        for name, value in self.kept.items():
+            setattr(self.module, name, value)
+        for name in [name for name in vars(self.module) if name.endswith("_max_seq_len_cached")]:
+            if name not in self.kept:  # made for a layer type when the first long text came
+                delattr(self.module, name)

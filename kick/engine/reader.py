@@ -9,40 +9,33 @@ from kick.engine.decode import Decode
 from kick.engine.draft import Acceptance
 from kick.engine.network import Network
 from kick.engine.pack import Runner
+from kick.engine.probe import manner_of
 from kick.engine.stopping import Decoding
 from kick.engine.tree import grow
-from kick.engine.trust import packs_well, trusted_length
+from kick.engine.trust import packs_well, stretched_beyond, trusted_length
+from kick.model import decoding
 
 WORTH = 16  # tokens that sharing a prefix must save
-_PROCESSORS = (
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "min_length",
-    "min_new_tokens",
-    "bad_words_ids",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "sequence_bias",
-    "exponential_decay_length_penalty",
-)
 
 
 class Reader:
     """The model behind an engine; `plain` runs any in whole forwards.
 
     `packed`: whether the architecture may be run in packs; `trusted`: up to which length (None: any);
-    `processed`: whether its generation configuration changes logits, which only its own `generate` does.
+    `stretched`: beyond which length a text's numbers depend on the longest text of its forward (None: never);
+    `settings`: what of its generation configuration changes logits, for rows that obey it.
+
+    Raises KickError for a model that is no causal language model.
     """
 
     def __init__(self, model, batch_tokens: int | None = None, plain: bool = False):
         self.network = Network(model)
         self.batch_tokens = batch_tokens or budget.batch_tokens(self.network.device)
+        self.network.manner = manner_of(self.network)
         self.packed = not plain and packs_well(self.network)
         self.trusted = trusted_length(model.config)
-        settings = model.generation_config
-        self.processed = any(getattr(settings, name, None) not in (None, 0, 1.0) for name in _PROCESSORS)
+        self.stretched = stretched_beyond(model.config)
+        self.settings = decoding.changes(model.generation_config)
         self.acceptance = Acceptance()
 
     def _packs(self, length: int) -> bool:
@@ -59,7 +52,8 @@ class Reader:
                     if batch:
                         yield [(packed[done.reading], done.hidden) for done in batch]
         rest = sorted(set(range(len(readings))) - set(packed))
-        for batch in plain.read(self.network, [readings[i] for i in rest], self.batch_tokens):
+        left = [readings[i] for i in rest]
+        for batch in plain.read(self.network, left, self.batch_tokens, self.stretched):
             yield [(rest[index], hidden) for index, hidden in batch]
 
     def decode(self, rows: Sequence[Decoding], drafts: Mapping[int, tuple[int, ...]]) -> Iterator[int]:
@@ -67,7 +61,7 @@ class Reader:
         packed = [
             i
             for i, row in enumerate(rows)
-            if not self.processed and self._packs(len(row.prompt) + row.limit) and not row.done
+            if not self._configured(row) and self._packs(len(row.prompt) + row.limit) and not row.done
         ]
         if packed:
             mine = {place: drafts[i] for place, i in enumerate(packed) if i in drafts}
@@ -79,5 +73,12 @@ class Reader:
                 for index in decode:
                     yield packed[index]
         rest = sorted(set(range(len(rows))) - set(packed))
-        for index in plain.generate(self.network, [rows[i] for i in rest], self.batch_tokens):
-            yield rest[index]
+        for configured in (False, True):
+            own = [i for i in rest if self._configured(rows[i]) is configured]
+            settings = self.settings if configured else {}
+            for index in plain.generate(self.network, [rows[i] for i in own], self.batch_tokens, settings):
+                yield own[index]
+
+    def _configured(self, row: Decoding) -> bool:
+        """Whether the row obeys settings that only the model's own `generate` does."""
+        return row.configured and bool(self.settings)

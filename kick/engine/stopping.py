@@ -54,7 +54,10 @@ class Stops:
 
 @dataclass(eq=False)
 class Decoding:
-    """An answer under way: its prompt's token ids, its tokens so far, and how it is sampled and stopped."""
+    """An answer under way: its prompt's token ids, its tokens so far, and how it is sampled and stopped.
+
+    configured: under the model's generation configuration, which only its own `generate` obeys.
+    """
 
     prompt: tuple[int, ...]
     limit: int
@@ -62,6 +65,7 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    configured: bool = False
     tokens: list[int] = field(default_factory=list)
     done: bool = False
     random: torch.Generator | None = None
@@ -72,13 +76,6 @@ class Decoding:
     def restart(self) -> None:
         """Forget all tokens."""
         self.tokens, self.done, self.random = [], self.limit <= 0, None
-
-    def follow(self, tokens: Sequence[int]) -> None:
-        """Accept tokens that are known to come, as far as the answer goes."""
-        for token in tokens:
-            if self.done:
-                return
-            self.accept(token)
 
     def accept(self, token: int) -> None:
         """Append a token; the answer is done at a stop or at its limit."""

@@ -8,14 +8,18 @@ fail here and are run plainly. What shows only on long texts is read from the co
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from kick.engine.attend import Unsupported
-from kick.engine.network import Network, pad_right
+from kick.engine.network import Network, out_of_memory
 from kick.engine.pack import Done, Runner
 from kick.engine.slots import Row, Slots
 from kick.engine.stopping import Decoding, Stops
 from kick.engine.tree import grow
+
+log = logging.getLogger("kick.engine")
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the length of a hidden state, at every position
 LOOSE = 6e-2  # the tolerance of half precision, at the median position
@@ -32,12 +36,20 @@ def trusted_length(config) -> int | None:
         limits.append(config.sliding_window)
     if getattr(config, "attention_chunk_size", None):
         limits.append(config.attention_chunk_size)
+    stretched = stretched_beyond(config)
+    return min([*limits, stretched] if stretched else limits, default=None)
+
+
+def stretched_beyond(config) -> int | None:
+    """Tokens from which on rotations depend on a text's whole length, None for never: such a text shares its
+    forwards with texts of its own length alone."""
+    config = getattr(config, "text_config", None) or config
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    if any(kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope") for kind in kinds):
-        original = [kind.get("original_max_position_embeddings") for kind in kinds]
-        limits.append(min(filter(None, original), default=config.max_position_embeddings))
-    return min(limits, default=None)
+    if not any(kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope") for kind in kinds):
+        return None
+    original = [kind.get("original_max_position_embeddings") for kind in kinds]
+    return min(filter(None, original), default=config.max_position_embeddings)
 
 
 @torch.inference_mode()
@@ -49,7 +61,7 @@ def packs_well(network: Network) -> bool:
     there the median must hold, of the packs and of the steps.
     """
     sequences = [tuple(i * STRIDE % network.vocabulary for i in (*_SHARED, *branch)) for branch in _BRANCHES]
-    plain = network.hidden(pad_right(sequences, network.device))
+    plain = _whole(network, sequences)
     root = grow([ids[:-1] for ids in sequences], lambda tokens, _: tokens > 1)
     counts = [len(ids) - 2 for ids in sequences]
     try:
@@ -59,8 +71,11 @@ def packs_well(network: Network) -> bool:
             if not all(one.tail.keys for one in done):
                 return False
             steps = [_step(network, sequences[one.reading], one) for one in done]
-    except (Unsupported, TypeError, AttributeError):  # it cannot even be called like this
-        return False
+    except (Unsupported, TypeError, AttributeError, ValueError, LookupError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        log.info("not answered in packs: %s: %s", type(error).__name__, error)
+        return False  # it cannot even be called like this
     packs = [_off(one.hidden, plain[one.reading, 1 : 1 + len(one.hidden)]) for one in done]
     steps = [
         _off(step, plain[one.reading, len(sequences[one.reading]) - 1][None])
@@ -71,6 +86,14 @@ def packs_well(network: Network) -> bool:
     if exact is not None:
         return all(bool((part <= exact).all()) for part in parts)
     return all(float(part.median()) <= LOOSE for part in parts)
+
+
+def _whole(network: Network, sequences: list[tuple[int, ...]]) -> torch.Tensor:
+    """Hidden states (B, T, H) of whole forwards, where rows may share one; else of each, then padded."""
+    if not network.manner.alone:
+        return network.whole(sequences)
+    rows = [network.whole([ids])[0] for ids in sequences]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def _off(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -72,14 +72,14 @@ def test_every_number_is_that_of_the_full_logits(models, tokenizer, continuation
 
 
 def test_generation_goes_on_from_where_fidelity_differed(models, tokenizer, continuations, reference):
-    """Rows that never differ are not computed again; the others start at their first own token."""
+    """What the pass has shown is a draft of the model's own answer, and all of it is accepted."""
     asked = [Request("generate", context=r.context, max_tokens=LENGTH) for r in continuations]
     for share in (0.0, 0.1):
         variant = changed(models("llama"), share)
         wanted = Engine(variant, tokenizer).answer(asked)
         engine = Engine(variant, tokenizer, reference=reference)
         assert engine.answer(asked + continuations)[: len(asked)] == wanted
-        assert engine.reader.acceptance.drafted == 0
+        assert engine.reader.acceptance.drafted == engine.reader.acceptance.accepted > 0
 
 
 def test_without_a_reference_only_what_needs_none(models, tokenizer, continuations):

@@ -136,18 +136,6 @@ def test_no_tokens_asked_gives_an_empty_text(models, tokenizer):
         assert (found.text, found.tokens, found.count) == ("", (), 0)
 
 
-def test_a_generation_configuration_that_changes_logits_is_obeyed(models, tokenizer):
-    model = models("llama")
-    model.generation_config.repetition_penalty = 1.8
-    try:
-        engine = Engine(model, tokenizer, window=400)
-        assert engine.reader.processed
-        (found,) = engine.answer([Request("generate", context="The river", max_tokens=12)])
-        assert found.tokens == greedy(model, tokenizer, "The river", 12)
-    finally:
-        model.generation_config.repetition_penalty = None
-
-
 # ---------------------------------------------------------------------------------------- drafts
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
@@ -61,11 +63,12 @@ def test_one_request_and_none(models, tokenizer):
     assert one.logprob < 0
 
 
-def test_an_empty_continuation_is_certain(models, tokenizer):
-    """lm-eval fails on it; the sum over no tokens is 0, and nothing contradicts greedy decoding."""
+def test_an_empty_continuation_is_missing(models, tokenizer):
+    """lm-eval fails on it; a probability of 1 would win against every choice that has a token."""
     for context in ("", "some words"):
         (found,) = Engine(models("llama"), tokenizer).answer([Request("loglikelihood", context=context)])
-        assert (found.logprob, found.greedy, found.count) == (0.0, True, 0)
+        assert math.isnan(found.logprob)
+        assert (found.greedy, found.count) == (False, 0)
 
 
 def test_a_continuation_longer_than_the_window_is_scored_to_its_end(models, tokenizer):

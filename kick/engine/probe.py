@@ -1,0 +1,79 @@
+"""How whole forwards may be run: found out on a few tokens when a model is loaded, never taken on trust.
+
+A causal model's number at a position depends on nothing after it, and on no other row. Not every model that
+loads is one: some see padding on the right unless a mask is given, some build no causal mask under one kind of
+attention, some look both ways. So a row beside a longer one must equal the row alone, and a changed last token
+must change nothing before it. Of the ways below the first that holds both is taken; a model for which none
+does is refused, since no score of it would be a language model's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kick.engine.network import Manner, Network, out_of_memory
+from kick.records import KickError
+
+TOLERANCE = 1e-3  # of the length of a hidden state, at every position
+LOOSE = 6e-2  # the tolerance of half precision, at the median position
+STRIDE = 997  # spreads the tokens below over the vocabulary: its first ones are special, and hardly trained
+_SHORT, _LONG = (5, 3, 7, 4, 9), (6, 2, 8, 11, 3, 10, 4, 12, 7)
+_OTHER = 13  # in place of the last token
+
+MANNERS = tuple(
+    Manner(mask, attention, alone)
+    for alone in (False, True)
+    for mask, attention in ((False, None), (True, None), (True, "eager"))
+)
+
+
+@torch.inference_mode()
+def manner_of(network: Network) -> Manner:
+    """The first of MANNERS in which a row's numbers are its own; `network.manner` is left as it was.
+
+    Raises KickError where there is none.
+    """
+    short, long = (tuple(i * STRIDE % network.vocabulary for i in ids) for ids in (_SHORT, _LONG))
+    other = (*long[:-1], _OTHER * STRIDE % network.vocabulary)
+    before, why = network.manner, "a token changes what is computed before it"
+    try:
+        for manner in MANNERS:
+            network.manner = manner
+            try:
+                alone = network.whole([long])[0]
+                if not bool(alone.isfinite().all()):
+                    return Manner(checked=False)
+                if not same(network.whole([other])[0][:-1], alone[:-1]):
+                    continue
+                if manner.alone or _padding_unseen(network, short, long, alone):
+                    return manner
+                why = "a row changes with what stands beside it"
+            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                if isinstance(error, RuntimeError) and out_of_memory(error):
+                    raise
+                why = f"{type(error).__name__}: {error}"
+    finally:
+        network.manner = before
+    raise KickError(
+        f"{type(network.model).__name__} cannot be measured as a causal language model: {why}, whether with an "
+        "attention mask or without, with its own attention or eager; expected: a decoder-only model"
+    )
+
+
+def _padding_unseen(network: Network, short: tuple, long: tuple, alone: Tensor) -> bool:
+    """Whether a short row beside a long one, and the long one, equal each alone."""
+    both = network.whole([short, long])
+    return same(both[0, : len(short)], network.whole([short])[0]) and same(both[1], alone)
+
+
+def same(found: Tensor, expected: Tensor) -> bool:
+    """Whether hidden states (N, H) are the same but for rounding.
+
+    In half precision a position may differ for no fault, so there the median position counts.
+    """
+    off = (found - expected).float().norm(dim=-1)
+    length = expected.float().norm(dim=-1)
+    if expected.dtype in (torch.float32, torch.float64):
+        return bool((off <= TOLERANCE * length).all())
+    return bool(off.median() <= LOOSE * length.median())
