@@ -198,11 +198,12 @@ def _known(value: Any) -> bool:
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:
-    """Items, requests, prompts that were cut, tokens generated."""
+    """Items, requests, prompts that were cut, continuations without a token to score, tokens generated."""
     responses = [response for sample in samples for response in sample.responses]
     return {
         "items": len(samples),
         "requests": len(responses),
         "truncated": sum(response.truncated > 0 for response in responses),
+        "unscored": sum(response.count == 0 for response in responses if response.greedy is not None),
         "generated_tokens": sum(r.count or 0 for r in responses if r.text is not None),
     }

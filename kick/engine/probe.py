@@ -1,10 +1,10 @@
 """How whole forwards may be run: found out on a few tokens when a model is loaded, never taken on trust.
 
 A causal model's number at a position depends on nothing after it, and on no other row. Not every model that
-loads is one: some see padding on the right unless a mask is given, some build no causal mask under one kind of
-attention, some look both ways. So a row beside a longer one must equal the row alone, and a changed last token
-must change nothing before it. Of the ways below the first that holds both is taken; a model for which none
-does is refused, since no score of it would be a language model's.
+loads is one: some see padding on the right unless a mask is given, some build no causal mask under one kind
+of attention, some look both ways. So a row beside a longer one must equal the row alone, and a changed last
+token must change nothing before it. Of the ways below the first that holds both is taken; a model for which
+none does is refused, since no score of it would be a language model's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def manner_of(network: Network) -> Manner:
     finally:
         network.manner = before
     raise KickError(
-        f"{type(network.model).__name__} cannot be measured as a causal language model: {why}, whether with an "
+        f"{type(network.model).__name__} cannot be measured as a causal language model: {why}, with an "
         "attention mask or without, with its own attention or eager; expected: a decoder-only model"
     )
 

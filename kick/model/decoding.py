@@ -56,7 +56,7 @@ _EXACT_CACHES = ("dynamic", "hybrid", "static", "sliding_window", "offloaded", "
 
 
 def changes(config: Any) -> dict[str, Any]:
-    """The settings of a GenerationConfig that change logits, as JSON values; those that change none left out."""
+    """The settings of a GenerationConfig that change logits, as JSON values."""
     return _set(config, PROCESSORS)
 
 
@@ -91,8 +91,8 @@ def obeyed(config: Any) -> dict[str, Any]:
     """
     if other := searches(config):
         raise KickError(
-            f"generation_config: model: the model's generation_config sets {', '.join(sorted(other))}, which no "
-            "backend obeys; expected: settings that change logits only, or generation_config: greedy"
+            f"generation_config: model: the model's own sets {', '.join(sorted(other))}, which no backend "
+            "obeys; expected: settings that change logits only, or generation_config: greedy"
         )
     return changes(config)
 
