@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-KEY_VERSION = 2  # 2: code counts by its meaning (kick.meaning), not by its text
+# 2: code counts by its meaning (kick.meaning), not by its text. 3: answers that were wrong are others now:
+# continuations joined with their context, generation configurations, padding that is seen (docs/decisions.md).
+KEY_VERSION = 3
 
 
 class KickError(Exception):

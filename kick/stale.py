@@ -11,7 +11,7 @@ from kick.records import Cell, Result
 from kick.yaml_marks import show
 
 _WORDS = {
-    "version": "the way keys are made changed: code counts by its meaning now (docs/decisions.md)",
+    "version": "keys are made otherwise now, or questions answered otherwise (docs/decisions.md)",
     "variant.model.digest": "the model's weights changed",
     "variant.model.tokenizer": "the tokenizer changed",
     "variant.calibration.digest": "the calibration corpus changed",

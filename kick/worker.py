@@ -19,7 +19,7 @@ from kick.engine import Engine, Reference
 from kick.model.footprint import footprint
 from kick.model.source import cache_root
 from kick.provenance import provenance
-from kick.records import Cell, CellFailed, Job, KickError, Request, Result, Sample, Variant, key
+from kick.records import KEY_VERSION, Cell, CellFailed, Job, KickError, Request, Result, Sample, Variant, key
 from kick.report import statistics
 from kick.store import Store, StoreError
 from kick.tasks.task import Task
@@ -231,9 +231,13 @@ def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
 
 
 def reference_folder(root: str, matrix: str, dense: Variant) -> Path:
-    """Where the dense model's reference is kept: beside the cells, or in the cache for a store by URL."""
+    """Where the dense model's reference is kept: beside the cells, or in the cache for a store by URL.
+
+    What an earlier version computed, or another tokenizer's token ids, is not read.
+    """
     beside = Path(root) / matrix / ".reference"
-    name = f"{dense.model.digest[:16]}-{dense.model.dtype}"
+    spec = dense.model
+    name = f"{spec.digest[:16]}-{spec.tokenizer[:8]}-{spec.dtype}-v{KEY_VERSION}"
     return (cache_root() / "reference" / matrix if "://" in root else beside) / name
 
 

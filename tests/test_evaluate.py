@@ -127,7 +127,7 @@ def test_a_run_that_broke_off_within_an_item_goes_on_there():
     task = tasks.load(["kick_mini_mcq"])["kick_mini_mcq"]
     items, engine, keep = task.items(TaskSpec("kick_mini_mcq", limit=3), None), Draws(), Notebook()
     found = evaluate(task, items, engine, keep)
-    assert found.counts == {"items": 3, "requests": 12, "truncated": 0, "generated_tokens": 0}
+    assert found.counts == {"items": 3, "requests": 12, "truncated": 0, "unscored": 0, "generated_tokens": 0}
     assert [request.continuation.strip() for request in engine.asked[:4]] == items[0].doc["choices"]
     kept = keep.phases["first"].answers
     engine = Draws()
