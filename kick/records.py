@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 # 2: code counts by its meaning (kick.meaning), not by its text. 3: answers that were wrong are others now:
-# continuations joined with their context, generation configurations, padding that is seen (docs/decisions.md).
+# joined continuations, generation configurations, padding that is seen (docs/decisions.md).
 KEY_VERSION = 3
 
 
