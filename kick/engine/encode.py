@@ -105,9 +105,13 @@ class TokenCache:
 
 
 class Encoder:
-    """Turns Requests into windows and prompts. `counts`: texts that were tokenised, and known."""
+    """Turns Requests into windows and prompts. `counts`: texts that were tokenised, and known.
 
-    def __init__(self, tokenizer, max_length: int, folder: Path | str | None = None):
+    rows: of the model's embedding, None for any; a text with a token beyond them is refused.
+    """
+
+    def __init__(self, tokenizer, max_length: int, folder: Path | str | None = None, rows: int | None = None):
+        self.rows = rows
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.cache = TokenCache(digest(tokenizer), folder)
@@ -143,7 +147,16 @@ class Encoder:
                 self.cache.put(zip(missing, self._raw(list(missing.values()), add), strict=True))
                 self.counts["tokenised"] += len(missing)
         self.counts["known"] += sum(ids is not None for ids in known)
-        return [self.cache.memory[key] for key in keys]
+        return [self.within(self.cache.memory[key]) for key in keys]
+
+    def within(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids. Raises KickError for one that the model's embedding has no row for."""
+        if self.rows is not None and ids and max(ids) >= self.rows:
+            raise KickError(
+                f"a text has the token {max(ids)} ({self.tokenizer.decode([max(ids)])!r}), but the model's "
+                f"embedding has {self.rows} rows; expected: a tokenizer that fits the model"
+            )
+        return ids
 
     def scored(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of texts to be scored: special tokens unless the text brings the prefix token itself."""

@@ -51,7 +51,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.plain = plain
         self.reader = Reader(model, batch_tokens, plain)
-        self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache)
+        rows = model.get_input_embeddings().weight.shape[0]
+        self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache, rows)
         self.reference = reference
         self.config = model.generation_config
         self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # greedy tokens that fidelity has shown
@@ -132,6 +133,7 @@ class Engine:
                     f"a window of tokens must have 2 to {self.encoder.max_length + 1} of them; "
                     f"got {len(request.tokens)}"
                 )
+            self.encoder.within(request.tokens)
         self._score(
             [[Scoring(request.tokens[:-1], request.tokens[1:])] for request in requests],
             lambda i, logprob, _, count: finish(i, Response(logprob=logprob, count=count)),

@@ -89,7 +89,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from kick.model import elsewhere
+    from kick.model import elsewhere, textual
 
     folder = locate(spec.name, spec.revision)
     if spec.digest and weights_digest(folder) != spec.digest:
@@ -100,7 +100,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            options = elsewhere.load_options(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            options = elsewhere.load_options(config) | textual.load_options(config)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, spec.dtype),
@@ -120,6 +121,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
             f"{spec.name!r} lacks {missing[0]}{more}, which its config says it has: the checkpoint is not "
             f"whole, or of another kind of model ({folder})"
         )
+    textual.settled(model, options, info["unexpected_keys"])
+    textual.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
     elsewhere.unpacked(model)
     return model.to(device).eval().requires_grad_(False), tokenizer
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from kick.compress import canonical, compress
 from kick.compress.checkpoint import save
@@ -14,7 +16,7 @@ from kick.compress.context import Calibration
 from kick.model import bitmap, load, resolve
 from kick.model.footprint import Storage, footprint, packed_bits
 from kick.records import CellFailed, KickError
-from tests.architectures import ARCHITECTURES, sequences, tiny
+from tests.architectures import ARCHITECTURES, VOCABULARY, sequences, tiny
 from tests.compress.test_every_method import REFUSED, recipe
 
 
@@ -148,9 +150,11 @@ def test_footprint_of_a_dense_model_counts_tied_weights_once():
     assert size["bits_per_weight"] == 16
 
 
-def test_a_packed_checkpoint_is_a_model_like_any_other(tmp_path, tokenizer):
+def test_a_packed_checkpoint_is_a_model_like_any_other(tmp_path):
     """Saved, resolved as a folder, loaded: the same logits, its bits counted, open to more compression."""
     model = tiny("llama")
+    words = WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))  # no id beyond the embedding
     step = canonical("rtn", {"bits": 4, "group_size": 8})
     manifest, _ = saved(model, tokenizer, [step], tmp_path / "out")
     again, _ = load(resolve(str(tmp_path / "out")))
