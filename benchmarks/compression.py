@@ -26,16 +26,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from kick.calibration import sequences
 from kick.compress import canonical, compress
+from kick.compress.calibrate.corpus import sequences
+from kick.compress.calibrate.statistics import Hessian
+from kick.compress.calibrate.walk import shared, walk
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.compress.methods.gptq import Order, gptq
 from kick.compress.methods.sparsegpt import sparsegpt
-from kick.compress.sequential import shared, walk
 from kick.compress.solver import factor, silence
 from kick.compress.sparsity import Sparsity
-from kick.compress.stats import Hessian
 from kick.model import bitmap, load, resolve
 from kick.records import CalibrationSpec
 

@@ -31,7 +31,7 @@ from engine_ways import hflm_scores, hflm_texts, one_by_one, together, whole_for
 
 from kick.compress import canonical, compress
 from kick.engine import Engine, Reference
-from kick.engine.draft import Acceptance
+from kick.engine.packed.draft import Acceptance
 from kick.model import load, resolve
 from kick.records import Request
 

@@ -19,8 +19,8 @@ from contest import Line, timed
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from kick.calibration import sequences
 from kick.compress import canonical, compress
+from kick.compress.calibrate.corpus import sequences
 from kick.engine import Engine, Reference
 from kick.records import CalibrationSpec, Request
 

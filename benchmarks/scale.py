@@ -28,16 +28,16 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-import small_tables  # noqa: E402
-
-from kick import significance  # noqa: E402
-from kick.plan import Plan  # noqa: E402
+from kick.analysis import kept  # noqa: E402
+from kick.matrix.plan import Plan  # noqa: E402
 from kick.records import Cell, Job, Response, Result, Sample, Score  # noqa: E402
-from kick.report import statistics  # noqa: E402
+from kick.stats import intervals  # noqa: E402
 from kick.store import Store  # noqa: E402
-from kick.sweep import Outcome, pending, run_sweep  # noqa: E402
+from kick.sweep.contract import Outcome  # noqa: E402
+from kick.sweep.loop import pending, run_sweep  # noqa: E402
+from tests.support import small_tables  # noqa: E402
 
 TASKS, ITEMS, WORKERS, SETS = 20, 50, 1000, 64
 MATRIX = "scale"
@@ -77,7 +77,7 @@ class Work:
             stored = store.put(result(cell, scores), [own, *samples[1:]])
             if self.notes:
                 dense = self.dense.setdefault(cell.task.name, stored)
-                statistics.note(store, stored, dense)
+                kept.note(store, stored, dense)
 
 
 def answers(number: int) -> tuple[tuple[Score, ...], list[Sample]]:
@@ -87,7 +87,7 @@ def answers(number: int) -> tuple[tuple[Score, ...], list[Sample]]:
     columns = {"exact_match": right, "f1": np.maximum(right, luck[:, 1].round(3))}
     scores = []
     for name, values in columns.items():
-        low, high, stderr = significance.interval(values)
+        low, high, stderr = intervals.interval(values)
         scores.append(Score(name, float(values.mean()), ITEMS, stderr, low, high))
     rows = [{name: float(columns[name][item]) for name in columns} for item in range(ITEMS)]
     return tuple(scores), [sample(item, f"set {number}", row) for item, row in enumerate(rows)]

@@ -19,21 +19,6 @@ from typing import Any, Literal
 KEY_VERSION = 3
 
 
-class KickError(Exception):
-    """An error that a user can mend: shown without a traceback, exit status 2.
-
-    The message says what was wrong, what was got and what would be right.
-    """
-
-
-class Damaged(KickError):
-    """A stored cell that cannot be read."""
-
-
-class CellFailed(Exception):
-    """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""
-
-
 # ------------------------------------------------------------------------------ what is measured
 
 

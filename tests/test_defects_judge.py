@@ -7,16 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
-from judge_server import said, serving, verdict
 
-from kick import config
-from kick.engine.endpoint import Settings
-from kick.engine.judge import Judge, Verdict
-from kick.engine.judging import Answered, Slot, columns, questions
-from kick.engine.verdicts import Unparsed, parse
-from kick.evaluate import summarise
-from kick.records import KickError, Sample
+from kick.errors import KickError
+from kick.judge.columns import Answered, Slot, columns, questions
+from kick.judge.endpoint import Settings
+from kick.judge.judge import Judge, Verdict
+from kick.judge.verdicts import Unparsed, parse
+from kick.matrix import load
+from kick.records import Sample
 from kick.store.files import open_files
+from kick.tasks.evaluate import summarise
+from tests.support.judge_server import said, serving, verdict
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-test-8d2f60aa91c34b7e"
@@ -107,11 +108,11 @@ def test_defect_10_a_verdict_after_reasoning_is_read(category, tmp_path):
 def test_defect_14_the_judge_is_pinned_and_its_key_is_in_no_file(tmp_path):
     for bad in ("{}", "{base_url: 'http://localhost/v1'}", "{model: ''}"):
         with pytest.raises(KickError, match=r"judge.*model"):
-            config.parse(MATRIX + bad, "m.yaml")
+            load.parse(MATRIX + bad, "m.yaml")
     with pytest.raises(KickError, match="key is read from the environment"):
-        config.parse(MATRIX + f"{{model: j, base_url: 'https://{KEY}@host/v1'}}", "m.yaml")
+        load.parse(MATRIX + f"{{model: j, base_url: 'https://{KEY}@host/v1'}}", "m.yaml")
     with pytest.raises(KickError, match="unknown key 'api_key'"):
-        config.parse(MATRIX + f"{{model: j, api_key: {KEY}}}", "m.yaml")
+        load.parse(MATRIX + f"{{model: j, api_key: {KEY}}}", "m.yaml")
     settings = Settings("judge-1", "http://localhost/v1")
     assert {"model", "base_url", "temperature", "top_p", "max_tokens", "seed"} <= set(settings.identity())
     _, asked = judged(lambda a: said(verdict(a) + KEY), tmp_path, item())

@@ -3,30 +3,35 @@
 import re
 from pathlib import Path
 
-import architectures
 import pytest
 import torch
-from store_parts import RESULT, SAMPLES
 from typer.testing import CliRunner
 
-from kick import calibration, compress, config, metrics
+from kick import compress
 from kick.cli import app
+from kick.compress.calibrate import corpus
+from kick.compress.method import methods
 from kick.compress.sparsity import Sparsity
-from kick.costs import Rates
-from kick.plan import plan
-from kick.records import CalibrationSpec, KickError
+from kick.errors import KickError
+from kick.matrix import load
+from kick.matrix.plan import plan
+from kick.matrix.rates import Rates
+from kick.records import CalibrationSpec
 from kick.report import published
 from kick.report.figures.entry import figures
 from kick.report.tables import tables
+from kick.stats import metrics
 from kick.store import Store
-from kick.worker import Worker
+from kick.sweep.worker import Worker
+from tests.support import architectures
+from tests.support.store_parts import RESULT, SAMPLES
 
 ROOT = Path(__file__).parents[1]
 HEAD = "name: m\nmodel: smoke\ntasks: [kick_mini_mcq]\nreplicas: []\n"
 
 
 def planned(text):
-    return plan(config.parse(text, "m.yaml"), rates=Rates())
+    return plan(load.parse(text, "m.yaml"), rates=Rates())
 
 
 def refused(text, *words):
@@ -77,7 +82,7 @@ def test_defect_17_published_numbers_stand_on_one_scale_with_their_unit_named():
     }
 
 
-@pytest.mark.parametrize("name", sorted(compress.methods))
+@pytest.mark.parametrize("name", sorted(methods))
 def test_defect_18_every_missing_option_is_refused_before_anything_runs(name):
     required = [option["name"] for option in compress.describe(name)["options"] if option["required"]]
     if required:
@@ -110,13 +115,13 @@ def test_defect_19_a_pattern_has_no_ratio_of_its_own():
 
 @pytest.mark.parametrize("count", [1, 5, 130])
 def test_defect_20_as_many_sequences_as_were_asked_for(count):
-    from llm_kick import smoke
+    from tests.support.llm_kick import smoke
 
     spec = CalibrationSpec("kick_mini_calibration", sequences=count, length=48)
-    found = calibration.sequences(spec, smoke()[1])
+    found = corpus.sequences(spec, smoke()[1])
     assert len(found) == count
     assert {tuple(one.shape) for one in found} == {(1, 48)}
-    matrix = config.parse(
+    matrix = load.parse(
         HEAD + f"calibration: {{corpus: c4, sequences: {count}}}\nvariants: [dense]\n", "m.yaml"
     )
     assert matrix.calibration.sequences == count

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kick import compress, meaning, tasks
+from kick import meaning, tasks
+from kick.compress.method import methods
 from kick.meaning import file_of
 from kick.meaning.source import read
 from kick.registry import Registry
@@ -186,9 +187,9 @@ def test_code_in_another_file_of_kick_counts_by_its_version(tmp_path, monkeypatc
 @cache
 def current():
     """What the code means now: modules [version, digest], methods, tasks [asked, scored]."""
-    shipped = [name for name in compress.methods if compress.methods[name].cls.__module__.startswith("kick.")]
+    shipped = [name for name in methods if methods[name].cls.__module__.startswith("kick.")]
     mini = tasks.load(["kick_mini"])
-    start = [compress.methods[name].cls.__module__ for name in shipped]
+    start = [methods[name].cls.__module__ for name in shipped]
     start += ["kick.tasks.scoring", "kick.tasks.answers", "kick.tasks.conflict", "kick.tasks.llm_kick"]
     start += sorted({type(task).__module__ for task in mini.values()})
     start += [f"kick.tasks.{name}" for name in ("reading", "turns", "perplexity", "fidelity")]
@@ -199,7 +200,7 @@ def current():
         "modules": {
             name: [read(file).version, meaning.module_digest(file)] for name, file in sorted(files.items())
         },
-        "methods": {name: compress.methods[name].digest for name in sorted(shipped)},
+        "methods": {name: methods[name].digest for name in sorted(shipped)},
         "tasks": {name: [task.digest, task.scoring] for name, task in sorted(mini.items())},
     }
 

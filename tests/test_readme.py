@@ -82,9 +82,10 @@ def test_the_figure_draws(tmp_path):
 
 
 def test_the_matrix_plans():
-    from kick import config, plan
+    from kick.matrix import plan
+    from kick.matrix.load import parse
 
-    planned = plan.plan(config.parse(block("yaml", "name: my-matrix"), "README.md"))
+    planned = plan.plan(parse(block("yaml", "name: my-matrix"), "README.md"))
     names = [variant.name for variant in planned.variants]
     assert names[0] == "dense"
     assert {"wanda-2:4", "gptq-4bit-g32", "wanda-0.5+rtn-4bit-g32"} <= set(names)
@@ -106,14 +107,14 @@ def test_the_commands_of_the_table_exist():
 
 
 def test_the_page_on_matrix_files_has_every_key_default_and_preset():
-    from kick import config
+    from kick.matrix import schema
 
     page = (ROOT / "docs" / "matrix.md").read_text()
     for part, title in (
-        (config.Matrix, "# A matrix file"),
-        (config.Calibration, "## `calibration`"),
-        (config.EngineChoice, "## `engine`"),
-        (config.Judge, "## `judge`"),
+        (schema.Matrix, "# A matrix file"),
+        (schema.Calibration, "## `calibration`"),
+        (schema.EngineChoice, "## `engine`"),
+        (schema.Judge, "## `judge`"),
     ):
         table = page.split(title, 1)[1].split("\n## ", 1)[0]
         rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
@@ -137,7 +138,7 @@ def test_the_page_on_matrix_files_has_every_key_default_and_preset():
                 assert told == f"[{', '.join(field.default)}]"
             else:
                 assert told in ("none", "see below", "the task's own", "auto"), name
-    presets = {path.stem for path in (ROOT / "kick" / "presets").glob("*.yaml")}
+    presets = {path.stem for path in (ROOT / "kick" / "matrix" / "presets").glob("*.yaml")}
     assert set(re.findall(r"^\| `([\w-]+)` \|", page.split("## Presets", 1)[1], flags=re.M)) == presets
     variables = set(re.findall(r"KICK_[A-Z_]+", page))
     code = "\n".join(path.read_text() for path in (ROOT / "kick").rglob("*.py"))

@@ -16,13 +16,13 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import ACTING, DENSE, FORMULAS, Pickled, parquet, put
 
 from kick import cli, model
-from kick.records import KickError
+from kick.errors import KickError
 from kick.store import Store
-from kick.store.rows import RESPONSES
-from kick.store.runs import render_run
+from kick.store.json_files import render_run
+from kick.store.samples import RESPONSES
+from tests.support.hostile import ACTING, DENSE, FORMULAS, Pickled, parquet, put
 
 
 @pytest.fixture

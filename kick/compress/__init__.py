@@ -25,12 +25,14 @@ import kick.compress.methods as _package
 from kick.compress.context import Calibration, Propagate, Quantized
 from kick.compress.dense import DenseWeights
 from kick.compress.depth import check_depth
-from kick.compress.method import Entry, build, canonical, describe, method, methods, option
+from kick.compress.method import Entry, build, canonical, describe, option
+from kick.compress.method import methods as _methods
 from kick.compress.pruning import clear
 from kick.compress.scope import Scope
+from kick.errors import KickError
 from kick.model.footprint import VALUE_BITS, Storage, footprint
 from kick.model.structure import block_list, blocks, linears
-from kick.records import KickError, Step
+from kick.records import Step
 
 for _module in pkgutil.iter_modules(_package.__path__):
     importlib.import_module(f"{_package.__name__}.{_module.name}")
@@ -44,8 +46,6 @@ __all__ = [
     "check_saved",
     "compress",
     "describe",
-    "method",
-    "methods",
     "needs_calibration",
     "option",
 ]
@@ -53,12 +53,12 @@ __all__ = [
 
 def needs_calibration(recipe: Sequence[Step]) -> bool:
     """Whether any step of a recipe looks at calibration data."""
-    return any(methods[step.method].calibrated for step in recipe)
+    return any(_methods[step.method].calibrated for step in recipe)
 
 
 def check(model: nn.Module, recipe: Sequence[Step]) -> None:
     """Raises KickError where a step cannot serve this model, or not in this order."""
-    kinds = [methods[step.method].kind for step in recipe]
+    kinds = [_methods[step.method].kind for step in recipe]
     check_depth(model, sum(step.options.get("layers", 0) for step in recipe))
     for number, step in enumerate(recipe):
         if kinds[number] == "structure" and set(kinds[:number]) - {"structure"}:
@@ -116,7 +116,7 @@ def compress(
     if not isinstance(calibration, Calibration):
         calibration = Calibration(tuple(calibration), propagate, offload, memory)
     if needs_calibration(recipe) and not len(calibration):
-        names = ", ".join(step.method for step in recipe if methods[step.method].calibrated)
+        names = ", ".join(step.method for step in recipe if _methods[step.method].calibrated)
         raise KickError(f"{names} needs calibration sequences; got none")
     check(model, recipe)
     with _dense_weights(model, recipe, calibration), torch.random.fork_rng(devices=[]):
@@ -149,7 +149,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
 @contextmanager
 def _dense_weights(model: nn.Module, recipe: Sequence[Step], calibration: Calibration) -> Iterator[None]:
     """The dense weights on disk while a recipe that compensates is carried out."""
-    if not any(methods[step.method].kind == "compensate" for step in recipe[1:]):
+    if not any(_methods[step.method].kind == "compensate" for step in recipe[1:]):
         yield
         return
     with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:

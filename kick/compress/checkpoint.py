@@ -30,9 +30,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from kick.compress.context import Calibration, Quantized
 from kick.compress.dense import DenseWeights, merge_branch
 from kick.compress.grid import Grid
+from kick.errors import CellFailed, KickError
 from kick.model import block_list, blocks, linears
 from kick.model.source import quiet
-from kick.records import CellFailed, KickError
 
 MERGED = "dense, side branches merged into the weights"
 RUNNING = (

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kick.compress.context import Calibration, tokens
+from kick.errors import KickError
 from kick.model import block_list
 from kick.model.structure import device_of, hidden_of
-from kick.records import KickError
 
 # Settings that say of each block what it is ("layer_types") have one of these in their name: a list of end
 # tokens can be as long

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kick.compress.sequential import Block
+from kick.compress.calibrate.walk import Block
 from kick.compress.sparsity import Group, Sparsity, Ties, mask
+from kick.errors import CellFailed, KickError
 from kick.model import Linear, blocks, linears
-from kick.records import CellFailed, KickError
 
 
 @dataclass(frozen=True)

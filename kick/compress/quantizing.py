@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import Block
 from kick.compress.context import Calibration, Quantized
 from kick.compress.grid import Grid, Scale, divides
 from kick.compress.pruning import clear
-from kick.compress.sequential import Block
+from kick.errors import KickError
 from kick.model import Linear, blocks, linears
-from kick.records import KickError
 
 
 def check_groups(model: nn.Module, group_size: int) -> None:

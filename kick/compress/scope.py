@@ -17,8 +17,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kick.compress.sparsity import Sparsity
+from kick.errors import CellFailed, KickError
 from kick.model import block_list, linears
-from kick.records import CellFailed, KickError, Step
+from kick.records import Step
 from kick.registry import unknown
 
 OPTIONS = ("only", "sparsities")

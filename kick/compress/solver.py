@@ -21,7 +21,7 @@ from scipy.linalg import blas, lapack
 from torch import Tensor
 
 from kick.compress.context import Calibration
-from kick.records import CellFailed
+from kick.errors import CellFailed
 
 BLOCK = 128  # columns whose error is spread over the rest at once
 PANEL = 32  # columns inside a block whose error is spread over the block at once

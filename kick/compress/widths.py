@@ -17,8 +17,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from kick.compress.sparsity import Sparsity
+from kick.errors import KickError
 from kick.model import Linear, block_list, linears
-from kick.records import KickError
 
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

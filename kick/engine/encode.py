@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kick.records import KickError, Request
+from kick.errors import KickError
+from kick.records import Request
 
 log = logging.getLogger("kick.engine")
 

@@ -16,8 +16,9 @@ from kick.engine.reader import Reader
 from kick.engine.reference import Reference, on_device
 from kick.engine.score import score
 from kick.engine.stopping import Decoding, Stops
+from kick.errors import KickError
 from kick.model import decoding
-from kick.records import KickError, Request, Response
+from kick.records import Request, Response
 
 OnDone = Callable[[int, Response], None]
 Scored = Callable[[int, float, bool, int], None]  # item, log-probability, greedy, scored tokens

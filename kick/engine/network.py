@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kick.engine.attend import NAME
+from kick.engine.packed.attend import NAME
 from kick.model.packed import PackedLinears
 from kick.model.structure import attending
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kick.engine.network import Manner, Network, out_of_memory
-from kick.records import KickError
+from kick.errors import KickError
 
 TOLERANCE = 1e-3  # of the length of a hidden state, at every position
 LOOSE = 6e-2  # the tolerance of half precision, at the median position

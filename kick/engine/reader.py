@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from kick.engine import budget, plain
-from kick.engine.decode import Decode
-from kick.engine.draft import Acceptance
 from kick.engine.network import Network
-from kick.engine.pack import Runner
+from kick.engine.packed.decode import Decode
+from kick.engine.packed.draft import Acceptance
+from kick.engine.packed.pack import Runner
+from kick.engine.packed.tree import grow
+from kick.engine.packed.trust import packs_well, stretched_beyond, trusted_length
 from kick.engine.probe import manner_of
 from kick.engine.stopping import Decoding
-from kick.engine.tree import grow
-from kick.engine.trust import packs_well, stretched_beyond, trusted_length
 from kick.model import decoding
 
 WORTH = 16  # tokens that sharing a prefix must save

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kick.engine.network import Head
-from kick.records import KickError, Request, key
+from kick.errors import KickError
+from kick.records import Request, key
 
 log = logging.getLogger("kick.engine")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kick.records import CellFailed
+from kick.errors import CellFailed
 
 
 @dataclass(frozen=True)

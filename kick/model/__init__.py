@@ -6,7 +6,7 @@ blocks(model)            -> the decoder layers
 linears(block)           -> every weight matrix of a block, as (out, in)
 """
 
-from kick.model.source import ALIASES, cache_root, load, resolve
+from kick.model.source import ALIASES, load, resolve
 from kick.model.structure import Linear, block_list, blocks, linears, watch
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Linear",
     "block_list",
     "blocks",
-    "cache_root",
     "linears",
     "load",
     "resolve",

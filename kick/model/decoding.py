@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kick.records import KickError
+from kick.errors import KickError
 
 RULES = ("greedy", "model")
 

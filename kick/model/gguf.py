@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from kick.records import KickError
+from kick.errors import KickError
 
 
 def convert(file: Path, folder: Path) -> None:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from kick.records import KickError, ModelSpec, canonical
+from kick.errors import KickError
+from kick.paths import cache_root
+from kick.records import ModelSpec, canonical
 from kick.registry import near, unknown
 
 if TYPE_CHECKING:
@@ -34,11 +36,6 @@ _UNREADABLE = (
     ValueError, OSError, ImportError, RuntimeError, LookupError, AttributeError, TypeError, SafetensorError,
 )  # fmt: skip
 _CONVERSION = 1  # raised when the conversion from GGUF changes what it writes
-
-
-def cache_root() -> Path:
-    """The folder for converted models and digests: $XDG_CACHE_HOME/kick, else ~/.cache/kick."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kick"
 
 
 def _smoke() -> Path:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from kick.records import KickError
+from kick.errors import KickError
 
 # Weights of two or more dimensions that are left dense in every architecture: the end of the name, and why.
 EXCLUDED = {

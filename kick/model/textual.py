@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from kick.records import KickError
+from kick.errors import KickError
 
 log = logging.getLogger("kick.model")
 

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kick.records import Damaged, Sample
+from kick.analysis.cells import Cell
+from kick.analysis.headlines import headline
+from kick.errors import Damaged
+from kick.records import Sample
 from kick.report import wording
-from kick.report.cells import Cell
-from kick.report.tasks import headline
 
 log = logging.getLogger("kick.report")
 MOST = 24  # variants whose answers to an item are shown

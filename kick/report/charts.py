@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kick.report import palette, select, svg, wording
-from kick.significance import MARGIN
+from kick.stats.paired import MARGIN
 
 # the columns that a chart of levels needs
 DRAWN = (

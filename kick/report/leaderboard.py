@@ -21,8 +21,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from kick.analysis.frame import Report
 from kick.report import page, select, tables, wording
-from kick.report.frame import Report
 
 HERE = Path(__file__).parent
 TABLES = ("scores", "gaps", "closed_open", "seeds")

@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from kick import metrics
-from kick.report import answers, charts, pairs, select, tables, wording
-from kick.report.cells import Cell
-from kick.report.frame import Report
-from kick.visible import plain
+from kick.analysis import pairs
+from kick.analysis.cells import Cell
+from kick.analysis.frame import Report
+from kick.printable import plain
+from kick.report import answers, charts, select, tables, wording
+from kick.stats import metrics
 
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
 

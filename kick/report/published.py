@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.records import KickError
+from kick.errors import KickError
 
 PACKAGED = Path(__file__).with_name("llm_kick_published.json")
 # table 3's key -> (family, metric, unit, factor to our scale)

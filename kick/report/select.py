@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kick.analysis.groups import MACRO
 from kick.report import wording
-from kick.report.groups import MACRO
-from kick.significance import MARGIN
+from kick.stats.paired import MARGIN
 
 SECTION = ["matrix", "base"]
 PAIRED = "|"  # in a task's name: derived of two tasks

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from kick import metrics
-from kick.records import KickError
-from kick.visible import ACTING, code_point
+from kick.errors import KickError
+from kick.printable import ACTING, code_point
+from kick.stats import metrics
 
 MINUS, RANGE, NOTHING = "\u2212", "\u2013", "\u2013"
 

@@ -4,7 +4,7 @@ from kick.store.cells import Store
 from kick.store.chunks import Partial
 from kick.store.claims import Claim
 from kick.store.files import StoreError
-from kick.store.runs import Failure
+from kick.store.json_files import Failure
 from kick.store.status import State
 
 __all__ = ["Claim", "Failure", "Partial", "State", "Store", "StoreError"]

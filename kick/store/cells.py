@@ -1,6 +1,6 @@
 """The store: a folder a cell, samples.parquet and then run.json, written whole and read checked.
 
-<root>/<matrix>/<key>/samples.parquet   the items (kick.store.rows)
+<root>/<matrix>/<key>/samples.parquet   the items (kick.store.samples)
                       run.json          the Result, last; with the checksums of both
                       failed.json       of a failed cell: cause, traceback, log tail
                       claim.json        of a running one (kick.store.claims)
@@ -23,11 +23,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from kick.records import Cell, Damaged, KickError, Result, Sample
-from kick.store import chunks, claims, index, rows, status
+from kick.errors import Damaged, KickError
+from kick.records import Cell, Result, Sample
+from kick.store import chunks, claims, index, status
 from kick.store.files import TEMPORARY, LocalFiles, StoreError, open_files
+from kick.store.json_files import FAILED, RUN, Failure, parse_failure, parse_run, render_failure, render_run
 from kick.store.processes import left_by_dead
-from kick.store.runs import FAILED, RUN, Failure, parse_failure, parse_run, render_failure, render_run
+from kick.store.samples import arrays_of, from_parquet, to_parquet
 from kick.store.status import PARTIAL, SAMPLES, State
 
 log = logging.getLogger("kick.store")
@@ -109,7 +111,7 @@ class Store:
         """The stored items in their order. Raises KickError where there are none, Damaged."""
 
         def read(folder: str) -> list[Sample]:
-            return rows.from_parquet(self._samples_bytes(folder, self._run(folder, key)))
+            return from_parquet(self._samples_bytes(folder, self._run(folder, key)))
 
         return self._readable(key, read)
 
@@ -121,7 +123,7 @@ class Store:
         """
 
         def read(folder: str) -> tuple[list[str], list[str], dict[str, Any]]:
-            return rows.arrays_of(self._samples_bytes(folder, self._run(folder, key)))
+            return arrays_of(self._samples_bytes(folder, self._run(folder, key)))
 
         return self._readable(key, read)
 
@@ -239,7 +241,7 @@ class Store:
         Whatever moment it is cut off at, the cell is the old one whole or the new one whole. Clears the
         cell's failure and its kept answers. Raises StoreError where the store cannot be written.
         """
-        data = rows.to_parquet(samples)
+        data = to_parquet(samples)
         digest = hashlib.sha256(data).hexdigest()
         result = replace(result, samples={"file": SAMPLES, "sha256": digest, "rows": len(samples)})
         folder = self.folder(result.key, result.matrix)

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from kick.records import Response
 from kick.store.files import Files
-from kick.store.rows import response_from_json, response_to_json
+from kick.store.samples import response_from_json, response_to_json
 
 log = logging.getLogger("kick.store")
 SECONDS = 5.0  # the longest that an answer waits to be written, once the next one comes

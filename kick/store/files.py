@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from kick.records import KickError
+from kick.errors import KickError
 from kick.store.processes import mark
 
 TEMPORARY = ".tmp"

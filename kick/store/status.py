@@ -8,7 +8,7 @@ from typing import Literal
 
 from kick.store import chunks, claims
 from kick.store.files import Files
-from kick.store.runs import FAILED, RUN, parse_failure
+from kick.store.json_files import FAILED, RUN, parse_failure
 
 SAMPLES, PARTIAL = "samples.parquet", "partial"
 

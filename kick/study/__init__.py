@@ -5,5 +5,4 @@ onebyone     the work on its cells: the matrices of a block, from one loaded mod
 depth        a model's forward from one of its blocks on
 allocation   how much of each matrix goes, at one overall sparsity
 pages        what was found, as tables and a page
-command      `kick study ...`
 """

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kick.compress.sparsity import Sparsity
-from kick.records import KickError
+from kick.errors import KickError
 
 
 @dataclass(frozen=True)

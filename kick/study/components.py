@@ -12,29 +12,32 @@ status`, `leaderboard`, `figures` and `compare` read it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kick import calibration, compress, model, tasks
+from kick import compress, model, paths, tasks
+from kick.compress.calibrate.corpus import digest
+from kick.compress.method import methods
 from kick.compress.scope import own_choice
 from kick.compress.sparsity import Sparsity
-from kick.executors import executor
+from kick.errors import KickError
+from kick.matrix.sources import own_sources
 from kick.model import block_list, linears
-from kick.plan import own_sources
-from kick.progress import show
-from kick.records import CalibrationSpec, Cell, Job, KickError, ModelSpec, Step, TaskSpec, Variant
+from kick.records import CalibrationSpec, Cell, Job, ModelSpec, Step, TaskSpec, Variant
 from kick.store import Store
 from kick.study.allocation import Part, check_spread, guided, shares
 from kick.study.onebyone import OneByOne
-from kick.sweep import Summary, run_sweep
+from kick.sweep.contract import Summary
+from kick.sweep.executors import executor
+from kick.sweep.loop import run_sweep
+from kick.sweep.progress import show
+from kick.sweep.worker import Worker
 from kick.tasks.fidelity import Fidelity
 from kick.tasks.perplexity import Perplexity
 from kick.tasks.task import Task
-from kick.worker import Worker
 
 MATRIX = "components"  # the name of the study's part of a store
 Say = Callable[[str], None]
@@ -157,7 +160,7 @@ class Study:
         return compress.canonical(self.options.step.method, {**self.options.step.options, **scope})
 
     def _calibration(self, propagate: Any) -> CalibrationSpec | None:
-        if not compress.methods[self.options.step.method].calibrated:
+        if not methods[self.options.step.method].calibrated:
             return None
         return replace(self.options.calibration, propagate=propagate, digest=self.corpus)
 
@@ -190,10 +193,10 @@ def plan(options: Options) -> Study:
     """The study. Raises KickError for all that is wrong with it, before a model is loaded."""
     check(options)
     if options.offline:
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+        paths.offline()
     folders = [Path(folder) for folder in options.task_folders]
     loaded = _tasks(options, folders)
-    corpus = calibration.digest(options.calibration.corpus, options.data_root)
+    corpus = digest(options.calibration.corpus, options.data_root)
     spec = model.resolve(options.model)
     own_sources(folders).fits(spec, [options.step])
     return Study(options, spec, tuple(_matrices(spec)), loaded, corpus)
@@ -202,7 +205,7 @@ def plan(options: Options) -> Study:
 def check(options: Options) -> None:
     """Raises KickError for a step that is not about single matrices, and for numbers out of range."""
     step = options.step
-    kind = compress.methods[step.method].kind
+    kind = methods[step.method].kind
     if kind != "prune":
         doing = {"structure": "makes matrices smaller", "compensate": "makes up for another method"}
         raise KickError(
@@ -229,7 +232,7 @@ def check(options: Options) -> None:
 
 
 def _takes() -> list[str]:
-    pruning = [name for name in compress.methods if compress.methods[name].kind == "prune"]
+    pruning = [name for name in methods if methods[name].kind == "prune"]
     return [name for name in pruning if not own_choice(name, {})]
 
 

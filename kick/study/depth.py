@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from kick.engine.network import Network
+from kick.errors import KickError
 from kick.model import Linear, block_list
-from kick.records import KickError
 
 CLOSE = 1e-3  # of the largest hidden state
 

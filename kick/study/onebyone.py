@@ -22,17 +22,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kick import calibration, compress, evaluate, model, tasks
+from kick import compress, model, paths, tasks
+from kick.compress.calibrate import corpus
 from kick.engine import budget, fidelity
 from kick.engine.encode import Encoder, max_length
 from kick.engine.network import Network, pad_right
-from kick.model import Linear, block_list, cache_root, linears
+from kick.model import Linear, block_list, linears
+from kick.paths import cache_root
 from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Response, Result, Variant, key
 from kick.store import Store
 from kick.study.depth import Depth, replaced
+from kick.sweep.worker import dense_samples
+from kick.tasks import evaluate
 from kick.tasks.task import Task
-from kick.worker import dense_samples
 
 TOGETHER = 8  # variants whose hidden states are held at once
 
@@ -99,7 +102,7 @@ class _Open:
 
     def __init__(self, task: Task, cell: Cell, store: Store, data_root: str | None):
         self.task = task
-        network, tokenizer = model.load(cell.variant.model, device=_device())
+        network, tokenizer = model.load(cell.variant.model, device=paths.device())
         self.network = Network(network)
         self.depth = Depth(self.network)
         self.matrices = _matrices(network)
@@ -208,10 +211,10 @@ class _Pruner:
     def __init__(self, variant: Variant, tokenizer: Any, data_root: str | None):
         step, spec = variant.recipe[0], variant.calibration
         whole = replace(step, options={k: v for k, v in step.options.items() if k != "only"})
-        network, _ = model.load(variant.model, device=_device())
+        network, _ = model.load(variant.model, device=paths.device())
         sequences, shared = [], None
         if spec is not None:
-            sequences = calibration.sequences(spec, tokenizer, data_root)
+            sequences = corpus.sequences(spec, tokenizer, data_root)
             shared = cache_root() / "statistics" / key([asdict(variant.model), asdict(spec)])
         context = compress.Calibration([one.to(network.device) for one in sequences], "dense", memory=shared)
         compress.compress(network, [whole], context, propagate="dense", seed=spec.seed if spec else 0)
@@ -243,7 +246,3 @@ def _matrices(network: Any) -> dict[str, tuple[int, Linear]]:
         for index, block in enumerate(modules)
         for linear in linears(block)
     }
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

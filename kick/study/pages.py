@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kick import metrics, significance
-from kick.records import Cell, KickError, Variant
-from kick.report import figures, frame, wording
+from kick.analysis import frame
+from kick.errors import KickError
+from kick.records import Cell, Variant
+from kick.report import figures, wording
+from kick.stats import intervals, metrics, paired
 from kick.store import Store
 from kick.study.allocation import quantiles
 from kick.study.components import Matrix, Study, allocation, harm
@@ -108,11 +110,11 @@ def _arrays(cell: Cell, store: Store) -> dict[str, np.ndarray]:
     return store.scores(cell.key)[1]
 
 
-def _with_interval(values: np.ndarray, measure: str, kind: significance.Kind = "mean") -> str:
+def _with_interval(values: np.ndarray, measure: str, kind: intervals.Kind = "mean") -> str:
     """ "12.3 (10.1 to 14.8)"."""
     unit = metrics.describe(measure).unit
-    low, high, _ = significance.interval(values, kind)
-    return f"{wording.number(significance.aggregate(values, kind), unit)} ({wording.span(low, high, unit)})"
+    low, high, _ = intervals.interval(values, kind)
+    return f"{wording.number(intervals.aggregate(values, kind), unit)} ({wording.span(low, high, unit)})"
 
 
 # ------------------------------------------------------------------------------ guided against uniform
@@ -127,7 +129,7 @@ def comparison(study: Study, store: Store) -> Table:
     measured = [(name, study.options.fidelity) for name in MEASURES]
     measured.append(("perplexity", study.options.perplexity))
     found = [_compared(study, store, name, task) for name, task in measured]
-    adjusted = significance.holm([one.p for _, _, one in found])
+    adjusted = paired.holm([one.p for _, _, one in found])
     rows = []
     for (metric, texts, one), p in zip(found, adjusted, strict=True):
         span = wording.signed_span(one.low, one.high, metric.unit)
@@ -142,7 +144,7 @@ def comparison(study: Study, store: Store) -> Table:
 
 def _compared(
     study: Study, store: Store, name: str, task: str
-) -> tuple[metrics.Metric, list[str], significance.Difference]:
+) -> tuple[metrics.Metric, list[str], paired.Difference]:
     metric = metrics.describe(name)
     variants = (study.dense, *_pair(study, store))
     stored = [store.scores(study.cell(variant, task).key) for variant in variants]
@@ -152,9 +154,9 @@ def _compared(
         mine = np.empty(len(order))
         mine[[order[item] for item in items]] = columns[metric.column]
         values.append(mine)
-    dense = wording.number(significance.aggregate(values[0], metric.kind), metric.unit)
+    dense = wording.number(intervals.aggregate(values[0], metric.kind), metric.unit)
     texts = [dense, *(_with_interval(one, name, metric.kind) for one in values[1:])]
-    return metric, texts, significance.paired(values[1], values[2], metric.kind)
+    return metric, texts, paired.paired(values[1], values[2], metric.kind)
 
 
 def _pair(study: Study, store: Store) -> tuple[Variant, Variant]:

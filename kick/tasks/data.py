@@ -18,7 +18,7 @@ from typing import Any
 
 import datasets
 
-from kick.records import KickError
+from kick.errors import KickError
 from kick.tasks.order import Order
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from typing import Any
 
 import datasets
 
-from kick.records import KickError, Request, Response, Sample, TaskSpec
-from kick.tasks.harness import HarnessTask
+from kick.errors import KickError
+from kick.records import Request, Response, Sample, TaskSpec
+from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.task import Aggregate, Item
 
 PREFIX_WORDS = 32

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from kick.records import KickError
+from kick.errors import KickError
 from kick.registry import near, unknown
 from kick.tasks import data
 from kick.tasks.task import FunctionName, Task
@@ -260,7 +260,7 @@ def _harness_files() -> list[Path]:
 
 def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | None) -> Task:
     from kick.tasks.fidelity import Fidelity
-    from kick.tasks.harness import HarnessTask
+    from kick.tasks.lm_eval_task import HarnessTask
     from kick.tasks.perplexity import Perplexity
     from kick.tasks.reading import Reading
     from kick.tasks.turns import Turns
@@ -282,7 +282,7 @@ def _foreign(name: str, manager: Any, root: str | None, files: Mapping[str, Any]
     """lm-eval's own task or group of that name, its data from the mirror where there is one."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    from kick.tasks.harness import HarnessTask
+    from kick.tasks.lm_eval_task import HarnessTask
 
     if name not in manager.task_index:
         raise KickError(unknown("task", name, [*files, *manager.all_tasks]))

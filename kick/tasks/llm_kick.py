@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from lm_eval.api.samplers import ContextSampler
 
-from kick.records import KickError
+from kick.errors import KickError
 from kick.tasks import data, fidelity
 
 SMALL, MID = 450, 800  # words of an article: the bounds of the three buckets of stories

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kick.records import KickError, Request, Response, Sample, TaskSpec
-from kick.tasks.harness import HarnessTask
+from kick.errors import KickError
+from kick.records import Request, Response, Sample, TaskSpec
+from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.task import Item
 
 CONTEXT_TOKENS = 768

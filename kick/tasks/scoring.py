@@ -10,15 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kick.tasks.text import (
-    contains,
-    copied_ngrams,
-    exact_match,
-    is_loop,
-    rouge,
-    token_f1,
-    words,
-)
+from kick.tasks.text import contains, copied_ngrams, exact_match, is_loop, rouge, token_f1, words
 
 
 def _golds(doc: dict[str, Any], answer: str = "answer", aliases: str = "aliases") -> list[str]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kick.generation import chat_renderer
 from kick.records import Request, Response, Sample, TaskSpec
-from kick.tasks.harness import HarnessTask
+from kick.tasks.generation import chat_renderer
+from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.task import Item
 
 

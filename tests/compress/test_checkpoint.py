@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from kick.compress import canonical, compress
 from kick.compress.checkpoint import save
 from kick.compress.context import Calibration
+from kick.errors import CellFailed, KickError
 from kick.model import bitmap, load, resolve
 from kick.model.footprint import Storage, footprint, packed_bits
-from kick.records import CellFailed, KickError
-from tests.architectures import ARCHITECTURES, VOCABULARY, sequences, tiny
 from tests.compress.test_every_method import REFUSED, recipe
+from tests.support.architectures import ARCHITECTURES, VOCABULARY, sequences, tiny
 
 
 @pytest.fixture(scope="module")

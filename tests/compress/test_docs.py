@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kick.compress import describe, methods
+from kick.compress import describe
+from kick.compress.method import methods
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

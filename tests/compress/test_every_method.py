@@ -7,11 +7,12 @@ from functools import cache
 import pytest
 import torch
 
-from kick.compress import canonical, check, compress, describe, methods
+from kick.compress import canonical, check, compress, describe
 from kick.compress.context import Calibration
+from kick.compress.method import methods
+from kick.errors import KickError
 from kick.model import block_list, linears
-from kick.records import KickError
-from tests.architectures import ARCHITECTURES, sequences, tiny
+from tests.support.architectures import ARCHITECTURES, sequences, tiny
 
 REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2}
 SPECIAL = {

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from kick.compress.calibrate.statistics import Hessian, InputNorm
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.compress.methods.gptq import Order, gptq
 from kick.compress.methods.sparsegpt import sparsegpt
 from kick.compress.solver import factor, silence
 from kick.compress.sparsity import Sparsity, mask
-from kick.compress.stats import Hessian, InputNorm
-from tests.compress.golden import LAYERS, agreement, assert_error_close, layer
+from tests.support.golden import LAYERS, agreement, assert_error_close, layer
 
 SHARES = ["0.3", "0.5", "0.7"]
 PATTERNS = ["2:4", "4:8"]

@@ -7,8 +7,10 @@ import torch
 
 from kick.compress import canonical, compress
 from kick.compress.activations import RoundedInput, round_rows
+from kick.compress.calibrate.gradients import Gradients
+from kick.compress.calibrate.statistics import Hessian, Moments
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration
-from kick.compress.gradients import Gradients
 from kick.compress.grid import Grid
 from kick.compress.methods.admm import Admm
 from kick.compress.methods.awq import best_scale, clipped
@@ -18,13 +20,11 @@ from kick.compress.methods.hqq import Hqq
 from kick.compress.methods.nf4 import levels, nf4
 from kick.compress.methods.shortgpt import block_influence
 from kick.compress.methods.smoothquant import norm_readers
-from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
-from kick.compress.stats import Hessian, Moments
+from kick.errors import CellFailed
 from kick.model import block_list, blocks, linears
-from kick.records import CellFailed
-from tests.architectures import sequences, tiny
-from tests.compress.golden import agreement, assert_error_close, layer
+from tests.support.architectures import sequences, tiny
+from tests.support.golden import agreement, assert_error_close, layer
 
 
 def random(*shape, seed=0):

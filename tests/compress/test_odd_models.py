@@ -5,15 +5,15 @@ import torch
 import transformers as tf
 
 from kick.compress import canonical, check, check_saved, compress
+from kick.compress.calibrate.gradients import gradients
+from kick.compress.calibrate.statistics import Hessian, InputNorm, Moments
+from kick.compress.calibrate.walk import walk
 from kick.compress.checkpoint import save
 from kick.compress.context import Calibration
-from kick.compress.gradients import gradients
-from kick.compress.sequential import walk
-from kick.compress.stats import Hessian, InputNorm, Moments
+from kick.errors import CellFailed, KickError
 from kick.model import blocks, linears, load, resolve
 from kick.model.footprint import Storage, footprint, packed_bits
-from kick.records import CellFailed, KickError
-from tests.architectures import sequences, tiny
+from tests.support.architectures import sequences, tiny
 
 SIZES = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -7,9 +7,9 @@ import torch
 from kick.compress import canonical, check, compress
 from kick.compress.context import Calibration
 from kick.compress.methods.owl import spread
+from kick.errors import CellFailed, KickError
 from kick.model import blocks, linears
-from kick.records import CellFailed, KickError
-from tests.architectures import sequences, tiny
+from tests.support.architectures import sequences, tiny
 
 
 def published(outliers, share, width):

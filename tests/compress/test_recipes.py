@@ -4,15 +4,15 @@ import pytest
 import torch
 import transformers as tf
 
-from kick.calibration import OFFLOAD_VARIABLE, offload_folder
 from kick.compress import canonical, check, compress
 from kick.compress.activations import round_rows
+from kick.compress.calibrate.corpus import OFFLOAD_VARIABLE, offload_folder
 from kick.compress.context import Calibration
 from kick.compress.sparsity import Sparsity
+from kick.errors import KickError
 from kick.model import block_list, linears
-from kick.records import KickError
-from kick.running import Options, prepare
-from tests.architectures import VOCABULARY, sequences, tiny
+from kick.sweep.run import Options, prepare
+from tests.support.architectures import VOCABULARY, sequences, tiny
 
 
 def weights(model):

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from kick.compress import canonical, check, describe, methods
+from kick.compress import canonical, check, describe
 from kick.compress.grid import Grid
+from kick.compress.method import methods
 from kick.compress.sparsity import Sparsity, mask
-from kick.records import KickError, Step
+from kick.errors import KickError
+from kick.records import Step
 from kick.registry import UnknownName
-from tests.architectures import tiny
+from tests.support.architectures import tiny
 
 
 @pytest.mark.parametrize(

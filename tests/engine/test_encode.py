@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from kick.engine import Engine
 from kick.engine.encode import Encoder, TokenCache, digest
-from kick.records import KickError, Request
+from kick.errors import KickError
+from kick.records import Request
 
 
 def copy_of(tokenizer, **options) -> PreTrainedTokenizerFast:

@@ -10,7 +10,8 @@ import torch
 from kick.engine import Engine, Reference
 from kick.engine.network import Head
 from kick.engine.reference import on_device
-from kick.records import KickError, Request
+from kick.errors import KickError
+from kick.records import Request
 from tests.engine.test_generate import changed, greedy
 
 PREFIXES = ["The river", "A house by the water", "東京と", "one two three four", "x"]

@@ -7,10 +7,12 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from kick.engine import Engine, Reference, budget, slots
-from kick.engine.draft import CHECK, STEP, Acceptance, expected
+from kick.engine import Engine, Reference, budget
+from kick.engine.packed import slots
+from kick.engine.packed.draft import CHECK, STEP, Acceptance, expected
 from kick.engine.stopping import Stops
-from kick.records import KickError, Request
+from kick.errors import KickError
+from kick.records import Request
 
 HEADER = "Answer the questions about the city, the river and the mountain in one word.\n\n" * 3
 PROMPTS = [

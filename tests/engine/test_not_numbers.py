@@ -5,10 +5,11 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from kick import cli, running
+from kick import cli
+from kick.errors import KickError
 from kick.model import load, resolve
-from kick.records import KickError
 from kick.store import Store
+from kick.sweep import run
 
 MATRIX = """
 name: broken
@@ -33,8 +34,8 @@ def folder(tmp_path_factory):
 def finished(model, folder, out):
     file = out / "matrix.yaml"
     file.write_text(MATRIX.format(model=model, folder=folder))
-    options = running.Options(out=str(out / "results"), executor="inline", view="json")
-    running.run(str(file), options, ["kick", "run", str(file)], lambda text: None)
+    options = run.Options(out=str(out / "results"), executor="inline", view="json")
+    run.run(str(file), options, ["kick", "run", str(file)], lambda text: None)
     store = Store(out / "results", "broken")
     done = {(x.cell.variant.name, x.cell.task.name): x for x in store.runs()}
     failed = {(x.cell.variant.name, x.cell.task.name): x.cause for x in store.failures() if x.cell}

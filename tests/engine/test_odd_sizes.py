@@ -10,7 +10,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from kick.engine import Engine
-from kick.records import KickError, Request
+from kick.errors import KickError
+from kick.records import Request
 
 NAMES = ["llama", "gpt2", "mamba"]
 LONG = " ".join(f"{i * 7919 % 1000}" for i in range(400))

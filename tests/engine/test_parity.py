@@ -9,7 +9,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from kick.engine.harness import KickLM
+from kick.engine.lm_eval_model import KickLM
 
 TASKS = {
     "choice": """

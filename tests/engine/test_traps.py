@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kick.engine import Engine, attend
-from kick.engine.attend import NAME, partial
+from kick.engine import Engine
 from kick.engine.network import Network
-from kick.engine.trust import packs_well, trusted_length
+from kick.engine.packed import attend
+from kick.engine.packed.attend import NAME, partial
+from kick.engine.packed.trust import packs_well, trusted_length
 from kick.records import Request
 
 PACKED = ["llama", "gpt2", "opt", "gpt_neox", "mixtral", "mistral", "qwen3"]

@@ -6,11 +6,11 @@ import sys
 import tempfile
 
 import pytest
-from fake_sweep import MATRIX, FakeWork, contents, coordinator, fake_jobs
 
-from kick.executors.inline import Inline
 from kick.store import Store, StoreError
-from kick.sweep import run_sweep
+from kick.sweep.executors.inline import Inline
+from kick.sweep.loop import run_sweep
+from tests.support.fake_sweep import MATRIX, FakeWork, contents, coordinator, fake_jobs
 
 SWEEP = {"variants": 4, "tasks": 2, "items": 20, "every": 10, "workers": 2}
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fake_sweep import MATRIX, FakeWork, contents, coordinator, fake_jobs
 
-from kick.executors.inline import Inline
 from kick.store import Store
-from kick.sweep import run_sweep
+from kick.sweep.executors.inline import Inline
+from kick.sweep.loop import run_sweep
+from tests.support.fake_sweep import MATRIX, FakeWork, contents, coordinator, fake_jobs
 
 SWEEP = {"variants": 5, "tasks": 2, "items": 30, "every": 5}
 CLOCK = Path(__file__).parent / "jumping_clock"
@@ -49,7 +49,7 @@ def workers_of(process):
     """The worker processes of a coordinator."""
     with contextlib.suppress(psutil.NoSuchProcess):
         found = psutil.Process(process.pid).children()
-        return [one for one in found if "kick.executors.process" in " ".join(one.cmdline())]
+        return [one for one in found if "kick.sweep.executors.process" in " ".join(one.cmdline())]
     return []
 
 

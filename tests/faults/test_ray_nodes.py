@@ -1,16 +1,15 @@
 """A Ray cluster of three real nodes, all on 127.0.0.1, that loses a node, and one that loses its head."""
 
 import logging
-import os
 import time
 
 import pytest
-from fake_sweep import HERE, MATRIX, FakeWork, contents, coordinator, fake_jobs
 
-from kick.executors.inline import Inline
-from kick.executors.ray import LOOPBACK
 from kick.store import Store
-from kick.sweep import run_sweep
+from kick.sweep.executors.inline import Inline
+from kick.sweep.executors.ray import LOOPBACK
+from kick.sweep.loop import run_sweep
+from tests.support.fake_sweep import HERE, MATRIX, FakeWork, contents, coordinator, fake_jobs
 
 SWEEP = {"variants": 4, "tasks": 1, "items": 60, "every": 5}
 
@@ -20,7 +19,7 @@ def cluster(monkeypatch):
     """A head without processors and two nodes with one each; ends with the test."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv(LOOPBACK, "0")
-    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{HERE.parent}")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE.parents[1]}")
     monkeypatch.setenv("RAY_health_check_period_ms", "1000")  # a dead node is seen in seconds
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     pytest.importorskip("ray", reason='LOUD: Ray is not installed (pip install "kick[ray]")')

@@ -6,16 +6,16 @@ import threading
 import time
 
 import pytest
-from fake_sweep import MATRIX, FakeWork, contents, coordinator, fake_jobs
-from store_parts import CELL, OTHER, RESULT, SAMPLES
 
-from kick.executors.inline import Inline
 from kick.store import Store, StoreError
-from kick.sweep import run_sweep
+from kick.sweep.executors.inline import Inline
+from kick.sweep.loop import run_sweep
+from tests.support.fake_sweep import MATRIX, FakeWork, contents, coordinator, fake_jobs
+from tests.support.store_parts import CELL, OTHER, RESULT, SAMPLES
 
 pytest.importorskip("s3fs", reason="LOUD: s3fs is not installed")
 pytest.importorskip("moto.server", reason="LOUD: moto's server is not installed")
-from s3_server import BUCKET, s3_server
+from tests.support.s3_server import BUCKET, s3_server
 
 SWEEP = {"variants": 2, "tasks": 1, "items": 15, "every": 5}
 

@@ -11,10 +11,11 @@ import math
 import pytest
 import torch
 
-from kick import evaluate
 from kick.engine import Engine
-from kick.engine.harness import KickLM
-from kick.records import KickError, Request, Response
+from kick.engine.lm_eval_model import KickLM
+from kick.errors import KickError
+from kick.records import Request, Response
+from kick.tasks import evaluate
 from kick.tasks.task import Item
 
 # the smoke tokenizer's own words: "the", "river", " house", ... are single tokens

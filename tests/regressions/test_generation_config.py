@@ -10,8 +10,9 @@ import torch
 from transformers import GenerationConfig
 
 from kick.engine import Engine, Reference
+from kick.errors import KickError
 from kick.model import decoding
-from kick.records import KickError, Request
+from kick.records import Request
 from tests.engine import conftest
 from tests.engine.test_generate import greedy
 

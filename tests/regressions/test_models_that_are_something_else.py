@@ -13,9 +13,10 @@ import transformers as tf
 
 from kick.compress import footprint
 from kick.engine import Engine
+from kick.errors import KickError
 from kick.model import load, resolve
 from kick.model.structure import block_list
-from kick.records import KickError, Request
+from kick.records import Request
 from tests.engine import conftest
 
 PAIRS = [("The sky is", " blue"), ("A house by the", " water"), ("The sky is", " red and the sun")]

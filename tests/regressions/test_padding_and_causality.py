@@ -13,7 +13,8 @@ from transformers import BertConfig, BertLMHeadModel, DogeConfig
 from kick.engine import Engine
 from kick.engine.network import Manner, Network
 from kick.engine.probe import manner_of
-from kick.records import KickError, Request
+from kick.errors import KickError
+from kick.records import Request
 from tests.engine import conftest
 
 PAIRS = [

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic import CALIBRATION, DENSE, MODEL, FakeStore, fill, pruned, variant
 
-from kick.records import KickError, Step
+from kick.analysis.frame import read
+from kick.errors import KickError
+from kick.records import Step
 from kick.report import published, select
 from kick.report.figures import draw, figure, figures
-from kick.report.frame import read
 from kick.report.palette import method_look
+from tests.support.synthetic import CALIBRATION, DENSE, MODEL, FakeStore, fill, pruned, variant
 
 STUDIES = {"calibration_size", "shots", "small_dense_large_sparse", "components", "instruction_following"}
 

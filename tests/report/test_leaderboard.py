@@ -7,12 +7,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from synthetic import DENSE, HOSTILE, FakeStore, fill, pruned, result, samples
 
+from kick.analysis.frame import read
 from kick.report import wording
-from kick.report.frame import read
 from kick.report.leaderboard import embedded, html, policy, render, summary
 from kick.report.page import view
+from tests.support.synthetic import DENSE, HOSTILE, FakeStore, fill, pruned, result, samples
 
 
 class Page(HTMLParser):

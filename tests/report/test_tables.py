@@ -4,11 +4,11 @@ import csv
 import io
 
 import pytest
-from synthetic import DENSE, FakeStore, fill
 
+from kick.analysis.frame import read
 from kick.report import wording
-from kick.report.frame import read
 from kick.report.tables import make_all, table, tables
+from tests.support.synthetic import DENSE, FakeStore, fill
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import Hessian
+from kick.compress.calibrate.walk import shared, walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, put, stacked
-from kick.compress.sequential import shared, walk
 from kick.compress.solver import across
 from kick.compress.sparsity import Sparsity, mask
-from kick.compress.stats import Hessian
-from kick.records import CellFailed, KickError
+from kick.errors import CellFailed, KickError
 
 _TINY = 1e-8  # keeps a dead input's scale from being zero
 

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import Hessian
+from kick.compress.calibrate.walk import shared, walk
 from kick.compress.context import Quantized, calibration_of
 from kick.compress.grid import Grid
 from kick.compress.method import method, option
 from kick.compress.quantizing import check_groups, integer, store
-from kick.compress.sequential import shared, walk
-from kick.compress.stats import Hessian
 from kick.model import Linear
 
 _ATTENDED = re.compile(r"q_proj|k_proj|query|key|c_attn|qkv")

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import Hessian
+from kick.compress.calibrate.walk import shared, walk
 from kick.compress.context import calibration_of
 from kick.compress.dense import add_branch
 from kick.compress.method import method, option
-from kick.compress.sequential import shared, walk
-from kick.compress.stats import Hessian
 from kick.model.structure import check_called
 
 

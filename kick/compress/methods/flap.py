@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import Moments
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
-from kick.compress.sequential import walk
-from kick.compress.stats import Moments
 from kick.compress.widths import (
     Coupled,
     Kept,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kick.compress.calibrate.gradients import gradients
+from kick.compress.calibrate.statistics import InputNorm
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
-from kick.compress.gradients import gradients
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune
-from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
-from kick.compress.stats import InputNorm
 
 
 @method(

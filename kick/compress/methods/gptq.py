@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import Hessian
+from kick.compress.calibrate.walk import Block, shared, walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.grid import Grid, Scale
 from kick.compress.method import method, option
 from kick.compress.pruning import stacked
 from kick.compress.quantizing import check_groups, integer, store
-from kick.compress.sequential import Block, shared, walk
 from kick.compress.solver import Factor, across, apart, arithmetic, factor, silence, sweep
-from kick.compress.stats import Hessian
 from kick.model import Linear
 
 

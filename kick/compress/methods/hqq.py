@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import Quantized, calibration_of
 from kick.compress.grid import Grid
 from kick.compress.method import method, option
 from kick.compress.quantizing import check_groups, store
-from kick.compress.sequential import walk
 
 
 @method("hqq", title="HQQ", paper="Badri and Shaji, Mobius Labs 2023", kind="quantize")

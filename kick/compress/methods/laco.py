@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.depth import Stack, check_depth, last_states
 from kick.compress.method import method, option
+from kick.errors import CellFailed
 from kick.model import blocks
-from kick.records import CellFailed
 
 
 @method(

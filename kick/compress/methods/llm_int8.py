@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kick.compress.activations import int8, round_inputs, round_rows
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.quantizing import store
-from kick.compress.sequential import walk
 from kick.model.structure import check_called
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kick.compress.calibrate.gradients import Gradients, gradients
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
-from kick.compress.gradients import Gradients, gradients
 from kick.compress.method import method, option
-from kick.compress.sequential import walk
 from kick.compress.widths import (
     Coupled,
     Kept,

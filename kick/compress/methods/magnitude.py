@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune, put
-from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
+from kick.errors import KickError
 from kick.model import block_list, linears
-from kick.records import KickError
 
 
 @method(

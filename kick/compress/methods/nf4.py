@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import Quantized, calibration_of
 from kick.compress.method import method, option
 from kick.compress.quantizing import store
-from kick.compress.sequential import walk
 
 _BLOCK = 64
 _SCALES = 256

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.methods.wanda import saliencies
 from kick.compress.pruning import Comparison, prune
-from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
-from kick.records import CellFailed, KickError
+from kick.errors import CellFailed, KickError
 
 
 @method(

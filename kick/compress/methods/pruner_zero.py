@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kick.compress.calibrate.gradients import gradients
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
-from kick.compress.gradients import gradients
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune
-from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
 
 _TINY = 1e-30  # a matrix that no gradient reaches (an expert without tokens) scales to zeros, not NaN

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import walk
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune
-from kick.compress.sequential import walk
 from kick.compress.sparsity import Sparsity
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.grid import Grid
 from kick.compress.method import method, option
 from kick.compress.quantizing import check_groups, integer, store
-from kick.compress.sequential import walk
 
 
 @method(

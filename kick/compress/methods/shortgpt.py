@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.depth import check_depth, drop, outputs_of, run
 from kick.compress.method import method, option
+from kick.errors import CellFailed
 from kick.model import blocks
-from kick.records import CellFailed
 
 
 @method(

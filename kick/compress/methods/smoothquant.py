@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from kick.compress.activations import int8, round_inputs, round_rows
+from kick.compress.calibrate.statistics import AbsMax
+from kick.compress.calibrate.walk import Block, walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.quantizing import store
-from kick.compress.sequential import Block, walk
-from kick.compress.stats import AbsMax
 from kick.model import Linear, watch
 from kick.model.structure import check_called
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import Hessian
+from kick.compress.calibrate.walk import Block, shared, walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, stacked
-from kick.compress.sequential import Block, shared, walk
 from kick.compress.solver import BLOCK, Factor, across, apart, arithmetic, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, Ties, mask
-from kick.compress.stats import Hessian
 from kick.model import Linear
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kick.compress.calibrate.statistics import InputNorm
+from kick.compress.calibrate.walk import Block, walk
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune
-from kick.compress.sequential import Block, walk
 from kick.compress.sparsity import Sparsity
-from kick.compress.stats import InputNorm
 from kick.model import Linear
 
 

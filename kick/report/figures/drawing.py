@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from kick.records import KickError
+from kick.errors import KickError
 from kick.registry import UnknownName, unknown
 from kick.report import published, select, wording
 from kick.report.figures import style

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kick.report import groups, palette, select, wording
+from kick.analysis import groups
+from kick.report import palette, select, wording
 from kick.report.figures import style
 from kick.report.figures.entry import figure
 

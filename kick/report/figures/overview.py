@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kick.report import pairs, palette, select, wording
+from kick.analysis import pairs
+from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
-from kick.significance import MARGIN
+from kick.stats.paired import MARGIN
 
 
 def _differences(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from kick.analysis.headlines import task_info
 from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
-from kick.report.tasks import task_info
 
 
 def _several(column: str, keys: list[str], what: str) -> Callable[[pd.DataFrame], pd.DataFrame]:

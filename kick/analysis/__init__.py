@@ -1,0 +1,13 @@
+"""Stored cells -> one tidy frame. No HTML, no matplotlib, no torch.
+
+cells       which stored cells a frame is made of, and what each is compared with
+items       the item scores of a cell as arrays
+rows        the columns of a score and of its difference
+groups      the same scores by subject, discipline or category
+pairs       closed against open book
+traits      what a variant is, in columns: methods, sparsity, pattern, bits
+headlines   a task's title, place and headline metric
+kept        statistics kept with the store
+frame       runs and samples -> one DataFrame
+compare     two variants, item by item
+"""

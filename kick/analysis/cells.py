@@ -1,0 +1,165 @@
+"""Which stored cells a report is made of, and what each is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kick.analysis import traits as analysis_traits
+from kick.analysis.headlines import place, task_info
+from kick.analysis.items import Items
+from kick.analysis.rows import number
+from kick.errors import Damaged, KickError
+from kick.records import Result, Sample, Variant
+
+
+class Stored(Protocol):
+    """What the report needs of a store."""
+
+    def runs(self) -> Iterable[Result]:
+        """Every finished cell."""
+
+    def samples(self, key: str) -> Sequence[Sample]:
+        """The items of a finished cell."""
+
+    def arrays(self, key: str) -> tuple[Sequence[str], Sequence[str], Mapping[str, Any]]:
+        """The items of a finished cell, their groups, and each score's array (n,)."""
+
+    def recall(self) -> Mapping[str, str]:
+        """The texts that were given to `remember`, by name; none where they were not kept."""
+
+    def remember(self, texts: Mapping[str, str]) -> None:
+        """Keep texts that can be computed again."""
+
+    def noted(self, key: str) -> Mapping[str, str]:
+        """Such texts that were kept with the cell when it was measured, by name."""
+
+
+class Unreadable(KickError):
+    """A finished cell whose items are damaged."""
+
+    def __init__(self, cell: Cell, message: str):
+        super().__init__(message)
+        self.cell = cell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell with its place: the store it is in, the base model that it is held against, and the
+    columns of its variant (`kick.analysis.traits`), which all its cells share."""
+
+    run: Result
+    store: Stored
+    base: str
+    traits: Mapping[str, Any]
+
+    @property
+    def variant(self) -> Variant:
+        return self.run.cell.variant
+
+    @property
+    def setting(self) -> str:
+        """How it was asked, beyond its own file: "5-shot, first 48, chat"; "" for the defaults."""
+        spec = self.run.cell.task
+        parts = [f"{spec.shots}-shot" if spec.shots is not None else ""]
+        parts += [
+            f"first {spec.limit}" if spec.limit is not None else "",
+            "chat" if spec.chat_template else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def asked(self) -> tuple[str, str, str, str]:
+        """What is comparable: matrix, base model, task, setting."""
+        return self.run.matrix, self.base, self.run.cell.task.name, self.setting
+
+    def items(self) -> Items:
+        """The item scores, read from the store. Raises Unreadable where they are damaged."""
+        try:
+            ids, groups, columns = self.store.arrays(self.run.key)
+        except Damaged as error:
+            raise Unreadable(self, str(error)) from error
+        return Items(tuple(ids), tuple(groups), columns)
+
+
+def gather(stores: Sequence[Stored]) -> tuple[list[Cell], list[str]]:
+    """The cells of these stores in a fixed order, the newest of each, with notes of what was left out."""
+    cells, notes = _newest(_based([(run, store) for store in stores for run in store.runs()]))
+    cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run.cell.task.name), cell.setting))
+    return cells, notes
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """The columns that all rows of a cell share."""
+    run, spec = cell.run, cell.run.cell.task
+    return {
+        "matrix": run.matrix,
+        "base": cell.base,
+        "variant": cell.variant.name,
+        "label": cell.traits["label"],
+        "key": run.key,
+        "dense": cell.variant.dense,
+        **cell.traits,
+        "task": spec.name,
+        "title": task_info(spec.name).title,
+        "setting": cell.setting,
+        "shots": number(spec.shots),
+        "limit": number(spec.limit),
+        "chat_template": spec.chat_template,
+        "truncated": run.counts.get("truncated", 0),
+        "seconds": math.fsum(run.seconds.values()),
+        "compress_seconds": number(run.seconds.get("compress")),
+        "peak_memory": run.peak_memory,
+        **analysis_traits.achieved(run.compression),
+    }
+
+
+def _based(runs: Sequence[tuple[Result, Stored]]) -> list[Cell]:
+    """Each run once, with its base model: its own, or for a checkpoint the one its matrix is about."""
+    unique: dict[tuple[str, str], tuple[Result, Stored]] = {}
+    for run, store in runs:
+        unique.setdefault((run.matrix, run.key), (run, store))
+    models = {run.key: run.cell.variant.model for run, _ in unique.values() if run.cell.variant.dense}
+    of_matrix = {run.matrix: models[run.key] for run, _ in unique.values() if run.key in models}
+    digests: dict[str, set[str]] = {}
+    for model in models.values():
+        digests.setdefault(model.name, set()).add(model.digest)
+    cells, known = [], {}
+    for run, store in unique.values():
+        model = run.cell.variant.model
+        if run.cell.variant.checkpoint:
+            model = models.get(run.cell.reference or "") or of_matrix.get(run.matrix) or model
+        several = len(digests.get(model.name, ())) > 1
+        base = f"{model.name} ({model.digest[:6]})" if several else model.name
+        cells.append(Cell(run, store, base, _traits(run.cell.variant, known)))
+    return cells
+
+
+def _traits(variant: Variant, known: dict[str, tuple[Variant, dict[str, Any]]]) -> dict[str, Any]:
+    """The variant's columns, computed once for cells of one variant that follow each other."""
+    before = known.get(variant.name)
+    if before is None or before[0] != variant:
+        before = variant, {"label": analysis_traits.label(variant), **analysis_traits.traits(variant)}
+        known[variant.name] = before
+    return before[1]
+
+
+def _newest(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """Of several results of one variant on one question the newest, and a note of what was left out."""
+    chosen: dict[tuple, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: str(cell.run.provenance.get("time", ""))):
+        chosen[(*cell.asked, cell.variant.name)] = cell
+    left = len(cells) - len(chosen)
+    notes = [f"{left} older results of the same variants and tasks are left out"] if left else []
+    keep = set(map(id, chosen.values()))
+    return [cell for cell in cells if id(cell) in keep], notes
+
+
+def by_asked(cells: Iterable[Cell]) -> dict[tuple, list[Cell]]:
+    """The cells by what they were asked: each list is comparable."""
+    found: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.asked, []).append(cell)
+    return found

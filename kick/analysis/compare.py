@@ -1,0 +1,187 @@
+"""Two variants of one matrix, item by item: per task the paired difference, its verdict, and what flipped.
+
+`b` is held against `a`: a gap is b's score minus a's. Items flip where they are right or wrong in the
+task's headline metric; of graded tasks (F1, ROUGE) those with the largest change are listed instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kick.analysis.cells import Cell, Stored, by_asked, gather
+from kick.analysis.headlines import headline, task_info
+from kick.analysis.items import Items, aggregate, difference
+from kick.errors import KickError
+from kick.records import Sample
+from kick.registry import unknown
+from kick.stats import metrics, paired
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An item that the two variants answer differently in worth."""
+
+    item: str
+    question: str
+    target: str
+    a_answer: str
+    b_answer: str
+    a_score: float
+    b_score: float
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """b against a on one task; `flips` are the items that changed, the lost ones first."""
+
+    task: str
+    title: str
+    setting: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    a: float
+    b: float
+    difference: paired.Difference
+    p_holm: float
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """b against a on every task that both have."""
+
+    matrix: str
+    base: str
+    a: str
+    b: str
+    tasks: tuple[TaskComparison, ...]
+    missing: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; what could not be computed is null."""
+        return _plain(asdict(self))
+
+
+def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comparison:
+    """Variant `b` against variant `a`, by their names, as they stand in the results of `matrix`.
+
+    Without `matrix` the one that holds both is taken. Raises KickError for an unknown variant, two matrices
+    that hold both, or no task in common.
+    """
+    cells, _ = gather([store])
+    if not cells:
+        raise KickError("there is no finished cell in these results; `kick run` makes some")
+    cells = [cell for cell in cells if matrix is None or cell.run.matrix == matrix]
+    names = {cell.variant.name for cell in cells}
+    for name in (a, b):
+        if name not in names:
+            raise KickError(unknown("variant", name, names))
+    if a == b:
+        raise KickError(f"{a} is compared with itself; name two variants, as `kick status` lists them")
+    both = [part for part in _sections(cells) if {a, b} <= {cell.variant.name for cell in part}]
+    if len(both) != 1:
+        found = ", ".join(sorted({cell.run.matrix for part in both for cell in part}))
+        problem = f"{a} and {b} stand together in {found}" if both else f"no matrix holds both {a} and {b}"
+        raise KickError(f"{problem}; name one matrix (results/<matrix>) in which both were measured")
+    return _compare(both[0], a, b)
+
+
+def _sections(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.run.matrix, cell.base), []).append(cell)
+    return found.values()
+
+
+def _compare(cells: Sequence[Cell], a: str, b: str) -> Comparison:
+    tasks, missing = [], []
+    for (_, _, task, setting), part in by_asked(cells).items():
+        sides = {cell.variant.name: cell for cell in part if cell.variant.name in (a, b)}
+        if len(sides) == 2:
+            tasks.append(_task(sides[a], sides[b]))
+        elif sides:
+            missing.append(f"{task} ({setting})" if setting else task)
+    if not tasks:
+        raise KickError(f"{a} and {b} have no task in common; `kick status` lists what is done")
+    adjusted = paired.holm([task.difference.p for task in tasks])
+    tasks = [
+        TaskComparison(**{**vars(task), "p_holm": float(p)}) for task, p in zip(tasks, adjusted, strict=True)
+    ]
+    return Comparison(cells[0].run.matrix, cells[0].base, a, b, tuple(tasks), tuple(missing))
+
+
+def _task(a: Cell, b: Cell) -> TaskComparison:
+    first, second = (cell.store.samples(cell.run.key) for cell in (a, b))
+    before, after = Items.of(first), Items.of(second)
+    name = headline(a.run.cell.task.name, [score.metric for score in a.run.scores])
+    metric = metrics.describe(name)
+    found = difference(before, after, metric)
+    if found is None:
+        raise KickError(
+            f"{a.run.cell.task.name}: the samples have no {metric.column}; `kick rescore` adds it"
+        )
+    better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
+    return TaskComparison(
+        task=a.run.cell.task.name,
+        title=task_info(a.run.cell.task.name).title,
+        setting=a.setting,
+        metric=name,
+        unit=metric.unit,
+        higher_is_better=better,
+        a=aggregate(before, metric),
+        b=aggregate(after, metric),
+        difference=found,
+        p_holm=math.nan,
+        flips=tuple(_changed(first, second, metric.column, better)),
+    )
+
+
+def _changed(first: Sequence[Sample], second: Sequence[Sample], column: str, better: bool) -> list[Flip]:
+    """Items whose score changed: losses first, the largest change first; scores without text have none."""
+    others = {sample.item: sample for sample in second}
+    pairs = [(sample, others[sample.item]) for sample in first if sample.item in others]
+    changes = [(one, other, _score(other, column) - _score(one, column)) for one, other in pairs]
+    changed = [entry for entry in changes if entry[2] and not math.isnan(entry[2])]
+    sign = 1 if better else -1
+    changed.sort(key=lambda entry: (sign * entry[2] > 0, -abs(entry[2])))
+    return [
+        Flip(
+            one.item,
+            one.preview,
+            one.target,
+            _answer(one),
+            _answer(other),
+            _score(one, column),
+            _score(other, column),
+        )
+        for one, other, _ in changed
+    ]
+
+
+def _score(sample: Sample, column: str) -> float:
+    return float(sample.scores.get(column, math.nan))
+
+
+def _answer(sample: Sample) -> str:
+    """The generated text, or which of the choices has the highest log-likelihood."""
+    texts = [response.text for response in sample.responses if response.text is not None]
+    if texts:
+        return texts[0]
+    logs = [response.logprob for response in sample.responses]
+    if len(logs) > 1 and None not in logs:
+        return f"choice {int(np.argmax(logs)) + 1} of {len(logs)}"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

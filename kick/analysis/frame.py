@@ -1,0 +1,194 @@
+"""Runs and samples -> one tidy DataFrame: a row a cell and metric, with its gap to dense and verdict.
+
+Every variant is held against the dense cell of its own matrix, base model and task setting, item by item.
+A row whose samples are not there keeps its score and plain gap, without interval or verdict.
+
+Columns (NaN or "" where there is nothing):
+
+    matrix, base, variant, label, key, dense    where a row stands; `base` is the base model's name
+    method, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
+    corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
+    task, title, setting, shots, limit, chat_template, group    what was asked; group "" is all items
+    metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
+    value, low, high, stderr, n, missing        the score, with its 95 % interval over items
+    dense_value, gap, gap_low, gap_high, relative    against dense; relative is the gap as a share of dense
+    p, p_holm, test, verdict, lost, won, detectable  see `kick.stats.paired`; verdict "dense" on dense rows
+    noise, within_noise                         the largest gap of a dense replica; this gap is inside it
+    seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
+    truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity,
+    parameters
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kick.analysis import pairs
+from kick.analysis.cells import Cell, Stored, Unreadable, by_asked, describe, gather
+from kick.analysis.headlines import headline, task_info
+from kick.analysis.kept import Kept, beside_dense
+from kick.analysis.rows import number, plain_gap
+from kick.errors import KickError
+from kick.printable import plain
+from kick.stats import metrics
+from kick.stats.paired import holm
+
+SECTION = ["matrix", "base"]
+CELL = [*SECTION, "task", "setting"]
+COMPARED = [*CELL, "metric", "group"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The frame with the cells that it was made of, and what a reader must know about them."""
+
+    frame: pd.DataFrame
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+
+def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
+    """All finished cells of these stores as a Report.
+
+    `paired` False leaves the samples unread: scores and plain gaps only. A cell that proves damaged is left
+    out and noted. Raises KickError where there is no finished cell.
+    """
+    cells, notes = gather(stores)
+    if not cells:
+        raise KickError("there is no finished cell in these results; `kick run` makes some")
+    if not paired:
+        notes.append(f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.")
+    kept = Kept()
+    while True:
+        try:
+            rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
+            rows += pairs.rows(cells, kept) if paired else []
+            break
+        except Unreadable as error:
+            notes.append(_left_out(error))
+            cells = [cell for cell in cells if cell is not error.cell]
+            if not cells:
+                raise
+    kept.save()
+    return Report(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
+
+
+def _left_out(error: Unreadable) -> str:
+    cell = error.cell
+    task = task_info(cell.run.cell.task.name).title
+    lost = "; without it the task has no differences and no verdicts" if cell.variant.dense else ""
+    return f"Left out: {cell.traits['label']} on {task}{lost}. {error}."
+
+
+# ---------------------------------------------------------------------------------------- rows
+
+
+def _rows(cells: Sequence[Cell], kept: Kept | None) -> Iterator[dict[str, Any]]:
+    """The rows of all variants that were asked the same, dense first."""
+    dense = next((cell for cell in cells if cell.variant.dense), None)
+    ours = functools.cache(lambda: dense.items() if dense else None)
+    for cell in sorted(cells, key=lambda cell: not cell.variant.dense):
+        yield from _cell_rows(cell, dense, beside_dense(cell, dense, ours, kept) if kept else None)
+
+
+def _cell_rows(cell: Cell, dense: Cell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
+    facts = describe(cell)
+    primary = headline(cell.run.cell.task.name, [score.metric for score in cell.run.scores])
+    before = {score.metric: score.value for score in dense.run.scores} if dense else {}
+    found = found or {"gaps": {}, "groups": []}
+    for score in cell.run.scores:
+        yield {
+            **facts,
+            "group": "",
+            "metric": score.metric,
+            "primary": score.metric == primary,
+            "higher_is_better": score.higher_is_better,
+            "unit": metrics.describe(score.metric).unit,
+            **{name: number(getattr(score, name)) for name in ("value", "low", "high", "stderr")},
+            "n": score.n,
+            "missing": score.missing,
+            **plain_gap(number(score.value), number(before.get(score.metric))),
+            **found["gaps"].get(score.metric, {}),
+        }
+    for group in found["groups"]:
+        yield {**facts, **group}
+
+
+# ---------------------------------------------------------------------------------------- the whole frame
+
+
+def _complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Holm, the noise band, the spread over seeds, dense verdicts, unique labels."""
+    texts = [name for name, kind in frame.dtypes.items() if isinstance(kind, pd.StringDtype)]
+    frame = frame.astype(dict.fromkeys(texts, object))  # read cell by cell far more often than column-wise
+    for name in texts:  # names from elsewhere act nowhere from here on
+        values = frame[name].tolist()
+        shown = {text: plain(text) for text in set(values) if isinstance(text, str)}
+        if any(text != made for text, made in shown.items()):
+            frame[name] = [shown.get(value, value) for value in values]
+    frame.loc[frame["dense"], "verdict"] = "dense"
+    frame["label"] = _unique_labels(frame)
+    frame["title"] = _titles(frame)
+    frame["sparsity"] = _sparsity(frame)
+    frame["p_holm"] = _holm(frame)
+    frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
+    inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # no width is no band
+    frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
+    over = [*COMPARED, "recipe"]
+    seeded = frame[frame["seed"].notna()].groupby(over, sort=False)["value"]
+    spread = seeded.agg(seed_mean="mean", seed_sd="std", seeds="count").reset_index()
+    found = frame[over].merge(spread, on=over, how="left")
+    for name in ("seed_mean", "seed_sd", "seeds"):
+        frame[name] = found[name].to_numpy()
+    return frame
+
+
+def _unique_labels(frame: pd.DataFrame) -> pd.Series:
+    """Labels as they are, with seed or else by variant name where two of a section would read the same."""
+    labels, seeds = frame["label"], frame["seed"]
+    clear = frame.groupby([*SECTION, labels])["variant"].transform("nunique") == 1
+    seeded = labels.where(clear | seeds.isna(), labels + ", seed " + seeds.map("{:g}".format))
+    clear = frame.groupby([*SECTION, seeded])["variant"].transform("nunique") == 1
+    return seeded.where(clear, frame["variant"])
+
+
+def _titles(frame: pd.DataFrame) -> pd.Series:
+    """Titles with shots and chat where they were set, and with the whole setting where a task has several."""
+    several = frame.groupby([*SECTION, "task"])["setting"].transform("nunique") > 1
+    brief = frame["setting"].str.replace(r"(, )?first \d+", "", regex=True).str.removeprefix(", ")
+    shown = brief.where(~several, frame["setting"])
+    return frame["title"].where(shown == "", frame["title"] + " (" + shown + ")")
+
+
+def _sparsity(frame: pd.DataFrame) -> pd.Series:
+    """The share of parameters that is gone of variants that lost whole blocks; of others what was asked."""
+    whole = frame[frame["dense"]].groupby(SECTION)["parameters"].max().rename("whole").reset_index()
+    whole = frame[SECTION].merge(whole, on=SECTION, how="left")["whole"].to_numpy()
+    gone = 1 - frame["parameters"] / whole
+    return frame["sparsity"].where(~(frame["structured"] & frame["sparsity"].eq(0)), gone.fillna(0.0))
+
+
+def _holm(frame: pd.DataFrame) -> pd.Series:
+    """p adjusted over a matrix and base model: headline metrics are one family, all others a second.
+
+    Groups of items and dense replicas are not tests of the matrix.
+    """
+    tested = frame[(frame["group"] == "") & ~frame["dense"] & (frame["replica"] == "")]
+    compared = tested["metric"].map(lambda name: metrics.describe(name).compared)
+    adjusted = pd.Series(math.nan, index=frame.index)
+    for _, family in tested.groupby([*SECTION, tested["primary"] & compared]):
+        adjusted[family.index] = holm(family["p"].to_numpy())
+    return adjusted
+
+
+def _noise(frame: pd.DataFrame) -> pd.DataFrame:
+    """The largest gap that a dense replica shows, by what is compared."""
+    replicas = frame[(frame["replica"] != "") & frame["gap"].notna()]
+    sizes = replicas.assign(noise=replicas["gap"].abs()).groupby(COMPARED, sort=False)["noise"]
+    return sizes.max().reset_index()

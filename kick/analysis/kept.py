@@ -1,0 +1,125 @@
+"""What the items of a cell say beside dense's, computed once and kept with the store.
+
+A statistic's name is a hash of all that it is made of: the checksums of the samples, the metrics, and the
+code that computes it. So none is ever stale: of what changed the name changed, and it is computed anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kick.analysis import groups, items, pairs, rows
+from kick.analysis.cells import Cell
+from kick.analysis.headlines import headline
+from kick.analysis.items import Items
+from kick.records import Result
+from kick.stats import intervals, metrics, paired
+
+COMPUTING = (metrics, intervals, paired, groups, items, pairs, rows)  # and this module
+
+
+class Kept:
+    """Statistics by name: what the stores remember, what is computed now, and `save` to remember both.
+
+    `known` in place of what the stores remember.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None):
+        self._known = known
+        self._stores: dict[int, _Texts] = {}
+
+    def texts(self, store: Any) -> _Texts:
+        """What one store remembers, and what it is to."""
+        if id(store) not in self._stores:
+            known = store.recall() if self._known is None else self._known
+            self._stores[id(store)] = _Texts(store, known)
+        return self._stores[id(store)]
+
+    def get(self, cell: Cell, made_of: Sequence[str | Cell], make: Callable[[], Any]) -> Any:
+        """The JSON value that `make` gives; computed where the cell's store does not remember it.
+
+        `made_of`: what the statistic is, and the cells whose samples go into it.
+        """
+        parts = [one.run.samples.get("sha256") if isinstance(one, Cell) else one for one in made_of]
+        if None in parts:  # samples without a checksum cannot be told from others
+            return make()
+        name = hashlib.sha256("\0".join([_code(), *map(str, parts)]).encode()).hexdigest()
+        return self.texts(cell.store).get(name[:32], cell.run.key, make)
+
+    def save(self) -> None:
+        """Have each store remember what was asked for, where something new was computed."""
+        for texts in self._stores.values():
+            texts.save()
+
+
+class _Texts:
+    """What one store remembers, what of it was used, and whether that is anything new."""
+
+    def __init__(self, store: Any, known: Mapping[str, str]):
+        self.store, self.known = store, known
+        self.used: dict[str, str] = {}
+        self.fresh = False
+
+    def get(self, name: str, cell: str, make: Callable[[], Any]) -> Any:
+        text = self.known.get(name)
+        if text is None:
+            self.fresh, text = True, self.store.noted(cell).get(name)
+        try:
+            value = json.loads(text or "")
+        except ValueError:  # there is none, or it is damaged
+            self.fresh, value = True, make()
+            text = json.dumps(value)
+        self.used[name] = text
+        return value
+
+    def save(self) -> None:
+        if self.fresh:
+            self.store.remember(self.used)
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the code that computes statistics."""
+    files = [Path(str(module.__file__)) for module in COMPUTING]
+    digest = hashlib.sha256(np.__version__.encode())
+    for file in (*files, Path(__file__)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def beside_dense(
+    cell: Cell, dense: Cell | None, ours: Callable[[], Items | None], kept: Kept
+) -> dict[str, Any]:
+    """{"gaps": {metric: columns}, "groups": [row]} of a cell's items beside dense's, which `ours` reads."""
+    names = [score.metric for score in cell.run.scores]
+    primary = headline(cell.run.cell.task.name, names)
+    described = [metrics.describe(name) for name in names]
+
+    def make() -> dict[str, Any]:
+        theirs, before = cell.items(), ours()
+        found = {}
+        if before is not None and not cell.variant.dense:
+            gaps = [items.difference(before, theirs, metric) for metric in described]
+            both = zip(gaps, described, strict=True)
+            found = {metric.name: rows.gap(gap, metric) for gap, metric in both}
+        parts = groups.rows(metrics.describe(primary), before, theirs, is_dense=cell.variant.dense)
+        return {"gaps": found, "groups": list(parts)}
+
+    whom = "dense" if cell.variant.dense else "beside dense"
+    made_of = [whom, primary, *map(repr, described), cell, *([dense] if dense else [])]
+    return kept.get(cell, made_of, make)
+
+
+def note(store: Any, run: Result, dense: Result) -> None:
+    """Compute a stored cell's statistics beside dense's and keep them with it, so that no reader has to."""
+    cell, other = (Cell(one, store, "", {}) for one in (run, dense))
+    kept = Kept({})
+    beside_dense(cell, other, other.items, kept)
+    store.note(run.key, kept.texts(store).used)

@@ -1,0 +1,122 @@
+"""Closed against open book, item by item: what a variant no longer knows, and what it can no longer read.
+
+The closed and the open task ask the same documents, so their items pair by id. An item is right with a score
+of one half or more in the closed task's headline metric. The rows stand in the frame under the task
+"<closed>|<open>", with the metrics known_and_read, known_not_read, read_only, neither (shares of all items),
+and knowledge_lost, reading_lost (of the items that dense knows closed, or answers only with the passage).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from kick.analysis.cells import Cell, describe
+from kick.analysis.headlines import closed_open, headline, task_info
+from kick.analysis.items import Items, align
+from kick.analysis.rows import compared
+from kick.stats import metrics
+
+
+class Keeping(Protocol):
+    """Statistics that need not be computed again (`kick.analysis.kept`)."""
+
+    def get(self, cell: Cell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """What `make` gives, or gave for the same parts."""
+
+
+QUADRANTS = ("known_and_read", "known_not_read", "read_only", "neither")
+LOST = ("knowledge_lost", "reading_lost")
+
+
+def rows(cells: Sequence[Cell], kept: Keeping) -> list[dict[str, Any]]:
+    """The rows of every variant that was asked a task closed and open; none where nothing pairs."""
+    books = closed_open({cell.run.cell.task.name for cell in cells})
+    found: list[dict[str, Any]] = []
+    for closed, opened in books.items():
+        others = _by_place(cells, opened)
+        for (matrix, base, setting), first in _by_place(cells, closed).items():
+            here = {place[2]: second for place, second in others.items() if place[:2] == (matrix, base)}
+            second = here.get(setting) or (next(iter(here.values())) if len(here) == 1 else {})
+            found += _section(first, second, kept)
+    return found
+
+
+def _by_place(cells: Sequence[Cell], task: str) -> dict[tuple[str, str, str], dict[str, Cell]]:
+    """The task's cells by variant name, by matrix, base model and setting."""
+    found: dict[tuple[str, str, str], dict[str, Cell]] = {}
+    for cell in cells:
+        if cell.run.cell.task.name == task:
+            found.setdefault((cell.run.matrix, cell.base, cell.setting), {})[cell.variant.name] = cell
+    return found
+
+
+def _section(closed: dict[str, Cell], opened: dict[str, Cell], kept: Keeping) -> Iterator[dict[str, Any]]:
+    both = [name for name in closed if name in opened]
+    dense_name = next((name for name in both if closed[name].variant.dense), None)
+    if dense_name is None:
+        return
+    dense = closed[dense_name], opened[dense_name]
+    metric = headline(dense[0].run.cell.task.name, [score.metric for score in dense[0].run.scores])
+    ours = functools.cache(lambda: _right(*dense, metric))
+    for name in both:
+        pair = closed[name], opened[name]
+        make = functools.partial(_statistics, pair, ours, metric)
+        found = kept.get(pair[0], ["closed and open", metric, *pair, *dense], make)
+        facts = _facts(*pair) if found else {}
+        yield from ({**facts, "group": "", **row} for row in found)
+
+
+def _facts(closed: Cell, opened: Cell) -> dict[str, Any]:
+    names = closed.run.cell.task.name, opened.run.cell.task.name
+    title = " and ".join(task_info(name).title for name in names)
+    facts = {**describe(closed), "task": "|".join(names), "title": title}
+    facts["seconds"] = facts["compress_seconds"] = 0.0  # counted with the two tasks themselves
+    return facts
+
+
+def _statistics(
+    pair: tuple[Cell, Cell], ours: Callable[[], Items | None], metric: str
+) -> list[dict[str, Any]]:
+    """The metrics of a variant's two books beside dense's two; none where nothing pairs."""
+    dense = ours()
+    theirs = _right(*pair, metric) if dense is not None else None
+    if dense is None or theirs is None:
+        return []
+    columns, before = _columns(*align(theirs, dense)), _columns(dense, dense)
+    is_dense = pair[0].variant.dense
+    return [compared(metrics.describe(name), columns, before, is_dense) for name in (*QUADRANTS, *LOST)]
+
+
+def _right(closed: Cell, opened: Cell, metric: str) -> Items | None:
+    """The shared items with the columns "closed" and "open", 1 where right; None where nothing pairs."""
+    first, second = align(closed.items(), opened.items())
+    if not first.ids or metric not in first.columns or metric not in second.columns:
+        return None
+    columns = {"closed": _half(first.columns[metric]), "open": _half(second.columns[metric])}
+    return Items(first.ids, first.groups, columns)
+
+
+def _half(scores: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(scores), np.nan, (scores >= 0.5).astype(float))
+
+
+def _columns(theirs: Items, dense: Items) -> Items:
+    """The quadrants and what is lost of what dense had, an item each; both sides in the same order."""
+    closed, opened = theirs.columns["closed"], theirs.columns["open"]
+    knew, read = dense.columns["closed"] == 1, (dense.columns["closed"] == 0) & (dense.columns["open"] == 1)
+    return Items(
+        theirs.ids,
+        theirs.groups,
+        {
+            "known_and_read": closed * opened,
+            "known_not_read": closed * (1 - opened),
+            "read_only": (1 - closed) * opened,
+            "neither": (1 - closed) * (1 - opened),
+            "knowledge_lost": np.where(knew, 1 - closed, np.nan),
+            "reading_lost": np.where(read, 1 - opened, np.nan),
+        },
+    )

@@ -1,0 +1,66 @@
+"""The columns of a frame's row that come of a score and of its difference to dense."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from kick.analysis import items
+from kick.analysis.items import Items
+from kick.stats.metrics import Metric
+from kick.stats.paired import Difference
+
+PLAIN = ("gap_low", "gap_high", "p", "lost", "won", "detectable")
+
+
+def number(value: float | None) -> float:
+    """None as NaN."""
+    return math.nan if value is None else float(value)
+
+
+def plain_gap(value: float, dense: float) -> dict[str, Any]:
+    """The columns of a difference of which nothing but the two scores is known."""
+    relative = (value - dense) / abs(dense) if dense else math.nan
+    columns = {"dense_value": dense, "gap": value - dense, "relative": relative, "test": "", "verdict": ""}
+    return columns | dict.fromkeys(PLAIN, math.nan)
+
+
+def gap(found: Difference | None, metric: Metric) -> dict[str, Any]:
+    """The columns of a paired difference; none where there is none."""
+    if found is None or found.n == 0:
+        return {}
+    return {
+        "gap_low": found.low,
+        "gap_high": found.high,
+        "p": found.p,
+        "lost": number(found.lost),
+        "won": number(found.won),
+        "detectable": found.detectable,
+        "test": found.test,
+        "verdict": found.verdict if metric.compared else "",
+    }
+
+
+RESAMPLES = 2000  # for groups and derived rows, of which there are many
+
+
+def measured(metric: Metric, theirs: Items, dense: Items | None) -> dict[str, Any]:
+    """The score of a metric computed from items, and its plain gap to the dense items' score."""
+    scores = items.score(theirs, metric, RESAMPLES)
+    before = math.nan if dense is None else items.aggregate(dense, metric)
+    return {
+        "metric": metric.name,
+        "primary": False,
+        "higher_is_better": metric.higher_is_better,
+        "unit": metric.unit,
+        **scores,
+        **plain_gap(scores["value"], before),
+    }
+
+
+def compared(metric: Metric, theirs: Items, dense: Items | None, is_dense: bool) -> dict[str, Any]:
+    """`measured`, with the paired difference where the variant is not the dense one itself."""
+    row = measured(metric, theirs, dense)
+    if dense is not None and not is_dense:
+        row |= gap(items.difference(dense, theirs, metric, RESAMPLES), metric)
+    return row

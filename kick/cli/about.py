@@ -1,0 +1,71 @@
+"""Commands that tell what there is: methods, tasks, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from kick.cli.terminal import Json, TaskFolders, print_json, print_table
+
+app = typer.Typer()
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """The compression methods with their options, sources and needs."""
+    from kick import compress
+    from kick.compress import method
+
+    described = [compress.describe(name) for name in method.methods]
+    if as_json:
+        print_json(described)
+        return
+    for one in described:
+        needs = f", needs {', '.join(one['needs'])}" if one["needs"] else ""
+        print(f"{one['name']}  {one['title']} ({one['paper']}; {one['kind']}{needs})")
+        for option in one["options"]:
+            default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
+            choices = f"; one of {', '.join(map(str, option['choices']))}" if option["choices"] else ""
+            print(f"    {option['name']}: {option['type']}, {default}{choices}. {option['help']}")
+
+
+@app.command()
+def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
+    """The tasks and groups; any of lm-eval's own can be named too."""
+    from kick.tasks import describe
+
+    described = describe([Path(folder) for folder in tasks or ()])
+    if as_json:
+        print_json(described)
+        return
+    rows = [
+        [one["name"], one["kind"] or "", one["title"], ", ".join(one["members"] or one["metrics"])]
+        for one in described
+    ]
+    print_table(["name", "kind", "title", "metrics or members"], rows)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What works on this machine, and what to do about the rest."""
+    from kick.cli import doctor
+
+    checks = doctor.check()
+    if as_json:
+        print_json(doctor.as_json(checks))
+    else:
+        print_table(
+            ["check", "state", "found", "to mend"], [[c.name, c.state, c.found, c.mend] for c in checks]
+        )
+    raise typer.Exit(0 if all(one.state != "missing" for one in checks) else 1)
+
+
+@app.command(
+    name="lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def lm_eval() -> None:
+    """lm-eval's own command line, with the engine as `--model kick`. Handled before any option is read."""

@@ -1,0 +1,125 @@
+"""`kick compress`: one recipe applied to one model and saved as a checkpoint that transformers loads."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kick import compress, model, paths
+from kick.compress.calibrate import corpus as calibrate_corpus
+from kick.compress.checkpoint import RUNNING, check_out, save
+from kick.compress.context import Calibration
+from kick.compress.method import methods
+from kick.errors import KickError
+from kick.records import CalibrationSpec, Step
+from kick.registry import unknown
+
+PAUSE = 10.0  # seconds between two lines on how far it is
+
+
+def steps(words: Sequence[str]) -> list[Step]:
+    """The recipe of `--method wanda --sparsity 0.5 --method rtn --bits 4`: options follow their method.
+
+    Raises KickError for what is no such sequence, an unknown method or an option that it does not have.
+    """
+    pairs = _pairs(words)
+    if not pairs or pairs[0][0] != "method":
+        wrong = "has to come first" if pairs else "is missing"
+        raise KickError(f"--method {wrong}; wanted: --method wanda --sparsity 0.5; see `kick methods`")
+    recipe: list[tuple[str, dict[str, Any]]] = []
+    for name, value in pairs:
+        if name == "method":
+            recipe.append((value, {}))
+        elif name in recipe[-1][1]:
+            raise KickError(
+                f"--{name} is given twice for {recipe[-1][0]}; a recipe has one --method for each step"
+            )
+        else:
+            recipe[-1][1][name] = _value(name, value)
+    try:
+        return [compress.canonical(name, options) for name, options in recipe]
+    except (ValueError, KeyError, OverflowError) as error:
+        raise KickError(str(error)) from error
+
+
+def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> CalibrationSpec:
+    """What the command line says of calibration. Raises KickError for a number that is out of range, and for
+    a corpus that is not there."""
+    for name, value, least in (
+        ("sequences", sequences, 1),
+        ("length", length, 2),
+        ("calibration-seed", seed, 0),
+    ):
+        if value < least:
+            raise KickError(f"--{name}: got {value}; wanted: a whole number of at least {least}")
+    if corpus not in calibrate_corpus.CORPORA:
+        raise KickError(unknown("calibration corpus", corpus, calibrate_corpus.CORPORA))
+    return CalibrationSpec(corpus, sequences, length, seed)
+
+
+def _told(pause: float) -> Callable[[int, int], None]:
+    """What says on standard error how many blocks are done, once in so many seconds."""
+    last = time.monotonic()
+
+    def tell(done: int, blocks: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= pause:
+            last = time.monotonic()
+            sys.stderr.write(f"kick: {done} of {blocks} blocks done\n")
+
+    return tell
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    names, values = flat[::2], flat[1::2]
+    if len(names) != len(values) or any(not name.startswith("--") for name in names):
+        raise KickError(f"got {' '.join(words)!r}; wanted pairs such as --method wanda --sparsity 0.5")
+    return [(n.removeprefix("--").replace("-", "_"), v) for n, v in zip(names, values, strict=True)]
+
+
+def _value(name: str, text: str) -> Any:
+    """A number, true or false, a list or mapping in YAML's short form, or text (n:m)."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text[:1] not in ("[", "{"):
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KickError(
+            f"--{name}: got {text!r}, which is no list or mapping: {' '.join(str(error).split())}"
+        ) from error
+
+
+def run(
+    name: str, recipe: Sequence[Step], spec: CalibrationSpec, out: Path, data_root: str | None = None
+) -> dict[str, Any]:
+    """Compress the model, save it, load it again and compare logits; the manifest.
+
+    Raises KickError for a name, option or folder that is wrong, CellFailed where the checkpoint would not be
+    the compressed model.
+    """
+    check_out(out)
+    if any(methods[step.method].activations for step in recipe):
+        raise KickError(RUNNING)
+    offload = calibrate_corpus.offload_folder()
+    device = paths.device()
+    network, tokenizer = model.load(model.resolve(name), device=device)
+    compress.check(network, recipe)
+    compress.check_saved(network, recipe)
+    sequences = []
+    if compress.needs_calibration(recipe):
+        sequences = calibrate_corpus.sequences(spec, tokenizer, data_root)
+    tokens = tuple(one.to(device) for one in sequences)
+    context = Calibration(tokens, spec.propagate, offload, progress=_told(PAUSE))
+    report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
+    return save(network, tokenizer, context, report, out)

@@ -1,0 +1,55 @@
+"""Commands that read results: leaderboard, figures, compare."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kick.cli.terminal import Json, Results, opened, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def leaderboard(results: Results, out: Annotated[str, typer.Option(help="the folder to write")]) -> None:
+    """Write index.html (one self-contained page), leaderboard.csv, .md, .tex and .json."""
+    from kick.analysis import frame
+    from kick.report import leaderboard
+
+    for file in leaderboard.render(frame.read([opened(folder) for folder in results]), Path(out)):
+        print(file)
+
+
+@app.command()
+def figures(
+    results: Results,
+    out: Annotated[str, typer.Option(help="the folder to write")],
+    paper: Annotated[str | None, typer.Option(help="llm-kick: the paper's figures and numbers")] = None,
+) -> None:
+    """Write each figure as PNG and PDF, with the CSV behind it."""
+    from kick.analysis import frame
+    from kick.report import figures
+
+    drawn = figures.draw(frame.read([opened(folder) for folder in results]).frame, Path(out), paper=paper)
+    for one in drawn:
+        files = ", ".join(str(file) for file in one.files)
+        print(f"{one.name}: {files}" if files else f"{one.name}: not drawn, {one.skipped}")
+
+
+@app.command()
+def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
+    """Compare two variants item by item: differences, intervals, and the items that flipped."""
+    from kick.analysis import compare
+    from kick.report import compare_view
+
+    found = compare.compare(opened(results), a, b)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+        Console(width=wide).print(compare_view.view(found))  # into a file or a pipe a row stays a line

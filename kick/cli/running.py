@@ -1,0 +1,183 @@
+"""Commands that do work: run, plan, status, rescore, reproduce, compress, judge."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kick.cli.terminal import (
+    DataRoot,
+    Json,
+    Limit,
+    Matrix,
+    Out,
+    Results,
+    TaskFolders,
+    opened,
+    print_json,
+    print_table,
+    say,
+)
+from kick.errors import KickError
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    matrix: Matrix,
+    out: Out = "results",
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    executor: Annotated[str, typer.Option(help="local, ray or inline")] = "local",
+    workers: Annotated[int | None, typer.Option(help="jobs at once")] = None,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="try failed cells again")] = False,
+    log_json: Annotated[bool, typer.Option(help="progress as JSON lines on standard output")] = False,
+    offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
+) -> None:
+    """Run a matrix; what is done already is not done again."""
+    from kick.sweep import run as sweep_run
+
+    options = sweep_run.Options(
+        out=out,
+        limit=limit,
+        data_root=data_root,
+        task_folders=tuple(tasks or ()),
+        executor=executor,
+        workers=workers,
+        address=address,
+        retry_failed=retry_failed,
+        view="json" if log_json else "auto",
+        offline=offline,
+    )
+    planned, summary = sweep_run.run(matrix, options, ["kick", *sys.argv[1:]], say)
+    if not log_json:
+        _scores(f"{out.rstrip('/')}/{planned.matrix.name}")
+    raise typer.Exit(summary.status)
+
+
+def _scores(results: str) -> None:
+    """The headline scores of what is done, and where it is stored."""
+    from kick.analysis import frame
+    from kick.report import tables
+    from kick.store import Store
+
+    store = Store(results)
+    if next(store.runs(), None) is None:
+        return
+    table = tables.tables["scores"].make(frame.read([store]).frame)
+    print_table(list(table.heads), [list(row) for row in table.cells])
+    print(f"results: {results}\nnext: kick leaderboard {results} --out leaderboards/{Path(results).name}")
+
+
+@app.command()
+def plan(
+    matrix: Matrix,
+    out: Out = "results",
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
+    measure: Annotated[bool, typer.Option(help="time one forward for a better estimate")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a matrix and list its cells, what is done, and the estimated time, memory and disk."""
+    from kick.cli import plan as cli_plan
+    from kick.sweep.run import Options
+
+    options = Options(
+        out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
+    )
+    report = cli_plan.report(matrix, options, measure)
+    if as_json:
+        print_json(report)
+        return
+    print_table(cli_plan.HEADS, cli_plan.rows(report))
+    for line in cli_plan.lines(report):
+        print(line)
+
+
+@app.command()
+def status(results: Results, as_json: Json = False) -> None:
+    """What is done, running, failed with its cause."""
+    from kick.cli import plan as cli_plan
+
+    states = cli_plan.status([opened(folder) for folder in results])
+    if as_json:
+        print_json(states)
+        return
+    print_table(cli_plan.STATUS_HEADS, cli_plan.status_rows(states))
+    print(cli_plan.status_line(states))
+
+
+@app.command()
+def rescore(results: str, tasks: TaskFolders = None) -> None:
+    """Score again from stored answers, with no model."""
+    from kick.sweep import rescore as sweep_rescore
+
+    done = sweep_rescore.rescore(results, tuple(tasks or ()), say)
+    print(f"{done} cells scored again")
+
+
+@app.command()
+def reproduce(
+    cell: Annotated[str, typer.Argument(help="RESULTS/KEY")],
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+) -> None:
+    """Run one stored cell again and compare its scores with the stored ones."""
+    from kick.sweep import reproduce as sweep_reproduce
+
+    found = sweep_reproduce.reproduce(cell, data_root, tasks or ())
+    print_table(sweep_reproduce.HEADS, sweep_reproduce.rows(found))
+    raise typer.Exit(0 if found.equal else 1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def compress(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")],
+    out: Annotated[str, typer.Option(help="the folder to write, new or empty")],
+    corpus: Annotated[str, typer.Option(help="of calibration text")] = "kick_mini_calibration",
+    sequences: Annotated[int, typer.Option(help="of calibration")] = 16,
+    length: Annotated[int, typer.Option(help="tokens of a sequence")] = 256,
+    calibration_seed: Annotated[int, typer.Option(help="which sequences of the corpus")] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Compress a model and save it: --method wanda --sparsity 0.5 [--method rtn --bits 4] --out DIR."""
+    from kick.cli import compress as cli_compress
+
+    recipe = cli_compress.steps(context.args)
+    spec = cli_compress.calibration_of(corpus, sequences, length, calibration_seed)
+    print_json(cli_compress.run(model, recipe, spec, Path(out), data_root))
+
+
+@app.command()
+def judge(
+    matrix: Matrix,
+    out: Out = "results",
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    calls: Annotated[
+        int | None, typer.Option(help="requests at most; the rest is done by a later call")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="tokens at most")] = None,
+) -> None:
+    """Have the matrix's judge grade the stored answers; what is judged already is not asked again."""
+    from kick.judge.results import judge_results, settings
+    from kick.matrix import load
+    from kick.store import Store
+
+    parsed = load.load(matrix)
+    if parsed.judge is None:
+        raise KickError(f"{matrix} names no judge; wanted: judge: {{model: ..., base_url: ...}}")
+    how = settings(parsed.judge, calls=calls, tokens=tokens)
+    store = Store(out, parsed.name)
+    report = judge_results(store, how, data_root=data_root, task_folders=tasks or (), say=say)
+    print(report)
+    raise typer.Exit(0 if report.whole else 1)

@@ -1,0 +1,88 @@
+"""`kick study`: the commands of the studies, each of which calls its module and prints what it gives."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kick.cli.terminal import DataRoot, TaskFolders, print_table, say
+from kick.errors import KickError
+
+app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components.")
+
+Model = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
+Out = Annotated[
+    str | None, typer.Option(help="the folder to write; by default results/<model>-<method>-<sparsity>")
+]
+Prompts = Annotated[int, typer.Option(help="of the probe task, for each matrix")]
+Spread = Annotated[float, typer.Option(help="how far shares of the allocation lie from the sparsity")]
+Probe = Annotated[str, typer.Option(help="the fidelity task by which matrices are ranked")]
+Judged = Annotated[str, typer.Option(help="the fidelity task on which allocations are compared")]
+Text = Annotated[str, typer.Option(help="the perplexity task on which they are compared")]
+Limit = Annotated[int | None, typer.Option(help="items of either task on which they are compared")]
+Corpus = Annotated[str, typer.Option(help="of calibration text")]
+Sequences = Annotated[int, typer.Option(help="of calibration")]
+Length = Annotated[int, typer.Option(help="tokens of a sequence")]
+Seed = Annotated[int, typer.Option(help="of calibration")]
+Executor = Annotated[str, typer.Option(help="local, ray or inline")]
+Workers = Annotated[int | None, typer.Option(help="blocks at once")]
+Retry = Annotated[bool, typer.Option(help="try failed cells again")]
+Offline = Annotated[bool, typer.Option(help="never ask the hub")]
+
+
+@app.callback()
+def studies() -> None:
+    """Studies beyond a matrix."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def components(
+    context: typer.Context,
+    model: Model,
+    out: Out = None,
+    prompts: Prompts = 32,
+    spread: Spread = 0.1,
+    probe: Probe = "kick_mini_fidelity_calibration",
+    fidelity: Judged = "kick_mini_fidelity",
+    perplexity: Text = "kick_mini_perplexity",
+    limit: Limit = None,
+    corpus: Corpus = "kick_mini_calibration",
+    sequences: Sequences = 16,
+    length: Length = 256,
+    calibration_seed: Seed = 0,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    executor: Executor = "local",
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    offline: Offline = False,
+) -> None:
+    """Prune one matrix at a time, then spread the sparsity by what that did: --method wanda --sparsity 0.75.
+
+    Writes a table and a heat map of the first divergent token by layer and component, and compares the guided
+    allocation with a uniform one of the same overall sparsity. What is done already is not done again.
+    """
+    from kick.cli import compress
+    from kick.study import components as study
+    from kick.study import pages
+
+    steps = compress.steps(context.args)
+    if len(steps) != 1:
+        raise KickError(f"a component study is of one method; got {len(steps)}")
+    (step,), spec = steps, compress.calibration_of(corpus, sequences, length, calibration_seed)
+    names = {"probe": probe, "fidelity": fidelity, "perplexity": perplexity}
+    how = {"executor": executor, "workers": workers, "retry_failed": retry_failed, "offline": offline}
+    where = {"data_root": data_root, "task_folders": tuple(tasks or ())}
+    sizes = {"prompts": prompts, "spread": spread, "limit": limit}
+    out = out or f"results/{study.folder_name(model, step)}"
+    options = study.Options(model, step, spec, out, **sizes, **names, **where, **how)
+    planned, store, summary = study.run(options, ["kick", *sys.argv[1:]], say)
+    if summary.status == 0:
+        parts, compared, files = pages.write(planned, store, Path(out))
+        for table in (parts, compared):
+            print_table(list(table.heads), table.rows)
+        print("\n".join(str(file) for file in files))
+    raise typer.Exit(summary.status)

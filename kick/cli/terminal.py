@@ -1,0 +1,72 @@
+"""What commands print: results on standard output, what is said on the way on standard error.
+
+Also the options that several commands share.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kick.errors import KickError
+from kick.printable import plain
+
+
+def _folders(named: list[str] | None) -> list[str] | None:
+    for folder in named or ():
+        if not Path(folder).is_dir():
+            raise KickError(f"--tasks: {folder!r} is not a folder of task files")
+    return named
+
+
+DataRoot = Annotated[str | None, typer.Option(help="a local mirror of data sets (else KICK_DATA_ROOT)")]
+TaskFolders = Annotated[
+    list[str] | None, typer.Option("--tasks", help="a folder of your own task files", callback=_folders)
+]
+
+
+def say(text: str) -> None:
+    """A line of progress or advice, on standard error."""
+    print(plain(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """A JSON value, on standard output."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    print(text if plain(text, keep="\n") == text else json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """A table in a terminal; tab-separated lines elsewhere, so that other programs can read them."""
+    console = Console()
+    rows = [[plain(cell) for cell in row] for row in rows]
+    if not console.is_terminal:
+        for row in [heads, *rows]:
+            print("\t".join(row))
+        return
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*[cell.replace("[", r"\[") for cell in row])
+    console.print(table)
+
+
+Matrix = Annotated[str, typer.Argument(help="a matrix file, or a preset: smoke, demo, demo-full, ...")]
+Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results")]
+Out = Annotated[str, typer.Option(help="where results are stored: a folder or an fsspec URL")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Limit = Annotated[int | None, typer.Option(help="items of every task, in place of the matrix's own")]
+
+
+def opened(folder: str) -> Any:
+    """The store of a folder or URL that is read. Raises KickError where the folder is not there."""
+    from kick.store import Store
+
+    if "://" not in folder and not Path(folder).is_dir():
+        raise KickError(f"{folder!r} is not a folder of results; `kick run` makes one, results/ by default")
+    return Store(folder)

@@ -1,0 +1,153 @@
+"""Calibration data: a corpus -> token sequences (1, length), seeded, with a digest.
+
+The same sequences for every method of a matrix. A corpus's texts are joined by blank lines, tokenised once
+and cut into windows that do not overlap, from a seeded start; a seeded choice of them is taken, and another
+cut only where there are not enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kick.errors import KickError
+from kick.records import CalibrationSpec
+from kick.registry import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+
+OFFLOAD_VARIABLE = "KICK_OFFLOAD"
+LONG = 8  # characters that no tokenizer's tokens have on average
+
+
+def offload_folder() -> Path | None:
+    """Where hidden states and sums of gradients go instead of memory while a model is calibrated.
+
+    It is the folder that KICK_OFFLOAD names; results do not depend on it. Raises KickError where it is none.
+    """
+    named = os.environ.get(OFFLOAD_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise KickError(f"{OFFLOAD_VARIABLE}={named!r} is no folder; name one that is there, on a fast disk")
+    return Path(named)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where texts come from. `source` says it in words; `texts` takes the data root."""
+
+    name: str
+    source: str
+    texts: Callable[[str | None], list[str]]
+
+
+def _embedded(_root: str | None) -> list[str]:
+    from kick.tasks import data
+
+    rows = data.embedded("calibration")["test"]
+    return [f"{row['title']}\n\n{row['text']}" for row in rows]
+
+
+def _wikitext2(root: str | None) -> list[str]:
+    from kick.tasks import data
+
+    rows = data.load("Salesforce/wikitext", ["validation"], "wikitext-2-v1", root)["validation"]
+    return ["".join(rows["text"])]
+
+
+def _c4(_root: str | None) -> list[str]:
+    import datasets
+
+    shard = "en/c4-train.00000-of-01024.json.gz"
+    try:
+        rows = datasets.load_dataset("allenai/c4", data_files={"train": shard}, split="train[:20000]")
+    except (ConnectionError, FileNotFoundError, ValueError, OSError) as error:
+        raise KickError(
+            f"the corpus 'c4' comes from the hub (allenai/c4, {shard}), which did not give it "
+            f"({type(error).__name__}); use kick_mini_calibration or wikitext2 offline"
+        ) from error
+    return list(rows["text"])
+
+
+CORPORA = {
+    corpus.name: corpus
+    for corpus in (
+        Corpus(
+            "kick_mini_calibration", "the embedded suite's own prose, apart from what it tests", _embedded
+        ),
+        Corpus("wikitext2", "WikiText-2 validation (tokenised), from the mirror or the hub", _wikitext2),
+        Corpus("c4", "the first 20,000 documents of C4's first English shard, from the hub", _c4),
+    )
+}
+
+
+def texts(corpus: str, data_root: str | None = None) -> list[str]:
+    """The corpus's texts. Raises KickError: unknown corpus, or data that are nowhere."""
+    if corpus not in CORPORA:
+        raise KickError(unknown("calibration corpus", corpus, CORPORA))
+    return CORPORA[corpus].texts(data_root)
+
+
+def digest(corpus: str, data_root: str | None = None) -> str:
+    """sha256 of the corpus's texts: it changes the key of every cell that calibrates on it."""
+    hasher = hashlib.sha256()
+    for text in texts(corpus, data_root):
+        hasher.update(text.encode())
+        hasher.update(b"\0")
+    return hasher.hexdigest()
+
+
+def sequences(
+    spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, data_root: str | None = None
+) -> list[Tensor]:
+    """`spec.sequences` LongTensors (1, spec.length), the same ones for the same spec and tokenizer.
+
+    Raises:
+        KickError: unknown corpus, data that are nowhere, or a corpus shorter than one sequence.
+    """
+    import torch
+
+    ids = _ids(spec, tokenizer, data_root)
+    starts = windows(len(ids), spec.length, spec.sequences, spec.seed)
+    return [torch.tensor([ids[start : start + spec.length]]) for start in starts]
+
+
+def check_length(
+    spec: CalibrationSpec, tokenizer: Callable[[], PreTrainedTokenizerBase], data_root: str | None = None
+) -> None:
+    """Raises KickError where a corpus is shorter than one sequence. `tokenizer` is asked for only where that
+    may be: where there are less than LONG characters for a token."""
+    if spec.length * LONG > sum(map(len, texts(spec.corpus, data_root))):
+        _ids(spec, tokenizer(), data_root)
+
+
+def _ids(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, data_root: str | None) -> list[int]:
+    text = "\n\n".join(texts(spec.corpus, data_root))
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    if len(ids) < spec.length:
+        raise KickError(
+            f"the corpus {spec.corpus!r} has {len(ids)} tokens, fewer than one sequence of {spec.length}; "
+            "ask for a smaller length, or another corpus"
+        )
+    return ids
+
+
+def windows(tokens: int, length: int, count: int, seed: int) -> list[int]:
+    """Where `count` windows of `length` start: without overlap within each cut of the text into windows."""
+    generator = random.Random(seed)
+    starts: list[int] = []
+    while len(starts) < count:
+        shift = generator.randrange(min(length, tokens - length + 1))
+        cut = list(range(shift, tokens - length + 1, length))
+        generator.shuffle(cut)
+        starts += cut
+    return starts[:count]

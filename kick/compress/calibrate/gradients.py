@@ -1,0 +1,121 @@
+"""Gradients of the language modelling loss for every matrix: one backward pass over the calibration set.
+
+Each gradient is summed up and freed as soon as it is there, so that beside the model only the sums are held.
+Where memory is short (`offload`), blocks take turns: one forward and backward pass for each, its sums on
+disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from kick.compress.context import Calibration, tokens
+from kick.errors import CellFailed
+from kick.model import Linear, blocks, linears
+from kick.model.structure import device_of
+
+Reduce = Literal["sum", "squares"]
+
+
+class Gradients:
+    """Sums over samples of each block's gradients, or of their squares."""
+
+    def __init__(
+        self, model: nn.Module, calibration: Calibration, reduce: Reduce, folder: Path | None = None
+    ):
+        self.held: dict[int, dict[str, Tensor]] = {}
+        self.folder = folder
+        self.modules = blocks(model)
+        everything = range(len(self.modules))
+        for chosen in [range(i, i + 1) for i in everything] if folder else [everything]:
+            self._sum(model, calibration, reduce, chosen)
+
+    def of(self, block: int, linear: Linear) -> Tensor:
+        """(out, in): the sum for a linear of a block. Raises CellFailed at NaN or infinity."""
+        sums = self._read(block, linear) if self.folder else self.held[block]
+        total = sums[_key(linear)]
+        if not total.sum().isfinite():
+            raise CellFailed(f"the gradient of {linear.name} in block {block} has NaN or infinity in it")
+        if linear.expert is not None:
+            return total[linear.expert]
+        return total.t() if isinstance(linear.module, Conv1D) else total
+
+    def _read(self, block: int, linear: Linear) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{block}.safetensors", device=str(linear.weight.device))
+
+    def _sum(self, model: nn.Module, calibration: Calibration, reduce: Reduce, chosen: range) -> None:
+        """One pass over the samples for some blocks."""
+        wanted = {
+            (index, _key(linear)): getattr(linear.module, linear.parameter)
+            for index in chosen
+            for linear in linears(self.modules[index])
+        }
+        sums = {place: torch.zeros_like(weight, dtype=torch.float32) for place, weight in wanted.items()}
+        with _collected(wanted, sums, reduce):
+            for ids in tokens(calibration, device_of(model)):
+                with torch.enable_grad():
+                    model(ids, labels=ids, use_cache=False).loss.backward()
+        for index in chosen:
+            own = {key: total for (block, key), total in sums.items() if block == index}
+            if self.folder:
+                save_file(own, self.folder / f"{index}.safetensors")
+            else:
+                self.held[index] = own
+
+
+def _key(linear: Linear) -> str:
+    """One name for each parameter: an expert's matrices are slices of one."""
+    name = linear.name
+    if linear.expert is not None:
+        name = name.rsplit(".", 2)[0]
+    return f"{name}.{linear.parameter}"
+
+
+@contextmanager
+def _collected(
+    wanted: dict[tuple[int, str], nn.Parameter], sums: dict[tuple[int, str], Tensor], reduce: Reduce
+) -> Iterator[None]:
+    """While open, these parameters get gradients, which go into the sums at once."""
+    handles = []
+    for place, parameter in wanted.items():
+        parameter.requires_grad_(True)
+        handles.append(parameter.register_post_accumulate_grad_hook(_adder(sums[place], reduce)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in wanted.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+def _adder(total: Tensor, reduce: Reduce):
+    def add(parameter: nn.Parameter) -> None:
+        gradient = parameter.grad.float()
+        if reduce == "squares":
+            total.addcmul_(gradient, gradient)
+        else:
+            total.add_(gradient)
+        parameter.grad = None
+
+    return add
+
+
+@contextmanager
+def gradients(model: nn.Module, calibration: Calibration, reduce: Reduce) -> Iterator[Gradients]:
+    """Gradients for as long as this is open: in memory, or, with `offload`, block by block on disk."""
+    if calibration.offload is None:
+        yield Gradients(model, calibration, reduce)
+        return
+    with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:
+        yield Gradients(model, calibration, reduce, Path(folder))

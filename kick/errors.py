@@ -1,0 +1,18 @@
+"""What goes wrong, by who can do something about it."""
+
+from __future__ import annotations
+
+
+class KickError(Exception):
+    """An error that a user can mend: shown without a traceback, exit status 2.
+
+    The message says what was wrong, what was got and what would be right.
+    """
+
+
+class Damaged(KickError):
+    """A stored cell that cannot be read."""
+
+
+class CellFailed(Exception):
+    """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""

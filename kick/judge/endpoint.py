@@ -1,0 +1,381 @@
+"""An OpenAI-style endpoint that may be slow, busy, broken or hostile, asked within a budget.
+
+`Endpoint.complete` gives a Reply or raises one of three things: Unanswered (this question got no reply, ask
+it another day), Stopped (nothing more is asked: budget, outage, quota) and KickError (the user must mend key
+or model name). The key lives in memory only: whatever the server says is kept with the key blotted out, and
+no exception that leaves this module hangs on one of the client's, whose request holds the key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from email.utils import parsedate_to_datetime
+from types import ModuleType
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from kick.errors import KickError
+from kick.judge.secret import Secret
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 2_000_000  # of a reply's body; a longer one is no answer
+LONGEST_WAIT = 120.0  # seconds: an endpoint that asks for more is taken as closed for today
+LONGEST_BACKOFF = 60.0  # seconds
+OUTAGE = 3  # questions in a row without a reply after which no more are asked
+BYTES_A_TOKEN = 3  # for reserving tokens before their number is known
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+Message = Mapping[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which judge, asked how. The first six fields make it another judge; the rest is how it is reached.
+
+    mode: "grade" each answer alone, "pair" it with the dense model's, or "both". runs: how often each
+    question is asked, with seed, seed + 1, ...; timeout and backoff in seconds; attempts: requests before a
+    question is given up; calls, tokens: the budget of a pass (requests sent; tokens read and written), None
+    for no limit. key_variable names the environment variable of the key; an http:// endpoint needs none.
+    """
+
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int = 0
+    runs: int = 1
+    timeout: float = 60.0
+    workers: int = 4
+    attempts: int = 5
+    backoff: float = 1.0
+    mode: Literal["grade", "pair", "both"] = "grade"
+    key_variable: str = "OPENAI_API_KEY"
+    calls: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.username or parts.password or parts.query or parts.scheme not in ("http", "https"):
+            raise KickError(
+                "the judge's base_url must be a plain http:// or https:// address; "
+                "a name, password or ?query in it is refused, for the key is read from the environment only"
+            )
+        if not _VARIABLE.fullmatch(self.key_variable):
+            raise KickError(
+                "the judge's key_variable is no name of an environment variable (it is not shown here, "
+                "for it may be the key itself); give the name, e.g. OPENAI_API_KEY"
+            )
+        if self.mode not in ("grade", "pair", "both"):
+            raise KickError(f"the judge's mode is {self.mode!r}; it is one of grade, pair, both")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes its verdicts this judge's, as JSON values."""
+        names = ("model", "base_url", "temperature", "top_p", "max_tokens", "seed")
+        return {name: asdict(self)[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the judge wrote: text, tokens read and written, the model that says it wrote it, why it ended."""
+
+    text: str
+    tokens: int = 0
+    model: str = ""
+    finish: str = ""
+
+
+class Unanswered(Exception):
+    """A question got no reply; `cause` in a few words."""
+
+    def __init__(self, cause: str):
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Stopped(Exception):
+    """Nothing more is asked in this pass; the message says why."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a request gave no reply: `again` whether to ask again, `after` how many seconds the server wants.
+
+    `stop` ends the pass, `wrong` is for the user to mend; both are messages. `said`: the server's own words.
+    """
+
+    cause: str
+    again: bool = True
+    after: float | None = None
+    stop: str = ""
+    wrong: str = ""
+    said: str = ""
+
+
+@dataclass
+class Budget:
+    """Requests and tokens that a pass may use, safe for several threads. Reserved before, settled after."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    used_calls: int = 0
+    used_tokens: int = 0
+    _reserved: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def take(self, estimate: int) -> str:
+        """Reserve a request of about so many tokens; the reason where the budget does not have it."""
+        with self._lock:
+            if self.calls is not None and self.used_calls >= self.calls:
+                return f"the budget of {self.calls} calls is used up"
+            if self.tokens is not None and self.used_tokens + self._reserved + estimate > self.tokens:
+                return f"the budget of {self.tokens} tokens is used up ({self.used_tokens} used)"
+            self.used_calls += 1
+            self._reserved += estimate
+            return ""
+
+    def settle(self, estimate: int, tokens: int) -> None:
+        """Put what a request really used in place of what was reserved for it."""
+        with self._lock:
+            self._reserved -= estimate
+            self.used_tokens += tokens
+
+
+class Endpoint:
+    """An OpenAI-style chat endpoint. Safe for several threads; a context that closes its connections."""
+
+    def __init__(self, settings: Settings):
+        """Raises KickError where the client is not installed or the key is not set; asks nothing yet."""
+        openai = _client_library()
+        self.settings = settings
+        self.budget = Budget(settings.calls, settings.tokens)
+        self.stopped = ""
+        self.replies = 0
+        hosted = urlsplit(settings.base_url).scheme == "https"
+        self._key = Secret(settings.key_variable, f"the judge at {settings.base_url}" if hosted else "")
+        self._errors = openai.APIError
+        self._client = openai.OpenAI(
+            api_key=self._key.reveal() or "none",
+            base_url=settings.base_url,
+            timeout=settings.timeout,
+            max_retries=0,
+        )
+        self._limit = "max_tokens"
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._not_before = 0.0
+        self._misses = 0
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.settings.model!r} at {self.settings.base_url!r})"
+
+    def __enter__(self) -> Endpoint:
+        self._key.watch()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        self._key.leave()
+
+    def stop(self, reason: str) -> None:
+        """Ask nothing more; waits end. The first reason is kept."""
+        with self._lock:
+            self.stopped = self.stopped or reason
+        self._over.set()
+
+    def complete(self, messages: Sequence[Message], seed: int) -> Reply:
+        """The judge's reply. Raises Unanswered, Stopped or KickError (see the module)."""
+        trouble = Trouble("not asked")
+        for attempt in range(self.settings.attempts):
+            if attempt:
+                self._wait(attempt, trouble)
+            found = self._ask(messages, seed)
+            if isinstance(found, Reply):
+                with self._lock:
+                    self._misses = 0
+                    self.replies += 1
+                return found
+            trouble = found
+            log.debug("the judge gave no reply: %s %s", trouble.cause, trouble.said)
+            if trouble.wrong:
+                raise KickError(trouble.wrong)
+            if trouble.stop:
+                self.stop(trouble.stop)
+                raise Stopped(trouble.stop)
+            if not trouble.again:
+                break
+        self._missed(trouble)
+        raise Unanswered(trouble.cause)
+
+    def _missed(self, trouble: Trouble) -> None:
+        """Stop after a few questions in a row; one that is refused counts while nothing was ever answered."""
+        if not trouble.again and self.replies:
+            return
+        with self._lock:
+            self._misses += 1
+            misses = self._misses
+        if misses >= OUTAGE:
+            why = f"{trouble.cause}: {trouble.said}" if trouble.said else trouble.cause
+            self.stop(
+                f"outage: {self.settings.base_url} gave no reply to {misses} questions in a row ({why})"
+            )
+
+    def _wait(self, attempt: int, trouble: Trouble) -> None:
+        """Exponential backoff with jitter; where the server names a time, all workers wait for it."""
+        if trouble.after is not None:
+            with self._lock:
+                self._not_before = max(self._not_before, time.monotonic() + trouble.after)
+            return
+        ceiling = min(LONGEST_BACKOFF, self.settings.backoff * 2 ** (attempt - 1))
+        self._over.wait(random.uniform(ceiling / 2, ceiling))
+
+    def _ask(self, messages: Sequence[Message], seed: int) -> Reply | Trouble:
+        """One request, within the budget and not before the server wants it. Raises Stopped."""
+        while not self._over.is_set() and (left := self._not_before - time.monotonic()) > 0:
+            self._over.wait(left + random.uniform(0, min(left, self.settings.backoff) / 4))
+        if self.stopped:
+            raise Stopped(self.stopped)
+        size = sum(len(message["content"].encode()) for message in messages)
+        estimate = size // BYTES_A_TOKEN + self.settings.max_tokens
+        spent = self.budget.take(estimate)
+        if spent:
+            self.stop(spent)
+            raise Stopped(spent)
+        found: Reply | Trouble = Trouble("not asked")
+        try:
+            found = self._request(messages, seed)
+        finally:
+            used = found.tokens or estimate if isinstance(found, Reply) else 0
+            self.budget.settle(estimate, used)
+        return found
+
+    def _request(self, messages: Sequence[Message], seed: int) -> Reply | Trouble:
+        limit = self._limit
+        try:
+            body = self._body(messages, seed, limit)
+        except self._errors as error:
+            found = self._trouble(error, limit)
+        except _broken_transport() as error:
+            found = Trouble(_plain_name(error))
+        else:
+            found = body if isinstance(body, Trouble) else self._reply(body)
+        return found
+
+    def _body(self, messages: Sequence[Message], seed: int, limit: str) -> bytes | Trouble:
+        """The body of a reply. Its length and the time until its last byte have bounds."""
+        settings = self.settings
+        start, parts, size = time.monotonic(), [], 0
+        with self._client.chat.completions.with_streaming_response.create(
+            model=settings.model,
+            messages=[dict(message) for message in messages],
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=seed,
+            **{limit: settings.max_tokens},
+        ) as response:
+            for part in response.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > MOST_BYTES:
+                    return Trouble(f"a reply of over {MOST_BYTES:,} bytes")
+                if time.monotonic() - start > settings.timeout:
+                    return Trouble("timeout")
+        return b"".join(parts)
+
+    def _reply(self, body: bytes) -> Reply | Trouble:
+        """The reply in a body. HTML, cut JSON and JSON of another shape are troubles, asked again."""
+        try:
+            data = json.loads(body)
+        except (ValueError, RecursionError):
+            return Trouble("a body that is no JSON")
+        try:
+            choice = data["choices"][0]
+            content = choice["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            return Trouble("JSON without a message")
+        if not isinstance(content, str | None):
+            return Trouble("JSON without a message")
+        usage = data.get("usage")
+        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+        known = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
+        return Reply(
+            self._key.redact(content or ""),
+            tokens if known else 0,
+            self._key.redact(str(data.get("model") or ""))[:200],
+            self._key.redact(str(choice.get("finish_reason") or ""))[:40],
+        )
+
+    def _trouble(self, error: Any, limit: str) -> Trouble:
+        """What an error of the client means for us; nothing of the error itself is kept."""
+        code = getattr(error, "status_code", None)
+        if code is None:
+            return Trouble("timeout" if "Timeout" in type(error).__name__ else "no connection")
+        said = self._key.redact(str(getattr(error, "message", "")))[:200]
+        settings = self.settings
+        if code in (401, 403):
+            key = settings.key_variable if self._key else f"no key ({settings.key_variable} is not set)"
+            return Trouble(
+                f"HTTP {code}", wrong=f"the judge at {settings.base_url} refused {key} (HTTP {code})"
+            )
+        if code == 404:
+            return Trouble(
+                f"HTTP {code}",
+                wrong=f"{settings.base_url} has no model {settings.model!r} for the judge, or is no "
+                f"OpenAI-style address (HTTP 404: {said}); see judge: {{model, base_url}} of the matrix",
+            )
+        if code == 429 and getattr(error, "code", None) == "insufficient_quota":
+            return Trouble("quota", stop=f"quota: the account at {settings.base_url} is used up")
+        if code == 400 and limit == "max_tokens" and "max_completion_tokens" in said:
+            self._limit = "max_completion_tokens"  # the same bound under the name that newer models want
+            return Trouble("max_tokens has another name here", after=0.0)
+        if code in (408, 409, 429) or code >= 500:
+            after = _retry_after(error.response.headers)
+            if after is not None and after > LONGEST_WAIT:
+                return Trouble(f"HTTP {code}", stop=f"{settings.base_url} asks to wait {after:.0f} s")
+            return Trouble(f"HTTP {code}", after=after)
+        return Trouble(f"refused with HTTP {code}", again=False, said=said)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, from retry-after-ms or Retry-After (seconds or a date)."""
+    value, scale = headers.get("retry-after-ms"), 1000.0
+    if value is None:
+        value, scale = headers.get("retry-after"), 1.0
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value.strip()):
+        return float(value) / scale
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _broken_transport() -> tuple[type[Exception], ...]:
+    """What a connection raises that breaks inside a body: the client wraps only what comes before."""
+    libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    found = [getattr(module, name) for module in libraries for name in ("HTTPError", "StreamError")]
+    if "anyio" in sys.modules:
+        found.append(sys.modules["anyio"].EndOfStream)
+    return (*found, OSError)
+
+
+def _plain_name(error: Exception) -> str:
+    return "timeout" if "Timeout" in type(error).__name__ else "a broken connection"
+
+
+def _client_library() -> ModuleType:
+    try:
+        import openai
+    except ImportError:
+        raise KickError("a judge needs the openai client: pip install 'kick[judge]'") from None
+    return openai

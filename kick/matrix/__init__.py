@@ -1,0 +1,13 @@
+"""A YAML file -> checked cells and jobs, with what they cost. Nothing here needs torch to be imported.
+
+yaml_marks   YAML with the line of each value
+schema       what a matrix file may hold
+load         a file or preset -> Matrix
+variants     entries of a matrix -> variants
+sources      where names are looked up
+plan         Matrix -> cells, jobs, estimates
+costs        seconds, memory and disk of a job
+rates        how fast this machine is
+measure      one timed forward for better rates
+stale        stored cells whose keys a change left behind
+"""

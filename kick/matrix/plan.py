@@ -1,0 +1,270 @@
+"""A matrix -> its cells and jobs: every name checked against the tables, defaults written out, keys, costs.
+
+No weights are loaded. What is wrong is told at once, each with its line in the matrix file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from kick.errors import KickError
+from kick.matrix import costs, stale
+from kick.matrix.costs import Estimate, Shape, Work
+from kick.matrix.rates import Rates, load_rates
+from kick.matrix.schema import Matrix
+from kick.matrix.sources import Sources, own_sources
+from kick.matrix.variants import Expanded, expand
+from kick.matrix.yaml_marks import Path, Problem, refusal
+from kick.records import Cell, Job, ModelSpec, TaskSpec, Variant, canonical
+from kick.registry import unknown
+
+if TYPE_CHECKING:
+    from kick.store import Store
+    from kick.tasks import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a matrix comes to. `cells` go variant by variant, dense first; `keys` stand beside them."""
+
+    matrix: Matrix
+    variants: tuple[Variant, ...]
+    tasks: Mapping[str, Task]
+    cells: tuple[Cell, ...]
+    keys: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    estimates: Mapping[str, Estimate]  # by variant
+    given: Mapping[str, tuple[frozenset[str], ...]] = field(
+        default_factory=dict
+    )  # options, by variant and step
+    data_root: str | None = None
+
+    @property
+    def by_key(self) -> dict[str, Cell]:
+        """The cells by their keys, in order."""
+        return dict(zip(self.keys, self.cells, strict=True))
+
+    @property
+    def seconds(self) -> float:
+        """The estimate of all jobs, one after the other."""
+        return sum(job.cost for job in self.jobs)
+
+    def stale(self, store: Store) -> list[stale.Stale]:
+        """Cells of this matrix that the store has under other keys, and not yet under theirs."""
+        return stale.find(self.matrix.name, self.by_key, store.runs(), self.given)
+
+
+def plan(
+    matrix: Matrix,
+    *,
+    data_root: str | None = None,
+    limit: int | None = None,
+    sources: Sources | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """The cells and jobs of a matrix.
+
+    Args:
+        data_root: the local mirror of data sets, in place of the matrix's own.
+        limit: items of every task, in place of the matrix's own.
+        sources: the tables; kick's own by default.
+        rates: how fast this machine is; what it has learned by default.
+
+    Raises:
+        KickError: an unknown model, method, option, task or corpus, a level out of range, a variant given
+            twice: all that is found, a line each.
+    """
+    if limit is not None and limit < 1:
+        raise KickError(f"limit: got {limit}; wanted: a whole number of at least 1")
+    planner = _Planner(matrix, data_root or matrix.data_root, limit, sources or own_sources())
+    variants = planner.variants()
+    tasks = planner.tasks()
+    planner.refuse()
+    variants = planner.resolved(variants)  # last: it may have to convert a model
+    planner.check_fit(variants)
+    specs = {name: planner.spec(task) for name, task in tasks.items()}
+    cells = _cells([one.variant for one in variants], tasks, specs)
+    estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
+    parts = [cells[start : start + len(tasks)] for start in range(0, len(cells), len(tasks))]
+    return Plan(
+        matrix,
+        tuple(one.variant for one in variants),
+        tasks,
+        tuple(cells),
+        tuple(cell.key for cell in cells),
+        tuple(Job(part[0].variant, tuple(part), estimates[part[0].variant.name].total) for part in parts),
+        estimates,
+        {one.variant.name: one.given for one in variants},
+        planner.data_root,
+    )
+
+
+def _cells(
+    variants: Sequence[Variant], tasks: Mapping[str, Task], specs: Mapping[str, TaskSpec]
+) -> list[Cell]:
+    """All cells. Where a task compares with dense answers, the others' cells name the dense one's key."""
+    dense = {name: Cell(variants[0], spec).key for name, spec in specs.items()}
+    return [
+        Cell(variant, spec, dense[name] if tasks[name].needs_reference and not variant.dense else None)
+        for variant in variants
+        for name, spec in specs.items()
+    ]
+
+
+class _Planner:
+    def __init__(self, matrix: Matrix, data_root: str | None, limit: int | None, sources: Sources):
+        self.matrix = matrix
+        self.data_root = data_root
+        self.limit = limit
+        self.sources = sources
+        self.problems: list[Problem] = []
+        self._groups: dict[str, list[str]] = {}  # what each name in `tasks` stands for
+
+    def variants(self) -> list[Expanded]:
+        """All variants, dense first, with the digest of their calibration; the models have none yet."""
+        found, problems = expand(self.matrix, self.sources.methods)
+        self.problems += problems
+        if not any(one.variant.calibration for one in found):
+            return found
+        try:
+            digest = self.sources.corpus(self.matrix.calibration.corpus, self.data_root)
+        except KickError as error:
+            self._problem(("calibration", "corpus"), error)
+            return found
+        return [_with_corpus(one, digest) for one in found]
+
+    def resolved(self, variants: Sequence[Expanded]) -> list[Expanded]:
+        """The variants with their models' digests. Raises KickError for models that are not to be had."""
+        specs: dict[ModelSpec, ModelSpec] = {}
+        for one in variants:
+            model = one.variant.model
+            if model in specs:
+                continue
+            path: Path = (*one.path, "checkpoint") if one.variant.checkpoint else ("model",)
+            try:
+                specs[model] = self.sources.resolve(model.name, model.revision, model.dtype)
+            except KickError as error:
+                self._problem(path, error)
+                specs[model] = model
+        self.refuse()
+        return [
+            replace(one, variant=replace(one.variant, model=specs[one.variant.model])) for one in variants
+        ]
+
+    def check_fit(self, variants: Sequence[Expanded]) -> None:
+        """Raises KickError for recipes that cannot serve their model: group sizes, patterns, structures."""
+        checked: set[tuple[ModelSpec, str]] = set()
+        for one in variants:
+            model, recipe = one.variant.model, one.variant.recipe
+            whole = (model, canonical([asdict(step) for step in recipe]))  # the order of steps matters too
+            if not recipe or whole in checked:
+                continue
+            checked.add(whole)
+            try:
+                self.sources.fits(model, recipe)
+            except KickError as error:
+                self._problem(one.path, KickError(f"{one.variant.name}: {error}"))
+        for model, spec in {(one.variant.model, one.variant.calibration) for one in variants}:
+            try:
+                if spec is not None:
+                    self.sources.enough(model, spec, self.data_root)
+            except KickError as error:
+                self._problem(("calibration", "length"), error)
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Raises KickError with all the problems found so far, where there are any."""
+        if self.problems:
+            raise refusal(self.matrix.marks, self.problems)
+
+    def tasks(self) -> dict[str, Task]:
+        """The tasks, groups expanded, in the order of the file."""
+        found: dict[str, Task] = {}
+        for place, name in enumerate(self.matrix.tasks):
+            try:
+                loaded = self.sources.tasks([name], self.data_root)
+            except KickError as error:
+                self._problem(("tasks", place), error)
+                continue
+            self._groups[name] = list(loaded)
+            found |= {leaf: task for leaf, task in loaded.items() if leaf not in found}
+        if len(self._groups) == len(self.matrix.tasks):
+            for key in ("limit", "shots", "chat_template"):
+                self._check_names(key, found)
+        return found
+
+    def _check_names(self, key: str, tasks: Mapping[str, Task]) -> None:
+        levels = getattr(self.matrix, key)
+        for name in levels if isinstance(levels, Mapping) else ():
+            if name not in tasks and name not in self._groups:
+                known = [*tasks, *self._groups]
+                self.problems.append(Problem((key, name), unknown("task of this matrix", name, known)))
+
+    def _problem(self, path: Path, error: KickError) -> None:
+        self.problems.append(Problem(path, str(error)))
+
+    def spec(self, task: Task) -> TaskSpec:
+        """The task as this matrix asks it. What changes nothing is not written: a limit past the last item,
+        the task's own number of shots, shots and chat template of windows of plain text."""
+        limit = self._level("limit", task.name) if self.limit is None else self.limit
+        shots = self._level("shots", task.name)
+        if task.size is None:  # windows of tokens: nothing is prompted
+            return TaskSpec(task.name, task.digest, task.scoring, limit=limit)
+        limit = None if limit is not None and limit >= task.size else limit
+        shots = None if shots == task.default_shots else shots
+        chat = bool(self._level("chat_template", task.name))
+        return TaskSpec(task.name, task.digest, task.scoring, shots, limit, chat)
+
+    def _level(self, key: str, name: str) -> int | None:
+        """The value for one task: its own, else its group's, else the one for all."""
+        levels = getattr(self.matrix, key)
+        if not isinstance(levels, Mapping):
+            return levels
+        groups = [group for group, leaves in self._groups.items() if name in leaves and group in levels]
+        return levels[name] if name in levels else levels[groups[0]] if groups else None
+
+    def estimates(
+        self,
+        variants: Sequence[Expanded],
+        tasks: Mapping[str, Task],
+        specs: Mapping[str, TaskSpec],
+        rates: Rates,
+    ) -> dict[str, Estimate]:
+        """What each variant's job costs."""
+        kinds = self.sources.kinds()
+        items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
+        shapes: dict[tuple[str, str | None], Shape] = {}
+        found = {}
+        for one in variants:
+            model = one.variant.model
+            where = (model.name, model.revision)
+            if where not in shapes:
+                shapes[where] = self.sources.shape(model)
+            found[one.variant.name] = costs.estimate(
+                model, shapes[where], self._work(one.variant, items, kinds), rates
+            )
+        return found
+
+    def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> Work:
+        needs = [self.sources.methods.needs(step.method) for step in variant.recipe]
+        calibrated = sum("calibration" in one for one in needs)
+        calibration = variant.calibration
+        return Work(
+            items,
+            kinds,
+            calibrated,
+            len(needs) - calibrated,
+            calibration.sequences if calibration else 0,
+            calibration.length if calibration else 0,
+            self.matrix.engine.batch_tokens,
+            any("gradients" in one for one in needs),
+        )
+
+
+def _with_corpus(one: Expanded, digest: str) -> Expanded:
+    calibration = one.variant.calibration
+    if calibration is None:
+        return one
+    return replace(one, variant=replace(one.variant, calibration=replace(calibration, digest=digest)))

@@ -1,0 +1,266 @@
+"""What a matrix file may hold: structure and types only. `load` reads one; `kick.matrix.plan` checks
+names, options and levels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictStr,
+    Tag,
+)
+
+from kick.matrix.yaml_marks import Marks, show
+from kick.registry import unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+REPLICAS = ("batch", "dtype")
+ENGINES = ("transformers", "plain")
+PROPAGATE = ("compressed", "dense")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+
+
+# ---------------------------------------------------------------------------------------- types
+
+
+class Refused(ValueError):
+    """A value's error whose text is the whole message."""
+
+
+def _number(value: Any) -> Any:
+    """Text that spells a number ("1e-5") counts as one; true and false do not."""
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _whole(value: Any) -> Any:
+    value = _number(value)
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("a whole number")
+    return value
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        raise ValueError("letters, digits, - and _ only")
+    return value
+
+
+def _auto(value: Any) -> Any:
+    return None if value == "auto" else _whole(value)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise Refused(f"{show(twice[0])} is given twice; keep one")
+    return values
+
+
+def _one_of(kind: str, names: tuple[str, ...]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value not in names:
+            raise Refused(unknown(kind, value, names))
+        return value
+
+    return BeforeValidator(check)
+
+
+def _address(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.match(r"https?://", value):
+        raise Refused(f"got {value!r}; an address that starts with http:// or https:// is wanted")
+    if "@" in value.split("//", 1)[1].split("/", 1)[0]:
+        raise Refused("a name or key in the address; the key is read from the environment only")
+    return value
+
+
+def _variable(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w{0,99}", value):
+        raise Refused("no environment variable's name; give that name, the key itself is written nowhere")
+    return value
+
+
+Text: TypeAlias = Annotated[StrictStr, Field(min_length=1)]
+Address: TypeAlias = Annotated[Text, BeforeValidator(_address)]
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
+
+
+def _per_task(item: Any) -> Any:
+    """The type "one value for all tasks, or {task: value}"."""
+
+    def branch(value: Any) -> str:
+        return "<by task>" if isinstance(value, Mapping) else "<all>"
+
+    one = Annotated[item, Tag("<all>")]
+    each = Annotated[dict[str, item], Field(min_length=1), Tag("<by task>")]
+    return Annotated[one | each, Discriminator(branch)]
+
+
+Limit: TypeAlias = _per_task(Annotated[Whole, Field(ge=1)] | None)
+Shots: TypeAlias = _per_task(Annotated[Whole, Field(ge=0)] | None)
+ChatTemplate: TypeAlias = _per_task(StrictBool)
+Seeds: TypeAlias = Annotated[
+    tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)
+]
+Replicas: TypeAlias = Annotated[
+    tuple[Annotated[Text, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
+]
+
+
+# ---------------------------------------------------------------------------------------- the matrix
+
+
+class Part(BaseModel):
+    """A mapping of a matrix file: its keys are known, its values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Calibration(Part):
+    """What every method of the matrix calibrates on."""
+
+    corpus: Text = Field("kick_mini_calibration", description="the name of a corpus, e.g. wikitext2")
+    sequences: Whole = Field(16, ge=1, description="a whole number of at least 1")
+    length: Whole = Field(256, ge=2, description="a whole number of tokens, at least 2")
+    seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
+    propagate: Annotated[Text, _one_of("way to propagate", PROPAGATE)] = Field(
+        "compressed", description="compressed or dense"
+    )
+
+
+class EngineChoice(Part):
+    """Which engine answers. Neither name nor size of the batch is part of a cell's key."""
+
+    name: Annotated[Text, _one_of("engine", ENGINES)] = Field(ENGINES[0], description="transformers or plain")
+    batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
+        None, ge=1, description="auto, or a whole number of tokens, at least 1"
+    )
+
+
+class Judge(Part):
+    """An OpenAI-style endpoint that judges answers afterwards; its key comes from the environment only."""
+
+    model: Text = Field(description="the judge's name at its endpoint, pinned to a version")
+    base_url: Address = Field("https://api.openai.com/v1", description="the endpoint's address")
+    temperature: Number = Field(0.0, ge=0, description="a number of at least 0")
+    top_p: Number = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
+    max_tokens: Whole = Field(512, ge=1, description="a whole number of at least 1")
+    seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
+    runs: Whole = Field(1, ge=1, description="how often each question is asked, at least 1")
+    mode: Literal["grade", "pair", "both"] = Field("grade", description="grade, pair or both")
+    key_variable: Annotated[Text, BeforeValidator(_variable)] = Field("OPENAI_API_KEY", description="a name")
+    timeout: Number = Field(60.0, gt=0, description="seconds, above 0")
+    workers: Whole = Field(4, ge=1, description="how many requests at a time, at least 1")
+
+
+class MethodEntry(BaseModel):
+    """`{method: wanda, sparsity: 0.5}`: the other keys are the method's options; lists multiply."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
+        description="a method's name, or a list of names"
+    )
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options as they were written, lists not yet multiplied."""
+        return self.model_extra or {}
+
+
+class RecipeEntry(Part):
+    """`{recipe: [step, ...]}`: steps in order, each as a MethodEntry; lists inside multiply."""
+
+    recipe: tuple[MethodEntry, ...] = Field(
+        min_length=1, description="a list of {method: ..., option: ...} steps"
+    )
+
+
+class CheckpointEntry(Part):
+    """`{checkpoint: someone/model-GPTQ}`: compressed elsewhere; `reference` is the matrix's model."""
+
+    checkpoint: Text = Field(description="a hub id or a folder")
+    revision: Text | None = Field(None, description="a hub revision")
+    reference: Text | None = Field(None, description="the matrix's model, or nothing")
+
+
+def _entry_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "<dense>"
+    if isinstance(value, Mapping | Part):
+        for key in ("recipe", "checkpoint"):
+            if key in (value if isinstance(value, Mapping) else type(value).model_fields):
+                return f"<{key}>"
+    return "<method>"
+
+
+Entry: TypeAlias = Annotated[
+    Annotated[StrictStr, _one_of("variant", ("dense",)), Tag("<dense>")]
+    | Annotated[MethodEntry, Tag("<method>")]
+    | Annotated[RecipeEntry, Tag("<recipe>")]
+    | Annotated[CheckpointEntry, Tag("<checkpoint>")],
+    Discriminator(_entry_kind),
+]
+
+ENTRY = "dense, {method: ..., option: ...}, {recipe: [...]} or {checkpoint: ...}"
+_EACH = "{task: number}"
+
+
+class Matrix(Part):
+    """A matrix file as it was written, defaults filled in; `marks` knows the lines, for later errors."""
+
+    name: Annotated[Text, BeforeValidator(_name)] = Field(description="letters, digits, - and _ only")
+    model: Text = Field(description="an alias, a hub id, a folder or a .gguf file")
+    revision: Text | None = Field(None, description="a hub revision")
+    dtype: Annotated[Text, _one_of("dtype", DTYPES)] = Field("float32", description=", ".join(DTYPES))
+    tasks: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = Field(
+        min_length=1, description="a list of at least one task or group"
+    )
+    limit: Limit = Field(None, description=f"a whole number of at least 1, {_EACH}, or null for all items")
+    shots: Shots = Field(None, description=f"a whole number of at least 0, {_EACH}, or null")
+    chat_template: ChatTemplate = Field(False, description="true or false, or {task: true}")
+    calibration: Calibration = Field(
+        Calibration(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
+    )
+    seeds: Seeds | None = Field(None, description="a list of whole numbers of at least 0, e.g. [0, 1]")
+    variants: tuple[Entry, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
+    replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
+    data_root: Text | None = Field(None, description="a folder")
+    engine: EngineChoice = Field(EngineChoice(), description="a mapping, e.g. {name: transformers}")
+    judge: Judge | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")
+    time_limit: Number | None = Field(None, gt=0, description="seconds a cell may take, above 0")
+
+    _marks: Marks = PrivateAttr(default=Marks("matrix", {}, {}))
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def marks(self) -> Marks:
+        """The lines of the file that this matrix was read from."""
+        return self._marks
+
+    @property
+    def text(self) -> str:
+        """The file as it was."""
+        return self._text

@@ -1,0 +1,100 @@
+"""Where a plan looks names up: models, tasks, methods, corpora."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any
+
+from kick import __version__
+from kick.errors import KickError
+from kick.matrix import costs
+from kick.matrix.costs import Shape
+from kick.matrix.variants import MethodTable
+from kick.records import CalibrationSpec, ModelSpec, Step, key
+
+if TYPE_CHECKING:
+    from kick.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where names are looked up. The defaults are kick's own tables; tests put small ones in their place."""
+
+    resolve: Callable[[str, str | None, str], ModelSpec]
+    tasks: Callable[[Sequence[str], str | None], Mapping[str, Task]]
+    methods: MethodTable
+    corpus: Callable[[str, str | None], str]  # a corpus' digest
+    shape: Callable[[ModelSpec], Shape]
+    fits: Callable[[ModelSpec, Sequence[Step]], None]  # raises KickError where a recipe cannot serve a model
+    kinds: Callable[[], Mapping[str, str]]  # how each of our tasks asks
+    # raises KickError where a corpus of calibration is too short
+    enough: Callable[[ModelSpec, CalibrationSpec, str | None], None] = lambda model, spec, root: None
+
+
+def own_sources(extra: Sequence[File] = ()) -> Sources:
+    """kick's tables; `extra` are folders of the user's own task files."""
+    from kick import compress, tasks
+    from kick.compress import method
+    from kick.compress.calibrate.corpus import digest
+    from kick.model import resolve
+    from kick.model.source import locate
+
+    return Sources(
+        resolve,
+        lambda names, root: tasks.load(names, root, extra),
+        MethodTable(compress.canonical, lambda name: method.methods[name].needs),
+        digest,
+        lambda spec: costs.shape(locate(spec.name, spec.revision)),
+        lambda spec, recipe: _fits(spec, recipe, locate(spec.name, spec.revision)),
+        lambda: {one["name"]: one["kind"] for one in tasks.describe(extra)},
+        _enough,
+    )
+
+
+def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
+    """`compress.check` on the model without its weights. What fitted once is remembered: importing the
+    model's code takes seconds, and the job checks again anyway."""
+    from kick import compress
+    from kick.paths import cache_root
+
+    memory = cache_root() / "fits" / key([spec.digest, [asdict(step) for step in recipe], __version__])
+    if memory.exists():
+        return
+    compress.check(_skeleton(folder), recipe)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.touch()
+    except OSError as error:
+        log.info("%s cannot be written (%s): the next plan checks again", memory, error.strerror)
+
+
+def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
+    from kick.compress.calibrate.corpus import check_length
+    from kick.model.source import locate
+
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(locate(model.name, model.revision), trust_remote_code=False)
+
+    check_length(spec, tokenizer, root)
+
+
+@cache
+def _skeleton(folder: File) -> Any:
+    """The model of a folder without its weights: shapes on torch's meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise KickError(f"transformers cannot make a causal language model of {folder}: {error}") from error

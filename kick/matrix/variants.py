@@ -1,0 +1,210 @@
+"""A matrix's variants, written out: lists multiplied, methods and options checked, every variant named.
+
+A label shows the method, its level (0.5, 2:4, 4bit) and each option that differs from its default, so that
+labels of one matrix differ where the variants do: gptq-4bit-g32, wanda-0.5+rtn-4bit, wanda-0.5-seed1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from kick.matrix.schema import CheckpointEntry, Matrix, MethodEntry, RecipeEntry
+from kick.matrix.yaml_marks import Path, Problem, show
+from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
+from kick.registry import UnknownName
+
+OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32"}
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """What expansion asks about methods.
+
+    `step` writes every default out; it raises UnknownName for the method and ValueError for an option.
+    `needs` names what a method needs, e.g. "calibration".
+    """
+
+    step: Callable[[str, Mapping[str, Any]], Step]
+    needs: Callable[[str], Collection[str]]
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """A variant, where it stands in the file, and which options of each step were given there."""
+
+    variant: Variant
+    path: Path
+    given: tuple[frozenset[str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A step with one value for each option, not yet checked; `places` are where the values stand."""
+
+    method: str
+    options: Mapping[str, Any]
+    path: Path
+    places: Mapping[str, Path]
+
+
+def expand(matrix: Matrix, table: MethodTable) -> tuple[list[Expanded], list[Problem]]:
+    """All variants of a matrix, dense first, and what is wrong with the others. Nothing has a digest yet."""
+    expansion = _Expansion(matrix, table)
+    expansion.run()
+    return expansion.found, expansion.problems
+
+
+class _Expansion:
+    def __init__(self, matrix: Matrix, table: MethodTable):
+        self.matrix = matrix
+        self.model = ModelSpec(matrix.model, matrix.revision, matrix.dtype)
+        self.table = table
+        self.found: list[Expanded] = []
+        self.problems: list[Problem] = []
+        self._seen: dict[str, Path] = {}  # a variant's content -> where it was given
+        self._labels: set[str] = set()
+
+    def run(self) -> None:
+        entries = [(("variants", place), entry) for place, entry in enumerate(self.matrix.variants)]
+        dense = [path for path, entry in entries if entry == "dense"]
+        for path in dense or [("variants",)]:
+            self._add(Variant("dense", self.model), path)
+        for place, replica in enumerate(self.matrix.replicas):
+            self._add(self._replica(replica), ("replicas", place))
+        for path, entry in entries:
+            if isinstance(entry, MethodEntry):
+                self._recipes([list(self._choices(entry, path))], path)
+            elif isinstance(entry, RecipeEntry):
+                steps = [(step, (*path, "recipe", number)) for number, step in enumerate(entry.recipe)]
+                self._recipes([list(self._choices(*step)) for step in steps], path)
+            elif isinstance(entry, CheckpointEntry):
+                self._checkpoint(entry, path)
+
+    def _replica(self, kind: str) -> Variant:
+        dtype = OTHER_DTYPE[self.model.dtype] if kind == "dtype" else self.model.dtype
+        return Variant(f"dense-{kind}", replace(self.model, dtype=dtype), replica=kind)
+
+    def _checkpoint(self, entry: CheckpointEntry, path: Path) -> None:
+        if entry.reference not in (None, self.matrix.model):
+            message = (
+                f"got {entry.reference}; a matrix has one dense model, here {self.matrix.model}: "
+                f"give {entry.reference} a matrix of its own"
+            )
+            self.problems.append(Problem((*path, "reference"), message))
+            return
+        model = ModelSpec(entry.checkpoint, entry.revision, self.matrix.dtype)
+        label = entry.checkpoint.rstrip("/").rsplit("/", 1)[-1]
+        label = entry.checkpoint if label in self._labels else label
+        self._add(Variant(label, model, checkpoint=True), path)
+
+    def _choices(self, entry: MethodEntry, path: Path) -> Iterator[Choice]:
+        axes = []
+        for name, value in entry.options.items():
+            place = (*path, name)
+            if value == []:
+                message = f"got an empty list; wanted: at least one value, or leave {name} out"
+                self.problems.append(Problem(place, message))
+            values = value if isinstance(value, list) else [value]
+            several = isinstance(value, list)
+            axes.append([(name, one, (*place, i) if several else place) for i, one in enumerate(values)])
+        for method, *options in itertools.product(entry.method, *axes):
+            yield Choice(
+                method,
+                {name: value for name, value, _ in options},
+                (*path, "method"),
+                {name: place for name, _, place in options},
+            )
+
+    def _recipes(self, steps: list[list[Choice]], path: Path) -> None:
+        for choices in itertools.product(*steps):
+            recipe = [self._step(choice) for choice in choices]
+            if None not in recipe:
+                self._seeds(tuple(recipe), choices, self._place(choices, path))
+
+    @staticmethod
+    def _place(choices: tuple[Choice, ...], path: Path) -> Path:
+        """Where a variant stands: at the one list item that only it has, or at its entry."""
+        inside = [
+            place for choice in choices for place in choice.places.values() if isinstance(place[-1], int)
+        ]
+        return inside[0] if len(inside) == 1 else path
+
+    def _step(self, choice: Choice) -> Step | None:
+        try:
+            step = self.table.step(choice.method, choice.options)
+            canonical(dict(step.options))  # a NaN has no place in a key
+            return step
+        except UnknownName as error:
+            problem = Problem(choice.path, str(error))
+        except (ValueError, OverflowError) as error:
+            named = [name for name in choice.options if re.search(rf"\b{re.escape(name)}\b", str(error))]
+            place = choice.places[named[0]] if named else choice.path
+            problem = Problem(place, str(error))
+        if problem not in self.problems:
+            self.problems.append(problem)
+        return None
+
+    def _seeds(self, recipe: tuple[Step, ...], choices: tuple[Choice, ...], path: Path) -> None:
+        label = "+".join(
+            label_of(step, choice.options, self.table) for step, choice in zip(recipe, choices, strict=True)
+        )
+        given = tuple(frozenset(choice.options) for choice in choices)
+        if not any("calibration" in self.table.needs(step.method) for step in recipe):
+            self._add(Variant(label, self.model, recipe), path, given)
+            return
+        options = self.matrix.calibration.model_dump()
+        for seed in self.matrix.seeds or (options["seed"],):
+            calibration = CalibrationSpec(**{**options, "seed": seed})
+            name = f"{label}-seed{seed}" if seed else label
+            self._add(Variant(name, self.model, recipe, calibration), path, given)
+
+    def _add(self, variant: Variant, path: Path, given: tuple[frozenset[str], ...] = ()) -> None:
+        content = asdict(variant)
+        del content["name"]
+        same = self._seen.get(canonical(content))
+        if same is not None:
+            lines = [self.matrix.marks.line(place) for place in (same, path)]
+            where = f"in line {lines[0]}" if lines[0] == lines[1] else f"lines {lines[0]} and {lines[1]}"
+            self.problems.append(
+                Problem(path, f"the variant {variant.name} is given twice: {where}; keep one")
+            )
+            return
+        self._seen[canonical(content)] = path
+        label, number = variant.name, 1
+        while variant.name in self._labels:
+            number += 1
+            variant = replace(variant, name=f"{label}~{number}")
+        self._labels.add(variant.name)
+        self.found.append(Expanded(variant, path, given))
+
+
+def label_of(step: Step, given: Mapping[str, Any], table: MethodTable) -> str:
+    """A step's label: its method, level, and each option in `given` that differs from its default."""
+    first, rest = [step.method], []
+    for name, value in step.options.items():
+        if name in ("sparsity", "bits") and value is not None:
+            first.append(f"{value}bit" if name == "bits" else str(value))
+        elif name in given and not _is_default(step, name, given, table):
+            rest.append(_option(name, value))
+    return "-".join([*first, *rest])
+
+
+def _is_default(step: Step, name: str, given: Mapping[str, Any], table: MethodTable) -> bool:
+    without = {other: value for other, value in given.items() if other != name}
+    try:
+        options = table.step(step.method, without).options
+    except ValueError:  # it has no default
+        return False
+    return name in options and options[name] == step.options[name]
+
+
+def _option(name: str, value: Any) -> str:
+    if name == "group_size":
+        return "row" if value == -1 else f"g{value}"
+    if isinstance(value, bool):
+        return name if value else f"no_{name}"
+    return f"{name}={value if isinstance(value, str) else show(value)}"

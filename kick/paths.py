@@ -1,0 +1,41 @@
+"""The cache and what is kept under it, the device to compute on, and staying off the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kick.records import KEY_VERSION, Variant
+
+
+def cache_root() -> Path:
+    """The folder for converted models and digests: $XDG_CACHE_HOME/kick, else ~/.cache/kick."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kick"
+
+
+def rates_file() -> Path:
+    """Where this machine's rates are kept: $XDG_CACHE_HOME/kick/rates.json."""
+    return cache_root() / "rates.json"
+
+
+def reference_folder(root: str, matrix: str, dense: Variant) -> Path:
+    """Where the dense model's reference is kept: beside the cells, or in the cache for a store by URL.
+
+    What an earlier version computed, or another tokenizer's token ids, is not read.
+    """
+    beside = Path(root) / matrix / ".reference"
+    spec = dense.model
+    name = f"{spec.digest[:16]}-{spec.tokenizer[:8]}-{spec.dtype}-v{KEY_VERSION}"
+    return (cache_root() / "reference" / matrix if "://" in root else beside) / name
+
+
+def device() -> str:
+    """Where to compute: the GPU, or else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def offline() -> None:
+    """Never ask the hub. Its library reads this once, as it is imported."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"

@@ -1,0 +1,187 @@
+"""One worker process: a fresh Python with its own environment, sent the work once, then job after job."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import Pipe, connection
+from pathlib import Path
+
+from kick.records import Job
+from kick.sweep.executors.attempt import Report, attempt
+
+TAIL = 8_000  # bytes of a worker's output that a failure keeps
+STARTING = 600.0  # seconds that a worker may take to import its work, beside a job's own time
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+BEGUN = "begun"  # what a worker says when it takes up a job
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from kick.sweep.executors.process import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def settings_for(place: int, workers: int, gpus: Sequence[str]) -> dict[str, str]:
+    """The environment of worker `place` of `workers`: its share of the cores, and its GPU.
+
+    The share does not depend on how many jobs there are, so that a resumed sweep computes as the first did.
+    A smaller number of threads that the user set is kept.
+    """
+    threads = max(1, cores() // workers)
+    found = {}
+    for name in THREADS:
+        given = os.environ.get(name, "")
+        found[name] = str(min(threads, int(given)) if given.isdigit() and int(given) > 0 else threads)
+    if gpus:
+        found["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+    return found
+
+
+class Process:
+    """The coordinator's end of a worker process. `job` is what it works on, None while it is idle.
+
+    It is the leader of a session of its own: Ctrl-C in the terminal does not reach it, and ending it ends all
+    that it started. It ends itself when the coordinator does, however that ended.
+    """
+
+    def __init__(self, place: int, settings: Mapping[str, str], logs: str, work: Callable[[Job], None]):
+        self.place = place
+        self.job: Job | None = None
+        self.interrupted = False
+        self._log = Path(logs) / f"worker-{place}-{time.monotonic_ns()}.log"
+        self._offset, self._since = 0, 0.0
+        self._began: float | None = None
+        self._pipe, theirs = Pipe()
+        life, self._life = os.pipe()  # closed when this process ends
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(life)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *arguments],
+                env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), life),
+                start_new_session=True,
+            )
+        theirs.close()
+        os.close(life)
+        self.name = f"worker {place} (process {self._process.pid})"
+        self._send(work)
+
+    def _send(self, thing: object) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died: `alive` says so, and `death` why
+            self._pipe.send(thing)
+
+    def send(self, job: Job) -> None:
+        """Give it a job."""
+        self.job, self._began = job, None
+        self._since, self._offset = time.monotonic(), self._log.stat().st_size
+        self._send(job)
+
+    @property
+    def handle(self) -> connection.Connection:
+        """What `connection.wait` can wait for: it speaks, or it ended."""
+        return self._pipe
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has had the job."""
+        return time.monotonic() - self._since
+
+    def overdue(self, limit: float | None) -> bool:
+        """Whether the job has taken longer than the limit, counted from when the worker took it up."""
+        if limit is None:
+            return False
+        if self._began is None:
+            return self.seconds > limit + STARTING
+        return time.monotonic() - self._began > limit
+
+    def receive(self) -> Report | None:
+        """Its report, if there is one."""
+        try:
+            while self._pipe.poll():
+                said = self._pipe.recv()
+                if isinstance(said, Report):
+                    return said
+                self._began = time.monotonic()
+        except (EOFError, ConnectionResetError):
+            return None
+        return None
+
+    def death(self) -> str:
+        """How the process ended, in words."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"the worker process ended with status {code} in the middle of the job"
+        name = signal.Signals(-code).name
+        hint = ": killed by hand, or by the system for want of memory" if -code == signal.SIGKILL else ""
+        return f"the worker process died of signal {-code} ({name}){hint}"
+
+    def tail(self) -> str:
+        """The last of what it printed since the job began."""
+        data = self._log.read_bytes()[self._offset :] if self._log.exists() else b""
+        return data[-TAIL:].decode("utf-8", "replace")
+
+    def interrupt(self) -> None:
+        """Send it Ctrl-C, if it still runs."""
+        self.interrupted = True
+        self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it and all that it started, at once. More than once does no harm."""
+        if self.alive:
+            with suppress(ProcessLookupError):  # it ended just now
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if not self._pipe.closed:
+            self._pipe.close()
+            os.close(self._life)
+
+
+def serve(pipe: int, life: int) -> None:
+    """The life of a worker process: receive the work, do jobs until the coordinator is gone."""
+    faulthandler.enable()
+    threading.Thread(target=_die_with_coordinator, args=(life,), daemon=True).start()
+    try:
+        _serve(connection.Connection(pipe))
+    except (EOFError, KeyboardInterrupt):  # the coordinator has gone, or wants no more
+        return
+
+
+def _serve(pipe: connection.Connection) -> None:
+    try:
+        work, broken = pipe.recv(), None
+    except Exception as error:  # the work's own modules cannot be imported here
+        broken = Report("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    while True:
+        job = pipe.recv()
+        pipe.send(BEGUN)
+        report = broken or attempt(work, job)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pipe.send(report)
+
+
+def _die_with_coordinator(life: int) -> None:
+    """End this process and all that it started once the other end of the pipe is closed."""
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,97 @@
+"""Runs one stored cell again, in a store of its own, and compares."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kick.compress.method import methods
+from kick.errors import CellFailed, KickError
+from kick.records import Cell, Job, Result, Score
+from kick.registry import unknown
+from kick.store import Store
+from kick.sweep.worker import Worker
+
+HEADS = ["metric", "stored", "again", "difference"]
+CLOSE = 1e-6  # relative
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The stored scores and those of the second run; `equal`: the same answers, and scores to 1e-6."""
+
+    stored: tuple[Score, ...]
+    again: tuple[Score, ...]
+    answers: int
+    differing: int
+
+    @property
+    def equal(self) -> bool:
+        return not self.differing and all(_close(a, b) for a, b in zip(self.stored, self.again, strict=True))
+
+
+def reproduce(cell: str, data_root: str | None = None, task_folders: Sequence[str] = ()) -> Reproduction:
+    """Run the cell RESULTS/KEY again. Raises KickError where it is not there or cannot be run here.
+
+    Args:
+        data_root: a local mirror of data sets. task_folders: the user's own task files.
+    """
+    folder, _, key = cell.rstrip("/").rpartition("/")
+    if not folder:
+        raise KickError(f"{cell!r} names no stored cell; wanted RESULTS/KEY, as `kick status` lists them")
+    stored = Store(folder)
+    result = stored.result(key)
+    for step in result.cell.variant.recipe:
+        if step.method not in methods:
+            raise KickError(f"{cell} cannot be run here: {unknown('method', step.method, methods)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        again = Store(scratch, result.matrix)
+        dense = result.cell if result.cell.variant.dense else None
+        cells = [result.cell]
+        if result.cell.reference:
+            reference = stored.result(result.cell.reference)
+            dense = reference.cell
+            again.put(reference, stored.samples(reference.key))
+        work = Worker(
+            root=scratch,
+            matrix=result.matrix,
+            dense=(dense or result.cell).variant,
+            task_names=(result.cell.task.name,),
+            data_root=data_root,
+            task_folders=tuple(task_folders),
+        )
+        _run(work, again, cells)
+        return _compare(result, again.result(key), stored, again)
+
+
+def _run(work: Worker, store: Store, cells: list[Cell]) -> None:
+    work(Job(cells[0].variant, tuple(cells)))
+    for failure in store.failures():
+        raise CellFailed(failure.cause)
+
+
+def _compare(old: Result, new: Result, stored: Store, again: Store) -> Reproduction:
+    before = {sample.item: sample.responses for sample in stored.samples(old.key)}
+    after = {sample.item: sample.responses for sample in again.samples(new.key)}
+    differing = sum(_text(before[item]) != _text(after.get(item, ())) for item in before)
+    return Reproduction(old.scores, new.scores, len(before), differing)
+
+
+def _text(responses: tuple) -> list:
+    return [(response.text, response.tokens, response.greedy) for response in responses]
+
+
+def _close(a: Score, b: Score) -> bool:
+    if a.value is None or b.value is None:
+        return a.value is b.value
+    return a.metric == b.metric and abs(a.value - b.value) <= CLOSE * max(1.0, abs(a.value))
+
+
+def rows(found: Reproduction) -> list[list[str]]:
+    """The scores as rows under HEADS, and how many answers differ."""
+    lines = [
+        [a.metric, str(a.value), str(b.value), "none" if _close(a, b) else "differs"]
+        for a, b in zip(found.stored, found.again, strict=True)
+    ]
+    return [*lines, ["answers that differ", "", "", f"{found.differing} of {found.answers}"]]

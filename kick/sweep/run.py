@@ -1,0 +1,98 @@
+"""A matrix from file to stored results: plan, say what is stale, rescore what only scoring changed, sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kick import paths
+from kick.compress.calibrate.corpus import offload_folder
+from kick.errors import KickError
+from kick.matrix import costs, load, stale
+from kick.matrix.plan import Plan, plan
+from kick.matrix.sources import own_sources
+from kick.store import Store
+from kick.sweep.contract import Summary
+from kick.sweep.executors import executor
+from kick.sweep.loop import run_sweep
+from kick.sweep.progress import show
+from kick.sweep.rescore import rescore_stale
+from kick.sweep.worker import Worker
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `kick run` is told beside the matrix; None leaves a choice to the matrix or the machine."""
+
+    out: str = "results"
+    limit: int | None = None
+    data_root: str | None = None
+    task_folders: tuple[str, ...] = ()
+    executor: str = "local"
+    workers: int | None = None
+    address: str | None = None
+    retry_failed: bool = False
+    view: Literal["auto", "live", "lines", "json"] = "auto"
+    offline: bool = False
+
+
+def prepare(matrix: str, options: Options) -> tuple[Plan, Store]:
+    """The plan of a matrix file or preset, and the store of its results.
+
+    Raises KickError for everything that is wrong with the matrix, before a model is loaded.
+    """
+    if options.offline:
+        paths.offline()
+    offload_folder()  # is looked at before anything is loaded
+    parsed = load.load(matrix)
+    folders = [Path(folder) for folder in options.task_folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise KickError(f"--tasks: {str(folder)!r} is not a folder of task files")
+    planned = plan(parsed, data_root=options.data_root, limit=options.limit, sources=own_sources(folders))
+    return planned, Store(options.out, parsed.name)
+
+
+def run(matrix: str, options: Options, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
+    """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
+    planned, store = prepare(matrix, options)
+    local = None if "://" in options.out else Path(options.out)
+    for warning in costs.preflight(planned.estimates, local):
+        say(f"warning: {warning}")
+    moved = rescore_stale(planned, store)
+    if moved:
+        say(f"{moved} cells scored again from stored answers: only their scoring had changed")
+    for line in stale.summary(planned.stale(store)):
+        say(line)
+    limit = planned.matrix.time_limit
+    cells = max(len(job.cells) for job in planned.jobs)
+    how = executor(
+        options.executor,
+        workers=options.workers,
+        time_limit=limit * cells if limit else None,
+        address=options.address,
+    )
+    work = worker(planned, store, options, command)
+    with show(planned.jobs, store, options.view) as view:
+        return planned, run_sweep(
+            work, planned.jobs, store, how, retry_failed=options.retry_failed, on_event=view
+        )
+
+
+def worker(planned: Plan, store: Store, options: Options, command: Sequence[str]) -> Worker:
+    """The work of a plan, as an executor sends it to its processes."""
+    return Worker(
+        root=str(store.root),
+        matrix=planned.matrix.name,
+        dense=planned.variants[0],
+        task_names=tuple(planned.tasks),
+        data_root=planned.data_root,
+        task_folders=options.task_folders,
+        batch_tokens=planned.matrix.engine.batch_tokens,
+        plain=planned.matrix.engine.name == "plain",
+        command=tuple(command),
+    )

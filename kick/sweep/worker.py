@@ -1,0 +1,288 @@
+"""What a worker process does with a job: load, compress once, measure on every task, store each cell."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kick import compress, model, paths, tasks
+from kick.analysis import kept
+from kick.compress.calibrate import corpus
+from kick.engine import Engine, Reference
+from kick.errors import CellFailed, KickError
+from kick.matrix import rates
+from kick.model.footprint import footprint
+from kick.paths import cache_root, reference_folder
+from kick.provenance import provenance
+from kick.records import Cell, Job, Request, Result, Sample, Variant, key
+from kick.store import Store, StoreError
+from kick.tasks import evaluate
+from kick.tasks.task import Task
+
+log = logging.getLogger(__name__)
+REPLICA_BATCH = 3  # a batch replica computes this many times fewer tokens at once
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Worker:
+    """The work of a matrix: called with a job, in any process; tasks and calibration are kept between jobs.
+
+    Args:
+        root: the store. matrix: its name. dense: the variant that the others are compared with.
+        task_names: of all jobs, loaded together.
+        data_root: a local mirror of data sets. task_folders: the user's own task files.
+        batch_tokens: tokens computed at once; None leaves it to the engine.
+        plain: answer by whole forwards and transformers' `generate` alone.
+        command: the command line, for the record.
+    """
+
+    root: str
+    matrix: str
+    dense: Variant
+    task_names: tuple[str, ...]
+    data_root: str | None = None
+    task_folders: tuple[str, ...] = ()
+    batch_tokens: int | None = None
+    plain: bool = False
+    command: tuple[str, ...] = ()
+    _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
+    _sequences: dict[Any, list] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only what says what to do travels to another process; what was loaded does not."""
+        return {**self.__dict__, "_tasks": {}, "_sequences": {}}
+
+    def __call__(self, job: Job) -> None:
+        """Do the job's cells. A cell that fails is recorded, and the next one is tried.
+
+        Raises what keeps the whole job from being done: a model that does not load or compress, a store
+        that cannot be written.
+        """
+        store = Store(self.root, self.matrix)
+        _reset_peak()
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "load"):
+            network, tokenizer = model.load(job.variant.model, device=paths.device())
+            self._load_tasks()
+        with _timed(seconds, "compress"):
+            report = self._compress(job.variant, network, tokenizer)
+        with self._reference(job, store, tokenizer) as reference:
+            engine = self._engine(job.variant, network, tokenizer, reference)
+            for cell in job.cells:
+                self._try(cell, engine, tokenizer, store, seconds, report)
+
+    def _try(
+        self,
+        cell: Cell,
+        engine: Engine,
+        tokenizer: Any,
+        store: Store,
+        seconds: Mapping[str, float],
+        report: Mapping[str, Any],
+    ) -> None:
+        """Measure one cell and store it, or store why it failed: this is where a failure becomes data."""
+        try:
+            result, samples = self._measure(cell, engine, tokenizer, store, dict(seconds), report)
+        except StoreError:
+            raise
+        except Exception as error:
+            store.fail(cell.key, cause(error), cell, traceback.format_exc())
+            return
+        stored = store.put(result, samples)
+        self._note(stored, store)
+        _learn(cell, result)
+
+    def _note(self, stored: Result, store: Store) -> None:
+        """Keep the cell's statistics beside dense's, where dense has been measured.
+
+        They are derived: a reader computes what is not there, so nothing that goes wrong here costs a cell.
+        """
+        dense = Cell(self.dense, stored.cell.task)
+        try:
+            kept.note(store, stored, store.result(stored.cell.reference or dense.key))
+        except Exception as error:
+            log.info("%s: its statistics are left to the reader: %s", stored.key, error)
+
+    def _measure(
+        self,
+        cell: Cell,
+        engine: Engine,
+        tokenizer: Any,
+        store: Store,
+        seconds: dict[str, float],
+        report: Mapping[str, Any],
+    ) -> tuple[Result, Sequence[Sample]]:
+        task = self._tasks[cell.task.name]
+        with _timed(seconds, "build"):
+            items = task.items(cell.task, tokenizer, dense_samples(cell, store))
+        keep = _keeper(store, cell, again=task.needs_reference and cell.variant.dense)
+        with _timed(seconds, "answer"):
+            found = evaluate.evaluate(task, items, engine, keep)
+        return (
+            Result(
+                key=cell.key,
+                matrix=self.matrix,
+                cell=cell,
+                scores=found.scores,
+                counts=found.counts,
+                seconds=seconds,
+                peak_memory=_peak(),
+                compression=report,
+                provenance={**provenance(list(self.command)), "engine": engine.notes()},
+            ),
+            found.samples,
+        )
+
+    def _load_tasks(self) -> None:
+        if not self._tasks:
+            folders = [Path(folder) for folder in self.task_folders]
+            self._tasks = tasks.load(self.task_names, self.data_root, folders)
+
+    def _compress(self, variant: Variant, network: Any, tokenizer: Any) -> Mapping[str, Any]:
+        spec = variant.calibration
+        if not variant.recipe:
+            return {"footprint": footprint(network)}
+        sequences = []
+        if spec is not None:
+            known = (spec, variant.model.tokenizer)
+            if known not in self._sequences:
+                self._sequences[known] = corpus.sequences(spec, tokenizer, self.data_root)
+            sequences = [one.to(network.device) for one in self._sequences[known]]
+        shared = None  # with propagate "dense" one calibration pass serves every variant, through the cache
+        if spec is not None and spec.propagate == "dense":
+            shared = cache_root() / "statistics" / key([asdict(variant.model), asdict(spec)])
+        return compress.compress(
+            network,
+            variant.recipe,
+            sequences,
+            propagate=spec.propagate if spec else "compressed",
+            seed=spec.seed if spec else 0,
+            offload=corpus.offload_folder(),
+            memory=shared,
+        )
+
+    def _reference(self, job: Job, store: Store, tokenizer: Any) -> Any:
+        """A context that gives the dense model's drafts and hidden states, or None where nothing needs them.
+
+        The dense job writes them, the others read them; where they were lost, the dense model is asked again.
+        """
+        folder = reference_folder(self.root, self.matrix, self.dense)
+        if job.variant.dense:
+            return Reference(folder, write=True)
+        if (folder / "index.json").exists():
+            known = Reference(folder)
+            missing = [r for r in self._readings(job, store, tokenizer) if known.hidden(r) is None]
+        else:
+            missing = self._readings(job, store, tokenizer)
+        if missing:
+            network, _ = model.load(self.dense.model, device=paths.device())
+            with Reference(folder, write=True) as written:
+                self._engine(self.dense, network, tokenizer, written).answer(missing)
+        exists = (folder / "index.json").exists()
+        return nullcontext(Reference(folder) if exists else None)
+
+    def _readings(self, job: Job, store: Store, tokenizer: Any) -> list[Request]:
+        """What the job's cells read of the dense model's continuations."""
+        cells = [cell for cell in job.cells if cell.reference]
+        return [
+            request
+            for cell in cells
+            for item in self._tasks[cell.task.name].items(cell.task, tokenizer, dense_samples(cell, store))
+            for request in item.requests
+        ]
+
+    def _engine(self, variant: Variant, network: Any, tokenizer: Any, reference: Reference) -> Engine:
+        tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
+
+        def engine(batch_tokens: int | None) -> Engine:
+            return Engine(
+                network,
+                tokenizer,
+                batch_tokens=batch_tokens,
+                reference=reference,
+                token_cache=tokens,
+                plain=self.plain,
+            )
+
+        made = engine(self.batch_tokens)
+        if variant.replica == "batch":
+            return engine(max(1, made.notes()["batch_tokens"] // REPLICA_BATCH))
+        return made
+
+
+def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
+    """The dense model's samples by item, where the cell compares with them.
+
+    Raises CellFailed where they are not stored.
+    """
+    if cell.reference is None:
+        return None
+    if not store.done(cell.reference):
+        raise CellFailed(
+            f"the dense model's cell {cell.reference} is not done, and this one compares with it"
+        )
+    return {sample.item: sample for sample in store.samples(cell.reference)}
+
+
+def cause(error: BaseException) -> str:
+    """Why a cell failed, in a line: our own errors say it themselves, others need their kind."""
+    text = str(error).strip() or "no message"
+    if isinstance(error, CellFailed | KickError):
+        return text
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"out of memory: {text.splitlines()[0]}"
+    return f"{type(error).__name__}: {text.splitlines()[0]}"
+
+
+def _keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
+    """Kept answers of the cell; None where the dense model's hidden states must be made again anyway."""
+    if again:
+        return None
+
+    def keep(phase: str, total: int):
+        return store.partial(cell.key, total, phase)
+
+    return keep
+
+
+def _learn(cell: Cell, result: Result) -> None:
+    """How long the cell took, for the next plan's estimate."""
+    size = result.compression.get("footprint", {}).get("parameters", 0)
+    items, seconds = result.counts.get("items", 0), result.seconds.get("answer", 0.0)
+    rates.save_rates(rates.learned(rates.load_rates(), cell.task.name, items, seconds, size))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _reset_peak() -> None:
+    """Let the kernel count this process's peak memory anew, where it can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if RESET.exists():
+        RESET.write_text("5")
+
+
+def _peak() -> int:
+    """Bytes: the accelerator's peak where there is one, else the process's since `_reset_peak`."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if STATUS.exists():
+        found = [line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        if found:
+            return int(found[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,210 @@
+"""Ask, score, summarise. Only asking needs a model; scores can be redone from stored answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from kick.errors import KickError
+from kick.records import Request, Response, Sample, Score, TaskSpec
+from kick.stats import intervals, metrics
+from kick.tasks.lm_eval_task import unflatten
+from kick.tasks.task import Aggregate, Item, Task
+
+AGGREGATE_RESAMPLES = 1000  # for lm-eval's aggregations that are plain Python functions of a list
+
+
+class Engine(Protocol):
+    """What answers requests: batching, caches and drafts unseen."""
+
+    def answer(
+        self, requests: Sequence[Request], on_done: Callable[[int, Response], None] | None = None
+    ) -> list[Response]:
+        """One Response a request, in the order asked; `on_done(index, response)` as each is finished."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A cell's samples, its scores, and counts of items, requests, truncated prompts, generated tokens."""
+
+    samples: tuple[Sample, ...]
+    scores: tuple[Score, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Kept(Protocol):
+    """Answers of one list of requests, by index, that outlive an interruption."""
+
+    answers: dict[int, Response]
+
+    def add(self, index: int, response: Response) -> None:
+        """Keep the answer to request `index`."""
+
+
+Keep = Callable[[str, int], AbstractContextManager[Kept]]  # (phase, number of requests) -> Kept
+
+
+@dataclass
+class InMemory:
+    """Keeps nothing beyond the run."""
+
+    answers: dict[int, Response] = field(default_factory=dict)
+
+    def add(self, index: int, response: Response) -> None:
+        """Keep the answer in memory."""
+        self.answers[index] = response
+
+
+def evaluate(task: Task, items: Sequence[Item], engine: Engine, keep: Keep | None = None) -> Evaluation:
+    """Ask what is not yet answered, score everything.
+
+    `keep` opens the answers of a phase ("first", "second": a task may ask again with the first answers in
+    hand); those that an interrupted run left are not asked again.
+    """
+    keep = keep or (lambda phase, total: nullcontext(InMemory()))
+    responses = ask(engine, items, keep, "first")
+    more = task.follow_up(items, responses)
+    if more:
+        second = ask(engine, more, keep, "second")
+        responses = [[*one, *two] for one, two in zip(responses, second, strict=True)]
+    samples = score(task, items, responses)
+    return Evaluation(samples, summarise(task, samples), counts(samples))
+
+
+def ask(engine: Engine, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
+    """The responses of every item, in order; requests whose answers were kept are not asked again.
+
+    Raises RuntimeError where the engine leaves a request without an answer.
+    """
+    requests = [request for item in items for request in item.requests]
+    with keep(phase, len(requests)) as kept:
+        todo = [i for i in range(len(requests)) if i not in kept.answers]
+        if todo:
+            engine.answer([requests[i] for i in todo], lambda j, response: kept.add(todo[j], response))
+        missing = sum(i not in kept.answers for i in todo)
+        if missing:
+            raise RuntimeError(f"the engine left {missing} of {len(todo)} requests without an answer")
+        answers = iter([kept.answers[i] for i in range(len(requests))])
+    return [[next(answers) for _ in item.requests] for item in items]
+
+
+def score(task: Task, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> tuple[Sample, ...]:
+    """The samples: what was answered, and what that is worth."""
+    scores = task.score(items, responses)
+    return tuple(
+        item.sample(answers, values if _numbers(answers) else dict.fromkeys(values, math.nan))
+        for item, answers, values in zip(items, responses, scores, strict=True)
+    )
+
+
+def _numbers(answers: Sequence[Response]) -> bool:
+    """Whether the model computed every log-probability: among NaNs the first choice would be the largest."""
+    return not any(answer.logprob is not None and math.isnan(answer.logprob) for answer in answers)
+
+
+def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation:
+    """Score stored answers again, with no model and no tokenizer.
+
+    Raises KickError where the stored samples do not answer the task as it is now.
+    """
+    stored = {sample.item: sample for sample in samples}
+    items = task.answered(spec, samples)
+    lost = [item.id for item in items if item.id not in stored]
+    if lost or len(items) != len(stored):
+        raise KickError(
+            f"task {task.name} has {len(items)} items now, of which {len(lost)} have no stored answer "
+            f"(stored: {len(stored)}): the cell must be run again, not rescored"
+        )
+    again = score(task, items, [stored[item.id].responses for item in items])
+    again = tuple(_as_stored(new, stored[new.item]) for new in again)
+    return Evaluation(again, summarise(task, again), counts(again))
+
+
+def _as_stored(new: Sample, old: Sample) -> Sample:
+    """The new scores on the old sample; a judge's grades are no scores of the task's own, and stay."""
+    judged = {name: value for name, value in old.scores.items() if name.startswith("judge")}
+    return replace(old, target=new.target or old.target, scores=judged | dict(new.scores))
+
+
+def summarise(task: Task, samples: Sequence[Sample]) -> tuple[Score, ...]:
+    """One Score a metric: lm-eval's aggregation where it has its own, else kick's table of metrics.
+
+    Of several filters each gives a metric `name@filter`, which is aggregated as `name` is.
+    """
+    columns = _columns(samples)
+    own, better = task.aggregates(), task.higher_is_better()
+    scores = []
+    for name, whole in _names(columns).items():
+        metric, plain = metrics.describe(name), name.partition("@")[0]
+        direction = better.get(plain, metric.higher_is_better)
+        if whole and plain in own:
+            scores.append(_from_lm_eval(name, own[plain], samples, direction))
+        elif metric.column in columns:
+            scores.append(_from_table(metric, columns, direction))
+    return tuple(scores)
+
+
+def _names(columns: Mapping[str, np.ndarray]) -> dict[str, bool]:
+    """The metrics that these columns can give; true for those that lm-eval itself gave an item."""
+    table = [name for name, metric in metrics.metrics.items() if metric.column in columns]
+    read = {metrics.describe(name).column for name in table}
+    read |= {metrics.describe(name).weight for name in table}
+    named = [
+        name for name in table if (metrics.describe(name).weight or metrics.describe(name).column) in columns
+    ]
+    given = dict.fromkeys(name.partition("#")[0] for name in columns)
+    return {name: name in given for name in dict.fromkeys([*named, *(n for n in given if n not in read)])}
+
+
+def _columns(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    names = dict.fromkeys(name for sample in samples for name in sample.scores)
+    return {name: np.array([s.scores.get(name, math.nan) for s in samples], dtype=float) for name in names}
+
+
+def _from_table(metric: metrics.Metric, columns: Mapping[str, np.ndarray], direction: bool) -> Score:
+    values = columns[metric.column]
+    weights = columns[metric.weight] if metric.weight else None
+    value = intervals.aggregate(values, metric.kind, weights)
+    low, high, stderr = intervals.interval(values, metric.kind, weights)
+    missing = int(np.isnan(values).sum())
+    return Score(metric.name, value, len(values) - missing, stderr, low, high, direction, missing)
+
+
+def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], direction: bool) -> Score:
+    """A metric with lm-eval's own aggregation, such as F1 over pairs (gold, predicted).
+
+    An item without the value, or whose value is no number (a text), is missing.
+    """
+    values = [value for sample in samples if _known(value := unflatten(name, sample.scores))]
+    missing = len(samples) - len(values)
+    if not values:
+        return Score(name, None, 0, None, None, None, direction, missing)
+    draws = np.random.default_rng(0).integers(len(values), size=(AGGREGATE_RESAMPLES, len(values)))
+    means = np.array([float(aggregate([values[i] for i in draw])) for draw in draws])
+    low, high = np.quantile(means, [0.025, 0.975])
+    value, stderr = float(aggregate(values)), float(means.std(ddof=1))
+    return Score(name, value, len(values), stderr, float(low), float(high), direction, missing)
+
+
+def _known(value: Any) -> bool:
+    """Whether a value, or a tuple of such, is there and no NaN."""
+    if isinstance(value, tuple | list):
+        return all(map(_known, value))
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def counts(samples: Sequence[Sample]) -> dict[str, int]:
+    """Items, requests, prompts that were cut, continuations without a token to score, tokens generated."""
+    responses = [response for sample in samples for response in sample.responses]
+    return {
+        "items": len(samples),
+        "requests": len(responses),
+        "truncated": sum(response.truncated > 0 for response in responses),
+        "unscored": sum(response.count == 0 for response in responses if response.greedy is not None),
+        "generated_tokens": sum(r.count or 0 for r in responses if r.text is not None),
+    }

@@ -1,0 +1,92 @@
+"""Two variants, item by item."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from kick.analysis.compare import compare
+from kick.errors import KickError
+from kick.report.compare_view import verdict, view
+from kick.stats import paired
+from tests.support.synthetic import DENSE, FakeStore, fill, pruned, result, samples
+
+
+@pytest.fixture(scope="module")
+def found(store):
+    return compare(store, "wanda-0.5", "magnitude-0.5")
+
+
+def test_each_task_has_the_paired_difference(store, found):
+    assert {task.task for task in found.tasks} == {run.cell.task.name for run in store.runs()}
+    task = next(task for task in found.tasks if task.task == "kick_mini_factoid")
+    tables = {
+        r.cell.variant.name: [s.scores["exact_match"] for s in store.samples(r.key)]
+        for r in store.runs()
+        if r.cell.task.name == task.task
+    }
+    assert task.difference == paired.paired(tables["wanda-0.5"], tables["magnitude-0.5"])
+    flipped = [a != b for a, b in zip(tables["wanda-0.5"], tables["magnitude-0.5"], strict=True)]
+    assert len(task.flips) == sum(flipped) == task.difference.lost + task.difference.won
+    lost = [flip for flip in task.flips if flip.b_score < flip.a_score]
+    assert list(task.flips[: len(lost)]) == lost
+    assert task.p_holm >= task.difference.p
+
+
+def test_flips_hold_both_answers(found):
+    for task in found.tasks:
+        for flip in task.flips:
+            assert flip.a_score != flip.b_score
+            if not flip.question.startswith("Question: number 0"):
+                assert flip.a_answer.endswith("of wanda-0.5")
+                assert flip.b_answer.endswith("of magnitude-0.5")
+
+
+def test_the_json_is_strict(found):
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert data["a"] == "wanda-0.5"
+    assert data["tasks"][0]["difference"]["n"] == found.tasks[0].difference.n
+
+
+def test_it_can_be_read_in_a_terminal(found):
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(view(found))
+    text = console.export_text()
+    assert "a: wanda-0.5, b: magnitude-0.5" in text
+    assert "Closed-book facts" in text
+    assert "items changed" in text
+    assert verdict(found.tasks[0]) in ("matching", "worse", "better", "undecided")
+
+
+def test_without_a_margin_the_verdict_is_a_dash(found):
+    task = found.tasks[0]
+    assert verdict(replace(task, difference=replace(task.difference, verdict=""))) == "\u2013"
+
+
+def test_results_without_a_cell_are_said_to_be():
+    with pytest.raises(KickError, match="no finished cell"):
+        compare(FakeStore(), "dense", "wanda-0.5")
+
+
+def test_unknown_variants_are_refused_with_their_neighbours(store):
+    with pytest.raises(KickError, match=r"wanda-0\.5"):
+        compare(store, "wanda-0.55", "dense")
+
+
+def test_two_matrices_that_hold_both_must_be_told_apart():
+    store = fill(FakeStore(), [DENSE, pruned("wanda", 0.5)], ["kick_mini_factoid"], n=20)
+    for one in (DENSE, pruned("wanda", 0.5)):
+        found = samples("kick_mini_factoid", one, 20)
+        made = result("kick_mini_factoid", one, found, matrix="second", limit=20)
+        store.put(made, found)
+    with pytest.raises(KickError, match="second, synthetic"):
+        compare(store, "dense", "wanda-0.5")
+    assert compare(store, "dense", "wanda-0.5", matrix="second").matrix == "second"
+
+
+def test_no_task_in_common_is_an_error():
+    store = fill(FakeStore(), [DENSE], ["kick_mini_factoid"], n=20)
+    fill(store, [pruned("wanda", 0.5)], ["kick_mini_mcq"], n=20)
+    with pytest.raises(KickError, match="no task in common"):
+        compare(store, "dense", "wanda-0.5")
