@@ -32,7 +32,7 @@ from kick.compress.calibrate.statistics import Hessian
 from kick.compress.calibrate.walk import shared, walk
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
-from kick.compress.methods.gptq import Order, gptq
+from kick.compress.methods.gptq import ColumnOrder, gptq
 from kick.compress.methods.sparsegpt import sparsegpt
 from kick.compress.solver import factor, silence
 from kick.compress.sparsity import Sparsity
@@ -262,7 +262,7 @@ def ours_alone(method: str, groups: list[tuple[Tensor, list[Tensor]]]) -> None:
             sparsegpt(weights, factor(hessian, 0.01, "benchmark", Calibration()), Sparsity.parse(0.5))
         else:
             found = factor(hessian, 0.01, "benchmark", Calibration(), inverse=False)
-            gptq(weights, found, Order(Grid(4), dead=dead))
+            gptq(weights, found, ColumnOrder(Grid(4), dead=dead))
 
 
 def plain_alone(method: str, groups: list[tuple[Tensor, list[Tensor]]]) -> None:

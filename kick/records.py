@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-# 2: code counts by its meaning (kick.meaning), not by its text; and answers that were wrong under version 1 are
-# others now: joined continuations, generation configurations, padding that is seen (docs/decisions.md).
+# 2: code counts by its meaning (kick.meaning), not by its text; and answers that were wrong under version 1
+# are others now: joined continuations, generation configurations, padding that is seen (docs/decisions.md).
 KEY_VERSION = 2
 
 

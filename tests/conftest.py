@@ -17,7 +17,7 @@ def smoke_results(tmp_path_factory):
     from kick.sweep import run
 
     out = tmp_path_factory.mktemp("smoke") / "results"
-    options = run.Options(out=str(out), executor="inline", view="json")
+    options = run.RunOptions(out=str(out), executor="inline", view="json")
     _, summary = run.run("smoke", options, ["kick", "run", "smoke"], lambda text: None)
     assert summary.status == 0
     return out

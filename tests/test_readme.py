@@ -112,9 +112,9 @@ def test_the_page_on_matrix_files_has_every_key_default_and_preset():
     page = (ROOT / "docs" / "matrix.md").read_text()
     for part, title in (
         (schema.Matrix, "# A matrix file"),
-        (schema.Calibration, "## `calibration`"),
-        (schema.EngineChoice, "## `engine`"),
-        (schema.Judge, "## `judge`"),
+        (schema.CalibrationKeys, "## `calibration`"),
+        (schema.EngineKeys, "## `engine`"),
+        (schema.JudgeKeys, "## `judge`"),
     ):
         table = page.split(title, 1)[1].split("\n## ", 1)[0]
         rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]

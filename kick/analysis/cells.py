@@ -40,13 +40,13 @@ class Stored(Protocol):
 class Unreadable(KickError):
     """A finished cell whose items are damaged."""
 
-    def __init__(self, cell: Cell, message: str):
+    def __init__(self, cell: StoredCell, message: str):
         super().__init__(message)
         self.cell = cell
 
 
 @dataclass(frozen=True)
-class Cell:
+class StoredCell:
     """A finished cell with its place: the store it is in, the base model that it is held against, and the
     columns of its variant (`kick.analysis.traits`), which all its cells share."""
 
@@ -84,14 +84,14 @@ class Cell:
         return Items(tuple(ids), tuple(groups), columns)
 
 
-def gather(stores: Sequence[Stored]) -> tuple[list[Cell], list[str]]:
+def gather(stores: Sequence[Stored]) -> tuple[list[StoredCell], list[str]]:
     """The cells of these stores in a fixed order, the newest of each, with notes of what was left out."""
     cells, notes = _newest(_based([(run, store) for store in stores for run in store.runs()]))
     cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run.cell.task.name), cell.setting))
     return cells, notes
 
 
-def describe(cell: Cell) -> dict[str, Any]:
+def describe(cell: StoredCell) -> dict[str, Any]:
     """The columns that all rows of a cell share."""
     run, spec = cell.run, cell.run.cell.task
     return {
@@ -116,7 +116,7 @@ def describe(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _based(runs: Sequence[tuple[Result, Stored]]) -> list[Cell]:
+def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:
     """Each run once, with its base model: its own, or for a checkpoint the one its matrix is about."""
     unique: dict[tuple[str, str], tuple[Result, Stored]] = {}
     for run, store in runs:
@@ -133,7 +133,7 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[Cell]:
             model = models.get(run.cell.reference or "") or of_matrix.get(run.matrix) or model
         several = len(digests.get(model.name, ())) > 1
         base = f"{model.name} ({model.digest[:6]})" if several else model.name
-        cells.append(Cell(run, store, base, _traits(run.cell.variant, known)))
+        cells.append(StoredCell(run, store, base, _traits(run.cell.variant, known)))
     return cells
 
 
@@ -146,9 +146,9 @@ def _traits(variant: Variant, known: dict[str, tuple[Variant, dict[str, Any]]]) 
     return before[1]
 
 
-def _newest(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+def _newest(cells: Sequence[StoredCell]) -> tuple[list[StoredCell], list[str]]:
     """Of several results of one variant on one question the newest, and a note of what was left out."""
-    chosen: dict[tuple, Cell] = {}
+    chosen: dict[tuple, StoredCell] = {}
     for cell in sorted(cells, key=lambda cell: str(cell.run.provenance.get("time", ""))):
         chosen[(*cell.asked, cell.variant.name)] = cell
     left = len(cells) - len(chosen)
@@ -157,9 +157,9 @@ def _newest(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     return [cell for cell in cells if id(cell) in keep], notes
 
 
-def by_asked(cells: Iterable[Cell]) -> dict[tuple, list[Cell]]:
+def by_asked(cells: Iterable[StoredCell]) -> dict[tuple, list[StoredCell]]:
     """The cells by what they were asked: each list is comparable."""
-    found: dict[tuple, list[Cell]] = {}
+    found: dict[tuple, list[StoredCell]] = {}
     for cell in cells:
         found.setdefault(cell.asked, []).append(cell)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kick.analysis.cells import Cell, Stored, by_asked, gather
+from kick.analysis.cells import Stored, StoredCell, by_asked, gather
 from kick.analysis.headlines import headline, task_info
 from kick.analysis.items import Items, aggregate, difference
 from kick.errors import KickError
@@ -36,7 +36,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class TaskComparison:
+class ComparedTask:
     """b against a on one task; `flips` are the items that changed, the lost ones first."""
 
     task: str
@@ -53,14 +53,14 @@ class TaskComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compared:
     """b against a on every task that both have."""
 
     matrix: str
     base: str
     a: str
     b: str
-    tasks: tuple[TaskComparison, ...]
+    tasks: tuple[ComparedTask, ...]
     missing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Comparison:
         return _plain(asdict(self))
 
 
-def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comparison:
+def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Compared:
     """Variant `b` against variant `a`, by their names, as they stand in the results of `matrix`.
 
     Without `matrix` the one that holds both is taken. Raises KickError for an unknown variant, two matrices
@@ -92,14 +92,14 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     return _compare(both[0], a, b)
 
 
-def _sections(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
-    found: dict[tuple[str, str], list[Cell]] = {}
+def _sections(cells: Sequence[StoredCell]) -> Iterable[list[StoredCell]]:
+    found: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
         found.setdefault((cell.run.matrix, cell.base), []).append(cell)
     return found.values()
 
 
-def _compare(cells: Sequence[Cell], a: str, b: str) -> Comparison:
+def _compare(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
     tasks, missing = [], []
     for (_, _, task, setting), part in by_asked(cells).items():
         sides = {cell.variant.name: cell for cell in part if cell.variant.name in (a, b)}
@@ -111,12 +111,12 @@ def _compare(cells: Sequence[Cell], a: str, b: str) -> Comparison:
         raise KickError(f"{a} and {b} have no task in common; `kick status` lists what is done")
     adjusted = paired.holm([task.difference.p for task in tasks])
     tasks = [
-        TaskComparison(**{**vars(task), "p_holm": float(p)}) for task, p in zip(tasks, adjusted, strict=True)
+        ComparedTask(**{**vars(task), "p_holm": float(p)}) for task, p in zip(tasks, adjusted, strict=True)
     ]
-    return Comparison(cells[0].run.matrix, cells[0].base, a, b, tuple(tasks), tuple(missing))
+    return Compared(cells[0].run.matrix, cells[0].base, a, b, tuple(tasks), tuple(missing))
 
 
-def _task(a: Cell, b: Cell) -> TaskComparison:
+def _task(a: StoredCell, b: StoredCell) -> ComparedTask:
     first, second = (cell.store.samples(cell.run.key) for cell in (a, b))
     before, after = Items.of(first), Items.of(second)
     name = headline(a.run.cell.task.name, [score.metric for score in a.run.scores])
@@ -127,7 +127,7 @@ def _task(a: Cell, b: Cell) -> TaskComparison:
             f"{a.run.cell.task.name}: the samples have no {metric.column}; `kick rescore` adds it"
         )
     better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
-    return TaskComparison(
+    return ComparedTask(
         task=a.run.cell.task.name,
         title=task_info(a.run.cell.task.name).title,
         setting=a.setting,

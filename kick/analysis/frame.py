@@ -30,9 +30,9 @@ from typing import Any
 import pandas as pd
 
 from kick.analysis import pairs
-from kick.analysis.cells import Cell, Stored, Unreadable, by_asked, describe, gather
+from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.headlines import headline, task_info
-from kick.analysis.kept import Kept, beside_dense
+from kick.analysis.kept import StatisticsCache, beside_dense
 from kick.analysis.rows import number, plain_gap
 from kick.errors import KickError
 from kick.printable import plain
@@ -45,16 +45,16 @@ COMPARED = [*CELL, "metric", "group"]
 
 
 @dataclass(frozen=True)
-class Report:
+class Results:
     """The frame with the cells that it was made of, and what a reader must know about them."""
 
     frame: pd.DataFrame
-    cells: tuple[Cell, ...]
+    cells: tuple[StoredCell, ...]
     notes: tuple[str, ...]
 
 
-def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
-    """All finished cells of these stores as a Report.
+def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
+    """All finished cells of these stores as Results.
 
     `paired` False leaves the samples unread: scores and plain gaps only. A cell that proves damaged is left
     out and noted. Raises KickError where there is no finished cell.
@@ -64,7 +64,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
         raise KickError("there is no finished cell in these results; `kick run` makes some")
     if not paired:
         notes.append(f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.")
-    kept = Kept()
+    kept = StatisticsCache()
     while True:
         try:
             rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
@@ -76,7 +76,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Report:
             if not cells:
                 raise
     kept.save()
-    return Report(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
+    return Results(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
 
 
 def _left_out(error: Unreadable) -> str:
@@ -89,7 +89,7 @@ def _left_out(error: Unreadable) -> str:
 # ---------------------------------------------------------------------------------------- rows
 
 
-def _rows(cells: Sequence[Cell], kept: Kept | None) -> Iterator[dict[str, Any]]:
+def _rows(cells: Sequence[StoredCell], kept: StatisticsCache | None) -> Iterator[dict[str, Any]]:
     """The rows of all variants that were asked the same, dense first."""
     dense = next((cell for cell in cells if cell.variant.dense), None)
     ours = functools.cache(lambda: dense.items() if dense else None)
@@ -97,7 +97,7 @@ def _rows(cells: Sequence[Cell], kept: Kept | None) -> Iterator[dict[str, Any]]:
         yield from _cell_rows(cell, dense, beside_dense(cell, dense, ours, kept) if kept else None)
 
 
-def _cell_rows(cell: Cell, dense: Cell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
+def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
     facts = describe(cell)
     primary = headline(cell.run.cell.task.name, [score.metric for score in cell.run.scores])
     before = {score.metric: score.value for score in dense.run.scores} if dense else {}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kick.analysis import groups, items, pairs, rows
-from kick.analysis.cells import Cell
+from kick.analysis.cells import StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
 from kick.records import Result
@@ -25,7 +25,7 @@ from kick.stats import intervals, metrics, paired
 COMPUTING = (metrics, intervals, paired, groups, items, pairs, rows)  # and this module
 
 
-class Kept:
+class StatisticsCache:
     """Statistics by name: what the stores remember, what is computed now, and `save` to remember both.
 
     `known` in place of what the stores remember.
@@ -42,12 +42,12 @@ class Kept:
             self._stores[id(store)] = _Texts(store, known)
         return self._stores[id(store)]
 
-    def get(self, cell: Cell, made_of: Sequence[str | Cell], make: Callable[[], Any]) -> Any:
+    def get(self, cell: StoredCell, made_of: Sequence[str | StoredCell], make: Callable[[], Any]) -> Any:
         """The JSON value that `make` gives; computed where the cell's store does not remember it.
 
         `made_of`: what the statistic is, and the cells whose samples go into it.
         """
-        parts = [one.run.samples.get("sha256") if isinstance(one, Cell) else one for one in made_of]
+        parts = [one.run.samples.get("sha256") if isinstance(one, StoredCell) else one for one in made_of]
         if None in parts:  # samples without a checksum cannot be told from others
             return make()
         name = hashlib.sha256("\0".join([_code(), *map(str, parts)]).encode()).hexdigest()
@@ -95,7 +95,7 @@ def _code() -> str:
 
 
 def beside_dense(
-    cell: Cell, dense: Cell | None, ours: Callable[[], Items | None], kept: Kept
+    cell: StoredCell, dense: StoredCell | None, ours: Callable[[], Items | None], kept: StatisticsCache
 ) -> dict[str, Any]:
     """{"gaps": {metric: columns}, "groups": [row]} of a cell's items beside dense's, which `ours` reads."""
     names = [score.metric for score in cell.run.scores]
@@ -119,7 +119,7 @@ def beside_dense(
 
 def note(store: Any, run: Result, dense: Result) -> None:
     """Compute a stored cell's statistics beside dense's and keep them with it, so that no reader has to."""
-    cell, other = (Cell(one, store, "", {}) for one in (run, dense))
-    kept = Kept({})
+    cell, other = (StoredCell(one, store, "", {}) for one in (run, dense))
+    kept = StatisticsCache({})
     beside_dense(cell, other, other.items, kept)
     store.note(run.key, kept.texts(store).used)

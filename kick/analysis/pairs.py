@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kick.analysis.cells import Cell, describe
+from kick.analysis.cells import StoredCell, describe
 from kick.analysis.headlines import closed_open, headline, task_info
 from kick.analysis.items import Items, align
 from kick.analysis.rows import compared
@@ -24,7 +24,7 @@ from kick.stats import metrics
 class Keeping(Protocol):
     """Statistics that need not be computed again (`kick.analysis.kept`)."""
 
-    def get(self, cell: Cell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
+    def get(self, cell: StoredCell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
         """What `make` gives, or gave for the same parts."""
 
 
@@ -32,7 +32,7 @@ QUADRANTS = ("known_and_read", "known_not_read", "read_only", "neither")
 LOST = ("knowledge_lost", "reading_lost")
 
 
-def rows(cells: Sequence[Cell], kept: Keeping) -> list[dict[str, Any]]:
+def rows(cells: Sequence[StoredCell], kept: Keeping) -> list[dict[str, Any]]:
     """The rows of every variant that was asked a task closed and open; none where nothing pairs."""
     books = closed_open({cell.run.cell.task.name for cell in cells})
     found: list[dict[str, Any]] = []
@@ -45,16 +45,18 @@ def rows(cells: Sequence[Cell], kept: Keeping) -> list[dict[str, Any]]:
     return found
 
 
-def _by_place(cells: Sequence[Cell], task: str) -> dict[tuple[str, str, str], dict[str, Cell]]:
+def _by_place(cells: Sequence[StoredCell], task: str) -> dict[tuple[str, str, str], dict[str, StoredCell]]:
     """The task's cells by variant name, by matrix, base model and setting."""
-    found: dict[tuple[str, str, str], dict[str, Cell]] = {}
+    found: dict[tuple[str, str, str], dict[str, StoredCell]] = {}
     for cell in cells:
         if cell.run.cell.task.name == task:
             found.setdefault((cell.run.matrix, cell.base, cell.setting), {})[cell.variant.name] = cell
     return found
 
 
-def _section(closed: dict[str, Cell], opened: dict[str, Cell], kept: Keeping) -> Iterator[dict[str, Any]]:
+def _section(
+    closed: dict[str, StoredCell], opened: dict[str, StoredCell], kept: Keeping
+) -> Iterator[dict[str, Any]]:
     both = [name for name in closed if name in opened]
     dense_name = next((name for name in both if closed[name].variant.dense), None)
     if dense_name is None:
@@ -70,7 +72,7 @@ def _section(closed: dict[str, Cell], opened: dict[str, Cell], kept: Keeping) ->
         yield from ({**facts, "group": "", **row} for row in found)
 
 
-def _facts(closed: Cell, opened: Cell) -> dict[str, Any]:
+def _facts(closed: StoredCell, opened: StoredCell) -> dict[str, Any]:
     names = closed.run.cell.task.name, opened.run.cell.task.name
     title = " and ".join(task_info(name).title for name in names)
     facts = {**describe(closed), "task": "|".join(names), "title": title}
@@ -79,7 +81,7 @@ def _facts(closed: Cell, opened: Cell) -> dict[str, Any]:
 
 
 def _statistics(
-    pair: tuple[Cell, Cell], ours: Callable[[], Items | None], metric: str
+    pair: tuple[StoredCell, StoredCell], ours: Callable[[], Items | None], metric: str
 ) -> list[dict[str, Any]]:
     """The metrics of a variant's two books beside dense's two; none where nothing pairs."""
     dense = ours()
@@ -91,7 +93,7 @@ def _statistics(
     return [compared(metrics.describe(name), columns, before, is_dense) for name in (*QUADRANTS, *LOST)]
 
 
-def _right(closed: Cell, opened: Cell, metric: str) -> Items | None:
+def _right(closed: StoredCell, opened: StoredCell, metric: str) -> Items | None:
     """The shared items with the columns "closed" and "open", 1 where right; None where nothing pairs."""
     first, second = align(closed.items(), opened.items())
     if not first.ids or metric not in first.columns or metric not in second.columns:

@@ -17,7 +17,7 @@ STATUS_HEADS = ["matrix", "key", "variant", "task", "state", "answered", "note"]
 def report(matrix: str, options: Any, measure: bool = False) -> dict[str, Any]:
     """The plan of a matrix as JSON values: cells with their states, estimates by variant, warnings, stale.
 
-    `options`: kick.sweep.run.Options. Raises KickError for a matrix that is wrong or cannot fit.
+    `options`: kick.sweep.run.RunOptions. Raises KickError for a matrix that is wrong or cannot fit.
     """
     from kick.matrix import costs, stale
     from kick.matrix import measure as matrix_measure

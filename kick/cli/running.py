@@ -43,7 +43,7 @@ def run(
     """Run a matrix; what is done already is not done again."""
     from kick.sweep import run as sweep_run
 
-    options = sweep_run.Options(
+    options = sweep_run.RunOptions(
         out=out,
         limit=limit,
         data_root=data_root,
@@ -88,9 +88,9 @@ def plan(
 ) -> None:
     """Check a matrix and list its cells, what is done, and the estimated time, memory and disk."""
     from kick.cli import plan as cli_plan
-    from kick.sweep.run import Options
+    from kick.sweep.run import RunOptions
 
-    options = Options(
+    options = RunOptions(
         out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
     )
     report = cli_plan.report(matrix, options, measure)

@@ -78,7 +78,7 @@ def components(
     where = {"data_root": data_root, "task_folders": tuple(tasks or ())}
     sizes = {"prompts": prompts, "spread": spread, "limit": limit}
     out = out or f"results/{study.folder_name(model, step)}"
-    options = study.Options(model, step, spec, out, **sizes, **names, **where, **how)
+    options = study.StudyOptions(model, step, spec, out, **sizes, **names, **where, **how)
     planned, store, summary = study.run(options, ["kick", *sys.argv[1:]], say)
     if summary.status == 0:
         parts, compared, files = pages.write(planned, store, Path(out))

@@ -34,7 +34,7 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """A method's row in the table: its class, where it is published, what it needs, and its version.
 
     `activations`: it rounds them while the model runs, so that the model is no plain checkpoint. `version`
@@ -61,7 +61,7 @@ class Entry:
         return "calibration" in self.needs
 
 
-methods: Registry[Entry] = Registry("method")
+methods: Registry[MethodEntry] = Registry("method")
 
 
 def method(
@@ -84,7 +84,7 @@ def method(
                 raise TypeError(f"the method {name!r}: the field {field.name!r} must be made by option(...)")
         if kind not in typing.get_args(Kind):
             raise TypeError(f"the method {name!r}: kind {kind!r}; wanted one of {typing.get_args(Kind)}")
-        methods.add(name, Entry(name, cls, title, paper, kind, tuple(needs), activations, version))
+        methods.add(name, MethodEntry(name, cls, title, paper, kind, tuple(needs), activations, version))
         return cls
 
     return enter
@@ -168,7 +168,7 @@ def describe(name: str) -> dict[str, Any]:
     return head | {"needs": list(entry.needs), "doc": doc, "options": options}
 
 
-def _instance(entry: Entry, written: Mapping[str, Any]) -> Any:
+def _instance(entry: MethodEntry, written: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(entry.cls)
     values = {
         key: Sparsity.parse(value) if hints[key] is Sparsity else value for key, value in written.items()

@@ -84,7 +84,7 @@ def check_widths(model: nn.Module) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class KeptWidths:
     """What a block keeps: groups of heads and MLP channels, sorted."""
 
     groups: Tensor
@@ -96,7 +96,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return scores.argsort(stable=True)[len(scores) - count :].sort().values
 
 
-def cut(structure: Coupled, kept: Kept) -> None:
+def cut(structure: Coupled, kept: KeptWidths) -> None:
     """Make a block smaller in place."""
     queries, keys = structure.query_channels(kept.groups), structure.key_channels(kept.groups)
     _rows(structure.q, queries)

@@ -22,7 +22,7 @@ from kick.errors import KickError
 from kick.judge.columns import Answered, Kind, Slot, agreement, columns, questions
 from kick.judge.endpoint import Settings
 from kick.judge.judge import Judge, Verdict
-from kick.matrix.schema import Judge as Choice
+from kick.matrix.schema import JudgeKeys
 from kick.records import Result, Sample, TaskSpec
 from kick.store import Store
 from kick.store.files import open_files
@@ -64,7 +64,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Report:
+class JudgePass:
     """What came of a pass: its cells, the calls and tokens that it used, replies that were there already.
 
     stopped: why it ended early; "" where it came to the end.
@@ -98,7 +98,7 @@ class Report:
         return f"{used}\n{end}" if self.stopped else used
 
 
-def settings(choice: Choice | Settings, **changes: Any) -> Settings:
+def settings(choice: JudgeKeys | Settings, **changes: Any) -> Settings:
     """The settings of a matrix's `judge:`, with changes (calls=..., tokens=...) that are not None."""
     known = {item.name for item in fields(Settings)}
     given = {name: value for name, value in vars(choice).items() if name in known}
@@ -107,12 +107,12 @@ def settings(choice: Choice | Settings, **changes: Any) -> Settings:
 
 def judge_results(
     store: Store,
-    choice: Choice | Settings,
+    choice: JudgeKeys | Settings,
     *,
     data_root: str | None = None,
     task_folders: Sequence[str | Path] = (),
     say: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> JudgePass:
     """Judge every stored cell whose task has something to judge, and store it with the judge's columns.
 
     Stops cleanly where the budget is used up or the endpoint is out; the same call goes on then. Raises
@@ -124,7 +124,7 @@ def judge_results(
     kinds = _kinds({result.cell.task.name for result in results}, folders)
     results = [result for result in results if result.cell.task.name in kinds]
     if not results:
-        return Report(())
+        return JudgePass(())
     known = tasks.load(sorted(kinds), data_root, folders)
     done = []
     with Judge(how, open_files(f"{store.root}/{FOLDER}")) as judge:
@@ -135,7 +135,7 @@ def judge_results(
             done.append(_judge_cell(cell, judge))
             say(done[-1].line())
     budget = judge.endpoint.budget
-    return Report(tuple(done), budget.used_calls, budget.used_tokens, judge.from_cache, judge.stopped)
+    return JudgePass(tuple(done), budget.used_calls, budget.used_tokens, judge.from_cache, judge.stopped)
 
 
 def _kinds(names: set[str], folders: Sequence[Path]) -> dict[str, Kind]:

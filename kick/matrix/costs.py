@@ -69,7 +69,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Work:
+class JobWork:
     """What a job does: items by task, and tokens of the calibration set with how many steps see them."""
 
     items: Mapping[str, int]
@@ -117,7 +117,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
-def estimate(spec: ModelSpec, size: Shape, work: Work, rates: Rates) -> Estimate:
+def estimate(spec: ModelSpec, size: Shape, work: JobWork, rates: Rates) -> Estimate:
     """The cost of one job; the formula is this module's docstring."""
     forward = 2 * size.parameters / rates.flops  # seconds a token
     tokens = work.sequences * work.length
@@ -137,7 +137,7 @@ def estimate(spec: ModelSpec, size: Shape, work: Work, rates: Rates) -> Estimate
     )
 
 
-def _answer(task: str, items: int, size: Shape, work: Work, rates: Rates) -> float:
+def _answer(task: str, items: int, size: Shape, work: JobWork, rates: Rates) -> float:
     if (known := place_of(task, size.parameters)) in rates.items:
         return items * rates.items[known]
     tokens = TOKENS.get(work.kinds.get(task, ""), OTHER_TOKENS)

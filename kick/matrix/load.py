@@ -15,13 +15,13 @@ from pydantic import BaseModel, ValidationError
 from kick.errors import KickError
 from kick.matrix.schema import (
     ENTRY,
-    Calibration,
-    CheckpointEntry,
-    EngineChoice,
-    Judge,
+    CalibrationKeys,
+    CheckpointKeys,
+    EngineKeys,
+    JudgeKeys,
     Matrix,
-    MethodEntry,
-    RecipeEntry,
+    MethodKeys,
+    RecipeKeys,
     Refused,
 )
 from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show
@@ -142,11 +142,11 @@ _ITEMS = {
     "method": "a method's name",
 }
 _INSIDE = {
-    "<method>": MethodEntry,
-    "<recipe>": RecipeEntry,
-    "<checkpoint>": CheckpointEntry,
-    "<recipe> inside": MethodEntry,
-    "<calibration> inside": Calibration,
-    "<engine> inside": EngineChoice,
-    "<judge> inside": Judge,
+    "<method>": MethodKeys,
+    "<recipe>": RecipeKeys,
+    "<checkpoint>": CheckpointKeys,
+    "<recipe> inside": MethodKeys,
+    "<calibration> inside": CalibrationKeys,
+    "<engine> inside": EngineKeys,
+    "<judge> inside": JudgeKeys,
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kick.errors import KickError
 from kick.matrix import costs, stale
-from kick.matrix.costs import Estimate, Shape, Work
+from kick.matrix.costs import Estimate, JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
 from kick.matrix.schema import Matrix
 from kick.matrix.sources import Sources, own_sources
@@ -247,11 +247,11 @@ class _Planner:
             )
         return found
 
-    def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> Work:
+    def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> JobWork:
         needs = [self.sources.methods.needs(step.method) for step in variant.recipe]
         calibrated = sum("calibration" in one for one in needs)
         calibration = variant.calibration
-        return Work(
+        return JobWork(
             items,
             kinds,
             calibrated,

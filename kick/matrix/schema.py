@@ -132,13 +132,13 @@ Replicas: TypeAlias = Annotated[
 # ---------------------------------------------------------------------------------------- the matrix
 
 
-class Part(BaseModel):
+class Keys(BaseModel):
     """A mapping of a matrix file: its keys are known, its values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Calibration(Part):
+class CalibrationKeys(Keys):
     """What every method of the matrix calibrates on."""
 
     corpus: Text = Field("kick_mini_calibration", description="the name of a corpus, e.g. wikitext2")
@@ -150,7 +150,7 @@ class Calibration(Part):
     )
 
 
-class EngineChoice(Part):
+class EngineKeys(Keys):
     """Which engine answers. Neither name nor size of the batch is part of a cell's key."""
 
     name: Annotated[Text, _one_of("engine", ENGINES)] = Field(ENGINES[0], description="transformers or plain")
@@ -159,7 +159,7 @@ class EngineChoice(Part):
     )
 
 
-class Judge(Part):
+class JudgeKeys(Keys):
     """An OpenAI-style endpoint that judges answers afterwards; its key comes from the environment only."""
 
     model: Text = Field(description="the judge's name at its endpoint, pinned to a version")
@@ -175,7 +175,7 @@ class Judge(Part):
     workers: Whole = Field(4, ge=1, description="how many requests at a time, at least 1")
 
 
-class MethodEntry(BaseModel):
+class MethodKeys(BaseModel):
     """`{method: wanda, sparsity: 0.5}`: the other keys are the method's options; lists multiply."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -190,15 +190,15 @@ class MethodEntry(BaseModel):
         return self.model_extra or {}
 
 
-class RecipeEntry(Part):
+class RecipeKeys(Keys):
     """`{recipe: [step, ...]}`: steps in order, each as a MethodEntry; lists inside multiply."""
 
-    recipe: tuple[MethodEntry, ...] = Field(
+    recipe: tuple[MethodKeys, ...] = Field(
         min_length=1, description="a list of {method: ..., option: ...} steps"
     )
 
 
-class CheckpointEntry(Part):
+class CheckpointKeys(Keys):
     """`{checkpoint: someone/model-GPTQ}`: compressed elsewhere; `reference` is the matrix's model."""
 
     checkpoint: Text = Field(description="a hub id or a folder")
@@ -209,18 +209,18 @@ class CheckpointEntry(Part):
 def _entry_kind(value: Any) -> str:
     if isinstance(value, str):
         return "<dense>"
-    if isinstance(value, Mapping | Part):
+    if isinstance(value, Mapping | Keys):
         for key in ("recipe", "checkpoint"):
             if key in (value if isinstance(value, Mapping) else type(value).model_fields):
                 return f"<{key}>"
     return "<method>"
 
 
-Entry: TypeAlias = Annotated[
+VariantKeys: TypeAlias = Annotated[
     Annotated[StrictStr, _one_of("variant", ("dense",)), Tag("<dense>")]
-    | Annotated[MethodEntry, Tag("<method>")]
-    | Annotated[RecipeEntry, Tag("<recipe>")]
-    | Annotated[CheckpointEntry, Tag("<checkpoint>")],
+    | Annotated[MethodKeys, Tag("<method>")]
+    | Annotated[RecipeKeys, Tag("<recipe>")]
+    | Annotated[CheckpointKeys, Tag("<checkpoint>")],
     Discriminator(_entry_kind),
 ]
 
@@ -228,7 +228,7 @@ ENTRY = "dense, {method: ..., option: ...}, {recipe: [...]} or {checkpoint: ...}
 _EACH = "{task: number}"
 
 
-class Matrix(Part):
+class Matrix(Keys):
     """A matrix file as it was written, defaults filled in; `marks` knows the lines, for later errors."""
 
     name: Annotated[Text, BeforeValidator(_name)] = Field(description="letters, digits, - and _ only")
@@ -241,15 +241,15 @@ class Matrix(Part):
     limit: Limit = Field(None, description=f"a whole number of at least 1, {_EACH}, or null for all items")
     shots: Shots = Field(None, description=f"a whole number of at least 0, {_EACH}, or null")
     chat_template: ChatTemplate = Field(False, description="true or false, or {task: true}")
-    calibration: Calibration = Field(
-        Calibration(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
+    calibration: CalibrationKeys = Field(
+        CalibrationKeys(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
     )
     seeds: Seeds | None = Field(None, description="a list of whole numbers of at least 0, e.g. [0, 1]")
-    variants: tuple[Entry, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
+    variants: tuple[VariantKeys, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
     replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
     data_root: Text | None = Field(None, description="a folder")
-    engine: EngineChoice = Field(EngineChoice(), description="a mapping, e.g. {name: transformers}")
-    judge: Judge | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")
+    engine: EngineKeys = Field(EngineKeys(), description="a mapping, e.g. {name: transformers}")
+    judge: JudgeKeys | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")
     time_limit: Number | None = Field(None, gt=0, description="seconds a cell may take, above 0")
 
     _marks: Marks = PrivateAttr(default=Marks("matrix", {}, {}))

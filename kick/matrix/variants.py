@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kick.matrix.schema import CheckpointEntry, Matrix, MethodEntry, RecipeEntry
+from kick.matrix.schema import CheckpointKeys, Matrix, MethodKeys, RecipeKeys
 from kick.matrix.yaml_marks import Path, Problem, show
 from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
 from kick.registry import UnknownName
@@ -76,19 +76,19 @@ class _Expansion:
         for place, replica in enumerate(self.matrix.replicas):
             self._add(self._replica(replica), ("replicas", place))
         for path, entry in entries:
-            if isinstance(entry, MethodEntry):
+            if isinstance(entry, MethodKeys):
                 self._recipes([list(self._choices(entry, path))], path)
-            elif isinstance(entry, RecipeEntry):
+            elif isinstance(entry, RecipeKeys):
                 steps = [(step, (*path, "recipe", number)) for number, step in enumerate(entry.recipe)]
                 self._recipes([list(self._choices(*step)) for step in steps], path)
-            elif isinstance(entry, CheckpointEntry):
+            elif isinstance(entry, CheckpointKeys):
                 self._checkpoint(entry, path)
 
     def _replica(self, kind: str) -> Variant:
         dtype = OTHER_DTYPE[self.model.dtype] if kind == "dtype" else self.model.dtype
         return Variant(f"dense-{kind}", replace(self.model, dtype=dtype), replica=kind)
 
-    def _checkpoint(self, entry: CheckpointEntry, path: Path) -> None:
+    def _checkpoint(self, entry: CheckpointKeys, path: Path) -> None:
         if entry.reference not in (None, self.matrix.model):
             message = (
                 f"got {entry.reference}; a matrix has one dense model, here {self.matrix.model}: "
@@ -101,7 +101,7 @@ class _Expansion:
         label = entry.checkpoint if label in self._labels else label
         self._add(Variant(label, model, checkpoint=True), path)
 
-    def _choices(self, entry: MethodEntry, path: Path) -> Iterator[Choice]:
+    def _choices(self, entry: MethodKeys, path: Path) -> Iterator[Choice]:
         axes = []
         for name, value in entry.options.items():
             place = (*path, name)

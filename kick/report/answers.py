@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kick.analysis.cells import Cell
+from kick.analysis.cells import StoredCell
 from kick.analysis.headlines import headline
 from kick.errors import Damaged
 from kick.records import Sample
@@ -20,7 +20,7 @@ log = logging.getLogger("kick.report")
 MOST = 24  # variants whose answers to an item are shown
 
 
-def shown(cells: Sequence[Cell]) -> list[Cell]:
+def shown(cells: Sequence[StoredCell]) -> list[StoredCell]:
     """Those whose answers are shown: no replicas; of more than MOST dense and others evenly spaced."""
     ours = [cell for cell in cells if not cell.variant.replica]
     if len(ours) <= MOST:
@@ -52,7 +52,7 @@ class Example:
     answers: tuple[Answer, ...]
 
 
-def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3) -> list[Example]:
+def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: int = 3) -> list[Example]:
     """The first item of a task, then those with most disagreement; none where answers are no text.
 
     `cells` are those of one task and setting that are `shown`, dense first; `labels` names them by key. A
@@ -79,7 +79,7 @@ def examples(cells: Sequence[Cell], labels: Mapping[str, str], *, most: int = 3)
     return [_example(name, cells, found, labels, metric) for name in chosen]
 
 
-def _samples(cell: Cell) -> dict[str, Sample]:
+def _samples(cell: StoredCell) -> dict[str, Sample]:
     """By item; none, with a warning, where the cell is damaged."""
     try:
         return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
@@ -90,7 +90,7 @@ def _samples(cell: Cell) -> dict[str, Sample]:
 
 def _example(
     name: str,
-    cells: Sequence[Cell],
+    cells: Sequence[StoredCell],
     found: Mapping[str, Mapping[str, Sample]],
     labels: Mapping[str, str],
     metric: str,

@@ -70,7 +70,7 @@ def _sparsity(rows: pd.DataFrame) -> svg.Plot | None:
         return None
     shown = shown.assign(at=shown["sparsity"] * 100)
     top = float(shown["at"].max())
-    ticks = svg.Scale(0, top, 0, 1).ticks()
+    ticks = svg.Axis(0, top, 0, 1).ticks()
     start = shown[shown["dense"]].assign(at=0.0)
     lines = _lines(shown[~shown["dense"]], start)
     return svg.Plot("sparsity (%)", tuple((tick, f"{tick:g}") for tick in ticks), (0.0, top), lines)
@@ -87,12 +87,12 @@ def _bits(rows: pd.DataFrame) -> svg.Plot | None:
     return svg.Plot("bits per weight", ticks, (-0.4, len(widths) - 0.6), _lines(shown, shown.iloc[:0]))
 
 
-def _lines(rows: pd.DataFrame, start: pd.DataFrame) -> tuple[svg.Line, ...]:
+def _lines(rows: pd.DataFrame, start: pd.DataFrame) -> tuple[svg.Curve, ...]:
     lines = []
     for name in select.method_order(rows["method"]):
         part = rows[rows["method"] == name].sort_values(["at", "seed"])
         points = [*_points(start, title=False), *_points(part)]
-        lines.append(svg.Line(palette.method_look(name), tuple(points)))
+        lines.append(svg.Curve(palette.method_look(name), tuple(points)))
     return tuple(lines)
 
 
@@ -128,7 +128,7 @@ def hides(rows: pd.DataFrame) -> Markup:
     drawn = svg.Drawing(
         760, top + step * len(labels) + 34, "Loss by perplexity and by task, in per cent of dense"
     )
-    across = svg.Scale(-15, MOST, left, drawn.width - 14)
+    across = svg.Axis(-15, MOST, left, drawn.width - 14)
     bottom = top + step * len(labels)
     drawn.add(
         "rect", x=across(-100 * MARGIN), y=top - 8, class_="margin", height=bottom - top + 4,
@@ -147,7 +147,7 @@ def hides(rows: pd.DataFrame) -> Markup:
     return drawn.render()
 
 
-def _hidden_line(drawn: svg.Drawing, rows: pd.DataFrame, place: tuple[svg.Scale, float], looks: dict) -> None:
+def _hidden_line(drawn: svg.Drawing, rows: pd.DataFrame, place: tuple[svg.Axis, float], looks: dict) -> None:
     across, y = place
     ratio = float(rows["ratio"].iloc[0])
     losses = {}

@@ -10,14 +10,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kick.analysis.compare import Comparison, TaskComparison
+from kick.analysis.compare import Compared, ComparedTask
 from kick.printable import plain
 from kick.report import wording
 
 ANSWER = 160  # characters of an answer in the terminal
 
 
-def verdict(task: TaskComparison) -> str:
+def verdict(task: ComparedTask) -> str:
     """The verdict in words, from b's side: matching, worse, better, undecided; a dash where a is zero.
 
     A share of zero is no margin that b could be within.
@@ -28,7 +28,7 @@ def verdict(task: TaskComparison) -> str:
     return "better" if (found.gap > 0) == task.higher_is_better else "worse"
 
 
-def _table(found: Comparison) -> Table:
+def _table(found: Compared) -> Table:
     title = plain(f"a: {found.a}, b: {found.b} (matrix {found.matrix}, base model {found.base})")
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     heads = ("a", "b", "b \u2212 a", "95 % interval", "p", "Holm", "verdict", "flips")
@@ -53,7 +53,7 @@ def _table(found: Comparison) -> Table:
     return table
 
 
-def _flips(task: TaskComparison, found: Comparison, most: int = 10) -> Iterable[Text]:
+def _flips(task: ComparedTask, found: Compared, most: int = 10) -> Iterable[Text]:
     shown = [flip for flip in task.flips if flip.a_answer or flip.b_answer]
     if not shown:
         return
@@ -74,7 +74,7 @@ def _line(text: str) -> str:
     return wording.visible(" ".join(text.split()), ANSWER)
 
 
-def view(found: Comparison) -> Group:
+def view(found: Compared) -> Group:
     """For the terminal: a table of tasks, then the items that flipped."""
     parts: list[Any] = [_table(found)]
     for task in found.tasks:

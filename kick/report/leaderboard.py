@@ -21,7 +21,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from kick.analysis.frame import Report
+from kick.analysis.frame import Results
 from kick.report import page, select, tables, wording
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ TABLES = ("scores", "gaps", "closed_open", "seeds")
 
 
 def render(
-    report: Report,
+    report: Results,
     out: str | Path,
     *,
     title: str | None = None,
@@ -56,7 +56,7 @@ def render(
     return [folder / name for name in contents]
 
 
-def html(view: page.View) -> str:
+def html(view: page.PageView) -> str:
     """The page."""
     style = (HERE / "leaderboard.css").read_text("utf-8")
     script = (HERE / "leaderboard.js").read_text("utf-8")
@@ -98,7 +98,7 @@ def embedded(value: Any) -> Markup:
     return Markup(text)
 
 
-def as_json(report: Report, view: page.View) -> str:
+def as_json(report: Results, view: page.PageView) -> str:
     """Everything as JSON: title, notes, provenance, and the frame's rows with null for what is missing."""
     head = {
         "title": view.title,
@@ -119,13 +119,13 @@ def _plain(value: Any) -> Any:
     return None if value is pd.NA else value
 
 
-def _markdown(view: page.View, made: Mapping[str, tables.Table]) -> str:
+def _markdown(view: page.PageView, made: Mapping[str, tables.Table]) -> str:
     notes = "\n".join(f"- {tables.markdown_text(note)}" for note in view.notes)
     parts = [f"# {tables.markdown_text(view.title)}", notes, *(table.markdown() for table in made.values())]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def summary(report: Report) -> list[str]:
+def summary(report: Results) -> list[str]:
     """A line a variant for the terminal: its label and how many tasks match, are worse, or stay undecided."""
     rows = select.variant_order(select.headlines(report.frame))
     lines = []

@@ -12,8 +12,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from kick.analysis import pairs
-from kick.analysis.cells import Cell
-from kick.analysis.frame import Report
+from kick.analysis.cells import StoredCell
+from kick.analysis.frame import Results
 from kick.printable import plain
 from kick.report import answers, charts, select, tables, wording
 from kick.stats import metrics
@@ -47,7 +47,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
+class VariantLine:
     """A variant in the main table."""
 
     label: str
@@ -77,7 +77,7 @@ class Section:
     title: str
     note: str
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[VariantLine, ...]
     tasks: tuple[TaskPart, ...]
     methods: tuple[tuple[str, Markup], ...]
     hides: Markup | None
@@ -89,7 +89,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class View:
+class PageView:
     """The whole page."""
 
     title: str
@@ -102,7 +102,7 @@ class View:
     provenance: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def view(report: Report, *, title: str | None, notes: Sequence[str], examples: int) -> View:
+def view(report: Results, *, title: str | None, notes: Sequence[str], examples: int) -> PageView:
     """The page of a report."""
     frame = report.frame
     models = list(dict.fromkeys(frame["base"]))
@@ -111,7 +111,7 @@ def view(report: Report, *, title: str | None, notes: Sequence[str], examples: i
     names = {name for method in frame["method"] for name in method.split(" + ")}
     known = [name for name in select.method_order(names) if name in wording.METHODS]
     used = [name for name in dict.fromkeys(frame["metric"]) if name in metrics.metrics]
-    return View(
+    return PageView(
         title=title or f"What compression does to {', '.join(models)}",
         summary=_summary(frame, matrices),
         notes=(*said, *notes, *report.notes),
@@ -138,7 +138,7 @@ def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------- a section
 
 
-def _section(name: str, frame: pd.DataFrame, report: Report, examples: int) -> Section:
+def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> Section:
     rows = select.headlines(frame, replicas=True)
     tasks = select.tasks(rows)
     columns = [select.of_task(rows, task) for task in tasks]
@@ -202,10 +202,10 @@ def _column(rows: pd.DataFrame) -> Column:
     )
 
 
-def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Line]:
+def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[VariantLine]:
     found = [select.by_label(part) for part in columns]
     for label, row in select.by_label(select.variant_order(frame)).items():
-        yield Line(
+        yield VariantLine(
             label=str(label),
             name=row["variant"],
             kind=_kind(row),
@@ -242,7 +242,7 @@ def score_cell(row: Mapping[str, Any]) -> ScoreCell:
     )
 
 
-def _task(rows: pd.DataFrame, cells: Mapping[str, Cell], examples: int) -> TaskPart:
+def _task(rows: pd.DataFrame, cells: Mapping[str, StoredCell], examples: int) -> TaskPart:
     rows = select.variant_order(rows[rows["replica"] == ""])
     labels = dict(zip(rows["key"], rows["label"], strict=True))
     shown = answers.shown([cells[key] for key in labels]) if examples else []
@@ -322,7 +322,7 @@ def _data(frame: pd.DataFrame) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------- provenance
 
 
-def provenance(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def provenance(report: Results) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """(what, its distinct values) over all runs: commit, machine, versions, models, calibration, times."""
     found: dict[str, dict[str, None]] = {}
     seen: set[tuple[str, str]] = set()  # ten thousand runs have few provenances

@@ -19,7 +19,7 @@ DASHES = {"-": "", "--": "5 3", "-.": "6 2 1 2", ":": "1.5 2.5"}
 
 
 @dataclass(frozen=True)
-class Scale:
+class Axis:
     """Data to user units, linear or by logarithm."""
 
     low: float
@@ -166,7 +166,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """A method's points from left to right."""
 
     look: Look
@@ -180,7 +180,7 @@ class Plot:
     name: str
     ticks: tuple[tuple[float, str], ...]
     ends: tuple[float, float]
-    lines: tuple[Line, ...]
+    lines: tuple[Curve, ...]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def chart(what: Chart, width: float = 400, height: float = 200) -> Markup:
         drawn.text(left - 5, scale(value) + 3.5, what.write(value), "tick", "end")
     for number, plot in enumerate(what.plots):
         start = left + number * (each + gap)
-        _plot(drawn, what, plot, Scale(*plot.ends, start + 6, start + each - 6), scale)
+        _plot(drawn, what, plot, Axis(*plot.ends, start + 6, start + each - 6), scale)
         drawn.line([(start, bottom), (start + each, bottom)], "axis")
         drawn.text(start + each / 2, height - 4, plot.name, "label", "middle")
     if math.isfinite(what.dense):
@@ -217,7 +217,7 @@ def chart(what: Chart, width: float = 400, height: float = 200) -> Markup:
     return drawn.render()
 
 
-def _y_scale(what: Chart, bottom: float, top: float) -> Scale:
+def _y_scale(what: Chart, bottom: float, top: float) -> Axis:
     known = [what.dense, *(what.noise or ())]
     for plot in what.plots:
         for line in plot.lines:
@@ -225,12 +225,12 @@ def _y_scale(what: Chart, bottom: float, top: float) -> Scale:
     known = [value for value in known if math.isfinite(value)]
     low, high = min(known), max(known)
     if what.log:
-        return Scale(low / 1.1, min(high * 1.1, sys.float_info.max), bottom, top, log=True)
+        return Axis(low / 1.1, min(high * 1.1, sys.float_info.max), bottom, top, log=True)
     pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return Scale(max(0.0, low - pad) if low >= 0 else low - pad, high + pad, bottom, top)
+    return Axis(max(0.0, low - pad) if low >= 0 else low - pad, high + pad, bottom, top)
 
 
-def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Scale, up: Scale) -> None:
+def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Axis, up: Axis) -> None:
     left, right = across.start - 6, across.stop + 6
     if what.noise:
         first, second = up(what.noise[1]), up(max(what.noise[0], up.low))

@@ -65,7 +65,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """A registered table: its title, the function, the paper's number where it redraws one."""
 
     title: str
@@ -73,14 +73,14 @@ class Entry:
     paper: str = ""
 
 
-tables: Registry[Entry] = Registry("table")
+tables: Registry[TableEntry] = Registry("table")
 
 
 def table(name: str, title: str, paper: str = "") -> Callable[[Callable], Callable]:
     """Register a function frame -> Table."""
 
     def enter(make: Callable[[pd.DataFrame], Table]) -> Callable[[pd.DataFrame], Table]:
-        tables.add(name, Entry(title, make, paper))
+        tables.add(name, TableEntry(title, make, paper))
         return make
 
     return enter

@@ -29,7 +29,7 @@ from kick.errors import KickError
 
 
 @dataclass(frozen=True)
-class Part:
+class Pruned:
     """A matrix: its shape (rows, columns), and what pruning it alone did (mean FDT in tokens, KL in nats)."""
 
     name: str
@@ -43,14 +43,14 @@ class Part:
         return self.rows * self.columns
 
 
-def uniform(parts: Sequence[Part], sparsity: float, by_row: bool) -> dict[str, int]:
+def uniform(parts: Sequence[Pruned], sparsity: float, by_row: bool) -> dict[str, int]:
     """How many weights of each matrix go at the same share of all, as the methods count them."""
     if by_row:
         return {part.name: part.rows * Sparsity(sparsity).count(part.columns) for part in parts}
     return {part.name: Sparsity(sparsity).count(part.size) for part in parts}
 
 
-def guided(parts: Sequence[Part], sparsity: float, spread: float, by_row: bool) -> dict[str, int]:
+def guided(parts: Sequence[Pruned], sparsity: float, spread: float, by_row: bool) -> dict[str, int]:
     """How many weights of each matrix go by the rule above; the sum is that of `uniform`, to the weight.
 
     Args:
@@ -86,7 +86,7 @@ def check_spread(sparsity: float, spread: float) -> None:
         )
 
 
-def quantiles(parts: Sequence[Part]) -> dict[str, float]:
+def quantiles(parts: Sequence[Pruned]) -> dict[str, float]:
     """q of each matrix, from -1 (most harm) to 1: the place of its middle weight among all."""
     total, before, found = sum(part.size for part in parts), 0, {}
     for part in sorted(parts, key=lambda part: (part.fdt, -part.kl, part.name)):
@@ -95,7 +95,7 @@ def quantiles(parts: Sequence[Part]) -> dict[str, float]:
     return found
 
 
-def shares(counts: Mapping[str, int], parts: Sequence[Part]) -> dict[str, float]:
+def shares(counts: Mapping[str, int], parts: Sequence[Pruned]) -> dict[str, float]:
     """Each count as a share that gives it exactly, whether floor(share x size) is taken of rows or of all."""
     return {part.name: (counts[part.name] + 0.5) / part.size for part in parts}
 

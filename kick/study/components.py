@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class StudyOptions:
     """What `kick study components` is told.
 
     prompts: of the probe task, for each matrix. spread: of the allocation (`allocation`). probe, fidelity,
@@ -70,7 +70,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightMatrix:
     """A weight matrix of the model: its full name, its block's number, and its shape."""
 
     name: str
@@ -83,9 +83,9 @@ class Matrix:
 class Study:
     """A planned study: the model, its matrices, and the tasks. Making its cells computes nothing."""
 
-    options: Options
+    options: StudyOptions
     model: ModelSpec
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[WeightMatrix, ...]
     tasks: Mapping[str, Task]
     corpus: str  # the digest of the calibration corpus
 
@@ -118,7 +118,7 @@ class Study:
         spec = self._calibration(self.options.calibration.propagate)
         return Variant(f"{self._label}-by-fdt-{self.options.spread:g}", self.model, (step,), spec)
 
-    def alone(self, matrix: Matrix) -> Variant:
+    def alone(self, matrix: WeightMatrix) -> Variant:
         """The step for one matrix, all others dense."""
         name = f"{self._label}-only={matrix.name}"
         return Variant(name, self.model, (self._step(only=matrix.name),), self._calibration("dense"))
@@ -172,7 +172,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Work:
+class StudyWork:
     """What a worker process does with a job: one matrix at a time, or a whole model as in any sweep."""
 
     whole: Worker
@@ -189,7 +189,7 @@ def folder_name(model_name: str, step: Step) -> str:
     return "-".join([last, step.method, str(step.options.get("sparsity", ""))])
 
 
-def plan(options: Options) -> Study:
+def plan(options: StudyOptions) -> Study:
     """The study. Raises KickError for all that is wrong with it, before a model is loaded."""
     check(options)
     if options.offline:
@@ -202,7 +202,7 @@ def plan(options: Options) -> Study:
     return Study(options, spec, tuple(_matrices(spec)), loaded, corpus)
 
 
-def check(options: Options) -> None:
+def check(options: StudyOptions) -> None:
     """Raises KickError for a step that is not about single matrices, and for numbers out of range."""
     step = options.step
     kind = methods[step.method].kind
@@ -236,7 +236,7 @@ def _takes() -> list[str]:
     return [name for name in pruning if not own_choice(name, {})]
 
 
-def _tasks(options: Options, folders: Sequence[Path]) -> dict[str, Task]:
+def _tasks(options: StudyOptions, folders: Sequence[Path]) -> dict[str, Task]:
     """The three tasks. Raises KickError where one is of another kind, or asks what another one asks."""
     names = {"probe": options.probe, "fidelity": options.fidelity, "perplexity": options.perplexity}
     found = tasks.load(list(names.values()), options.data_root, folders)
@@ -256,7 +256,7 @@ def _tasks(options: Options, folders: Sequence[Path]) -> dict[str, Task]:
     return dict(found)
 
 
-def _matrices(spec: ModelSpec) -> list[Matrix]:
+def _matrices(spec: ModelSpec) -> list[WeightMatrix]:
     """Every weight matrix of the model, from its shapes alone."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -268,13 +268,13 @@ def _matrices(spec: ModelSpec) -> list[Matrix]:
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     path, modules = block_list(skeleton)
     return [
-        Matrix(f"{path}.{index}.{linear.name}", index, *linear.weight.shape)
+        WeightMatrix(f"{path}.{index}.{linear.name}", index, *linear.weight.shape)
         for index, block in enumerate(modules)
         for linear in linears(block)
     ]
 
 
-def run(options: Options, command: Sequence[str], say: Say) -> tuple[Study, Store, Summary]:
+def run(options: StudyOptions, command: Sequence[str], say: Say) -> tuple[Study, Store, Summary]:
     """Do all cells of the study that are not done. Raises KickError before anything runs."""
     study = plan(options)
     store = Store(options.out, MATRIX)
@@ -289,7 +289,7 @@ def run(options: Options, command: Sequence[str], say: Say) -> tuple[Study, Stor
     return study, store, last
 
 
-def work(study: Study, command: Sequence[str]) -> Work:
+def work(study: Study, command: Sequence[str]) -> StudyWork:
     options = study.options
     common = {
         "root": options.out,
@@ -298,13 +298,13 @@ def work(study: Study, command: Sequence[str]) -> Work:
         "task_folders": options.task_folders,
         "command": tuple(command),
     }
-    return Work(
+    return StudyWork(
         Worker(dense=study.dense, task_names=tuple(study.tasks), **common),
         OneByOne(task_name=options.probe, **common),
     )
 
 
-def _sweep(study: Study, store: Store, work: Work, jobs: Sequence[Job]) -> Summary:
+def _sweep(study: Study, store: Store, work: StudyWork, jobs: Sequence[Job]) -> Summary:
     how = executor(study.options.executor, workers=study.options.workers)
     with show(jobs, store, "auto") as view:
         return run_sweep(work, jobs, store, how, retry_failed=study.options.retry_failed, on_event=view)

@@ -24,7 +24,7 @@ Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Table:
+class StudyTable:
     """Column heads and rows of text."""
 
     heads: tuple[str, ...]
@@ -36,7 +36,7 @@ class Table:
         return "\n".join("| " + " | ".join(row) + " |" for row in [list(self.heads), line, *self.rows])
 
 
-def write(study: Study, store: Store, folder: Path) -> tuple[Table, Table, list[Path]]:
+def write(study: Study, store: Store, folder: Path) -> tuple[StudyTable, StudyTable, list[Path]]:
     """Write the study's files; the tables by component and of the comparison, and the files.
 
     Raises KickError where a cell of the study is missing.
@@ -76,7 +76,7 @@ def matrices(study: Study, store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("place", ignore_index=True)
 
 
-def by_component(study: Study, store: Store) -> Table:
+def by_component(study: Study, store: Store) -> StudyTable:
     """A row a component: the mean over layers of each prompt, its interval over prompts."""
     heads = (
         "component",
@@ -98,7 +98,7 @@ def by_component(study: Study, store: Store) -> Table:
         share = sum(counts[one.name] for one in group) / sum(one.rows * one.columns for one in group)
         row = [name, str(len(group)), *(_with_interval(means[measure], measure) for measure in MEASURES)]
         rows.append([*row, str(worst.block), f"{100 * share:.1f}"])
-    return Table(heads, rows)
+    return StudyTable(heads, rows)
 
 
 def component(matrix: Matrix) -> str:
@@ -120,7 +120,7 @@ def _with_interval(values: np.ndarray, measure: str, kind: intervals.Kind = "mea
 # ------------------------------------------------------------------------------ guided against uniform
 
 
-def comparison(study: Study, store: Store) -> Table:
+def comparison(study: Study, store: Store) -> StudyTable:
     """A row a measure: dense, uniform, guided, and the paired difference guided - uniform.
 
     A difference counts as one where its 95 % interval leaves out 0 and its p, adjusted by Holm over the rows,
@@ -139,7 +139,7 @@ def comparison(study: Study, store: Store) -> Table:
         verdict = f"guided {'better' if better else 'worse'}" if clear else "inside the noise"
         rows.append([wording.metric_label(metric.name), str(one.n), *texts, gap, wording.p_value(p), verdict])
     heads = ("measure", "n", "dense", "uniform", "guided", "guided - uniform", "p (Holm)", "")
-    return Table(heads, rows)
+    return StudyTable(heads, rows)
 
 
 def _compared(
@@ -173,7 +173,9 @@ def _pruned(study: Study, store: Store, variant: Variant) -> int:
 # ------------------------------------------------------------------------------ the page
 
 
-def _page(study: Study, found: pd.DataFrame, parts: Table, rule: str, compared: Table) -> Iterator[str]:
+def _page(
+    study: Study, found: pd.DataFrame, parts: StudyTable, rule: str, compared: StudyTable
+) -> Iterator[str]:
     options, name = study.options, study.model.name
     yield f"# Components of {name}: {options.step.method} at {100 * study.sparsity:g} %"
     if name in wording.MODELS:
@@ -195,7 +197,7 @@ def _page(study: Study, found: pd.DataFrame, parts: Table, rule: str, compared: 
     yield compared.markdown()
 
 
-def _ends(rows: pd.DataFrame) -> Table:
+def _ends(rows: pd.DataFrame) -> StudyTable:
     heads = ("matrix", "FDT, tokens", "SDT, %", "KL, nats", "guided sparsity, %")
     lines = []
     for row in rows.to_dict("records"):
@@ -204,7 +206,7 @@ def _ends(rows: pd.DataFrame) -> Table:
             for m, unit in ((m, metrics.describe(m).unit) for m in MEASURES)
         ]
         lines.append([f"{row['layer']} {row['component']}", *numbers, f"{100 * row['guided_sparsity']:.1f}"])
-    return Table(heads, lines)
+    return StudyTable(heads, lines)
 
 
 def _rule(study: Study, store: Store, found: pd.DataFrame) -> str:

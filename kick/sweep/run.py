@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What `kick run` is told beside the matrix; None leaves a choice to the matrix or the machine."""
 
     out: str = "results"
@@ -40,7 +40,7 @@ class Options:
     offline: bool = False
 
 
-def prepare(matrix: str, options: Options) -> tuple[Plan, Store]:
+def prepare(matrix: str, options: RunOptions) -> tuple[Plan, Store]:
     """The plan of a matrix file or preset, and the store of its results.
 
     Raises KickError for everything that is wrong with the matrix, before a model is loaded.
@@ -57,7 +57,7 @@ def prepare(matrix: str, options: Options) -> tuple[Plan, Store]:
     return planned, Store(options.out, parsed.name)
 
 
-def run(matrix: str, options: Options, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
+def run(matrix: str, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
     planned, store = prepare(matrix, options)
     local = None if "://" in options.out else Path(options.out)
@@ -83,7 +83,7 @@ def run(matrix: str, options: Options, command: Sequence[str], say: Say) -> tupl
         )
 
 
-def worker(planned: Plan, store: Store, options: Options, command: Sequence[str]) -> Worker:
+def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:
     """The work of a plan, as an executor sends it to its processes."""
     return Worker(
         root=str(store.root),

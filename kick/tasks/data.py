@@ -53,7 +53,7 @@ def _documents(rows: Rows) -> Rows:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A set of a mirror that stands for a hub data set. `subset`: its scores are not the full set's."""
 
     set: str
@@ -63,26 +63,28 @@ class Source:
 
 
 # hub id -> configuration ("*": any other) -> set of the mirror
-MIRROR: dict[str, dict[str, Source]] = {
-    "cais/mmlu": {"all": Source("mmlu"), "*": Source("mmlu", filter_column="subject")},
+MIRROR: dict[str, dict[str, DataSource]] = {
+    "cais/mmlu": {"all": DataSource("mmlu"), "*": DataSource("mmlu", filter_column="subject")},
     "Salesforce/wikitext": {
-        "wikitext-2-raw-v1": Source("wikitext2_raw"),
-        "wikitext-2-v1": Source("wikitext2"),
+        "wikitext-2-raw-v1": DataSource("wikitext2_raw"),
+        "wikitext-2-v1": DataSource("wikitext2"),
     },
-    "EleutherAI/wikitext_document_level": {"wikitext-2-raw-v1": Source("wikitext2_raw", adapt=_documents)},
-    "google-research-datasets/nq_open": {"": Source("nq_open"), "nq_open": Source("nq_open")},
-    "google/xquad": {"xquad.en": Source("xquad_en")},
-    "abisee/cnn_dailymail": {"3.0.0": Source("cnn_dailymail", subset=True)},
-    "openai/gsm8k": {"main": Source("gsm8k")},
+    "EleutherAI/wikitext_document_level": {
+        "wikitext-2-raw-v1": DataSource("wikitext2_raw", adapt=_documents)
+    },
+    "google-research-datasets/nq_open": {"": DataSource("nq_open"), "nq_open": DataSource("nq_open")},
+    "google/xquad": {"xquad.en": DataSource("xquad_en")},
+    "abisee/cnn_dailymail": {"3.0.0": DataSource("cnn_dailymail", subset=True)},
+    "openai/gsm8k": {"main": DataSource("gsm8k")},
     "mandarjoshi/trivia_qa": {
-        "rc.nocontext": Source("triviaqa_subset", subset=True),
-        "rc": Source("triviaqa_rc"),
+        "rc.nocontext": DataSource("triviaqa_subset", subset=True),
+        "rc": DataSource("triviaqa_rc"),
     },
-    "freebase_qa": {"": Source("freebase_qa")},
-    "lm-sys/mt_bench": {"": Source("mt_bench")},
-    "lm-sys/mt_bench_reference": {"": Source("mt_bench_reference")},
-    "lm-sys/vicuna_bench": {"": Source("vicuna_bench")},
-    "lm-sys/vicuna_bench_reference": {"": Source("vicuna_bench_reference")},
+    "freebase_qa": {"": DataSource("freebase_qa")},
+    "lm-sys/mt_bench": {"": DataSource("mt_bench")},
+    "lm-sys/mt_bench_reference": {"": DataSource("mt_bench_reference")},
+    "lm-sys/vicuna_bench": {"": DataSource("vicuna_bench")},
+    "lm-sys/vicuna_bench_reference": {"": DataSource("vicuna_bench_reference")},
 }
 NOT_ON_THE_HUB = frozenset(name for name in MIRROR if name.startswith("lm-sys/"))
 
@@ -141,7 +143,7 @@ def has_split(path: str, name: str, split: str, root: str) -> bool:
     return any((folder / f"{split}{suffix}").is_file() for suffix in SUFFIXES)
 
 
-def _source(path: str, name: str) -> Source | None:
+def _source(path: str, name: str) -> DataSource | None:
     configurations = MIRROR.get(path, {})
     return configurations.get(name or "") or configurations.get("*")
 
@@ -174,7 +176,7 @@ def mirror_rows(path: str, name: str, split: str, root: str) -> Rows | None:
     raise KickError(f"{folder} mirrors {path}, but has no split {split!r}; it has {there}")
 
 
-def _adapted(rows: Rows, source: Source, name: str, file: Path) -> Rows:
+def _adapted(rows: Rows, source: DataSource, name: str, file: Path) -> Rows:
     if source.filter_column:
         kept = [row for row in rows if row[source.filter_column] == name]
         if not kept:

@@ -19,7 +19,7 @@ from kick.tasks.task import Aggregate, Item, Task
 AGGREGATE_RESAMPLES = 1000  # for lm-eval's aggregations that are plain Python functions of a list
 
 
-class Engine(Protocol):
+class Answering(Protocol):
     """What answers requests: batching, caches and drafts unseen."""
 
     def answer(
@@ -37,7 +37,7 @@ class Evaluation:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-class Kept(Protocol):
+class Answers(Protocol):
     """Answers of one list of requests, by index, that outlive an interruption."""
 
     answers: dict[int, Response]
@@ -46,7 +46,7 @@ class Kept(Protocol):
         """Keep the answer to request `index`."""
 
 
-Keep = Callable[[str, int], AbstractContextManager[Kept]]  # (phase, number of requests) -> Kept
+Keep = Callable[[str, int], AbstractContextManager[Answers]]  # (phase, number of requests) -> Kept
 
 
 @dataclass
@@ -60,7 +60,7 @@ class InMemory:
         self.answers[index] = response
 
 
-def evaluate(task: Task, items: Sequence[Item], engine: Engine, keep: Keep | None = None) -> Evaluation:
+def evaluate(task: Task, items: Sequence[Item], engine: Answering, keep: Keep | None = None) -> Evaluation:
     """Ask what is not yet answered, score everything.
 
     `keep` opens the answers of a phase ("first", "second": a task may ask again with the first answers in
@@ -76,7 +76,7 @@ def evaluate(task: Task, items: Sequence[Item], engine: Engine, keep: Keep | Non
     return Evaluation(samples, summarise(task, samples), counts(samples))
 
 
-def ask(engine: Engine, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
+def ask(engine: Answering, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
     """The responses of every item, in order; requests whose answers were kept are not asked again.
 
     Raises RuntimeError where the engine leaves a request without an answer.

@@ -256,10 +256,10 @@ def test_a_cell_is_reproduced(kick, smoke_results):
 def test_a_changed_scoring_rescores_instead_of_asking_again(kick, smoke_results, tmp_path):
     """Keys change with the scoring; `kick run` then moves the answers and asks no model."""
     from kick.sweep.rescore import rescore_stale
-    from kick.sweep.run import Options, prepare
+    from kick.sweep.run import RunOptions, prepare
 
     results = shutil.copytree(smoke_results, tmp_path / "results")
-    planned, store = prepare("smoke", Options(out=str(results)))
+    planned, store = prepare("smoke", RunOptions(out=str(results)))
     task = planned.tasks["kick_mini_mcq"]
     task.scoring = "another"
     cells = [cell for cell in planned.cells if cell.task.name == "kick_mini_mcq"]

@@ -6,7 +6,7 @@ import torch
 from kick.compress.calibrate.statistics import Hessian, InputNorm
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
-from kick.compress.methods.gptq import Order, gptq
+from kick.compress.methods.gptq import ColumnOrder, gptq
 from kick.compress.methods.sparsegpt import sparsegpt
 from kick.compress.solver import factor, silence
 from kick.compress.sparsity import Sparsity, mask
@@ -105,7 +105,7 @@ def test_gptq(golden, bits, kind, group, inverse):
     if order is not None:
         hessian = hessian[order][:, order]
     found = factor(hessian, 0.01, "golden", Calibration(), inverse)
-    ((weight, scale),) = gptq([golden["weight"]], found, Order(grid, order, dead=dead))
+    ((weight, scale),) = gptq([golden["weight"]], found, ColumnOrder(grid, order, dead=dead))
     wanted = golden[f"gptq.w{bits}.{kind}.{group}.weight"]
     step = scale.scale.repeat_interleave(weight.shape[1] // scale.scale.shape[1], dim=1)
     assert float(((weight - wanted).abs() < step / 2).float().mean()) >= 0.995

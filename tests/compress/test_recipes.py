@@ -11,7 +11,7 @@ from kick.compress.context import Calibration
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
 from kick.model import block_list, linears
-from kick.sweep.run import Options, prepare
+from kick.sweep.run import RunOptions, prepare
 from tests.support.architectures import VOCABULARY, sequences, tiny
 
 
@@ -146,6 +146,6 @@ def test_blocks_that_give_attention_weights_too(method, options):
 def test_a_folder_for_hidden_states_is_looked_at_first(monkeypatch, tmp_path):
     monkeypatch.setenv(OFFLOAD_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(KickError, match="nowhere' is no folder"):
-        prepare("smoke", Options(out=str(tmp_path)))
+        prepare("smoke", RunOptions(out=str(tmp_path)))
     monkeypatch.setenv(OFFLOAD_VARIABLE, str(tmp_path))
     assert offload_folder() == tmp_path

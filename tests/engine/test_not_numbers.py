@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 def finished(model, folder, out):
     file = out / "matrix.yaml"
     file.write_text(MATRIX.format(model=model, folder=folder))
-    options = run.Options(out=str(out / "results"), executor="inline", view="json")
+    options = run.RunOptions(out=str(out / "results"), executor="inline", view="json")
     run.run(str(file), options, ["kick", "run", str(file)], lambda text: None)
     store = Store(out / "results", "broken")
     done = {(x.cell.variant.name, x.cell.task.name): x for x in store.runs()}

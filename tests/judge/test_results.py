@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kick.judge.endpoint import Settings
-from kick.judge.results import Report, judge_results, settings
+from kick.judge.results import JudgePass, judge_results, settings
 from kick.matrix import load
 from kick.store import Store
 from tests.support.judge_server import Answer, honest, refused, said, serving, verdict
@@ -281,7 +281,7 @@ def test_settings_of_a_matrix():
 def test_nothing_to_judge_needs_no_judge(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     report = judge_results(Store(tmp_path), Settings("judge-1"))
-    assert report == Report(())
+    assert report == JudgePass(())
     assert "no stored cell has answers for a judge" in str(report)
 
 

@@ -10,7 +10,7 @@ from kick import paths
 from kick.errors import KickError
 from kick.matrix import costs
 from kick.matrix import rates as matrix_rates
-from kick.matrix.costs import Shape, Work
+from kick.matrix.costs import JobWork, Shape
 from kick.matrix.plan import plan
 from kick.matrix.rates import Rates
 from kick.records import ModelSpec
@@ -73,7 +73,7 @@ def test_a_shape_is_read_off_headers(tmp_path):
 
 def test_gradients_take_memory_for_every_weight():
     size, model = Shape(10**9, 10**7, 4096, 1024, 32000), ModelSpec("m")
-    work = Work({"facts": 1}, {}, calibrated=1, sequences=8, length=256)
+    work = JobWork({"facts": 1}, {}, calibrated=1, sequences=8, length=256)
     without, with_gradients = (
         costs.estimate(model, size, one, Rates()).memory for one in (work, replace(work, gradients=True))
     )

@@ -6,7 +6,7 @@ import pytest
 
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
-from kick.study.allocation import Part, guided, quantiles, shares, uniform
+from kick.study.allocation import Pruned, guided, quantiles, shares, uniform
 
 SHAPES = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)]
 
@@ -14,7 +14,7 @@ SHAPES = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 57
 def parts(shapes=SHAPES, layers=6, seed=0):
     generator = random.Random(seed)
     return [
-        Part(f"{layer}.{place}", *shape, fdt=generator.uniform(0, 48))
+        Pruned(f"{layer}.{place}", *shape, fdt=generator.uniform(0, 48))
         for layer in range(layers)
         for place, shape in enumerate(shapes)
     ]
@@ -55,11 +55,11 @@ def test_shares_lie_where_the_rule_puts_them():
 
 def test_the_earliest_divergence_keeps_most_and_ties_go_by_kl_then_name():
     own = [
-        Part("b", 4, 8, fdt=9.0, kl=0.5),
-        Part("a", 4, 8, fdt=9.0, kl=0.5),
-        Part("late", 4, 8, fdt=40.0),
-        Part("early", 4, 8, fdt=1.0),
-        Part("hurt", 4, 8, fdt=9.0, kl=0.9),
+        Pruned("b", 4, 8, fdt=9.0, kl=0.5),
+        Pruned("a", 4, 8, fdt=9.0, kl=0.5),
+        Pruned("late", 4, 8, fdt=40.0),
+        Pruned("early", 4, 8, fdt=1.0),
+        Pruned("hurt", 4, 8, fdt=9.0, kl=0.9),
     ]
     places = quantiles(own)
     assert sorted(places, key=places.get) == ["early", "hurt", "a", "b", "late"]

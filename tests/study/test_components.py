@@ -65,7 +65,7 @@ def saved(name, tokenizer, folder):
 def options(name, out, method="wanda", sparsity=0.5, **more):
     step = compress.canonical(method, {"sparsity": sparsity})
     spec = CalibrationSpec("kick_mini_calibration", 2, 48)
-    return components.Options(name, step, spec, str(out), **(SMALL | more))
+    return components.StudyOptions(name, step, spec, str(out), **(SMALL | more))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "mixtral"])

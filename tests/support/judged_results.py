@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kick import tasks
 from kick.judge.endpoint import Settings
-from kick.judge.results import Report, judge_results
+from kick.judge.results import JudgePass, judge_results
 from kick.records import Cell, ModelSpec, Response, Result, Sample, Step, TaskSpec, Variant
 from kick.store import Store
 from kick.tasks import evaluate
@@ -41,7 +41,7 @@ class Stored:
         names = [name for name in samples[0].scores if name.startswith("judge")]
         return {name: [sample.scores[name] for sample in samples] for name in names}
 
-    def judge(self, server, **more) -> Report:
+    def judge(self, server, **more) -> JudgePass:
         given = {"backoff": 0.01, "timeout": 10.0, "attempts": 2, "max_tokens": 50, **more}
         return judge_results(self.store, Settings("judge-1", server.url, **given), data_root=self.mirror)
 

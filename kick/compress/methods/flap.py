@@ -25,7 +25,7 @@ from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.widths import (
     Coupled,
-    Kept,
+    KeptWidths,
     add_bias,
     check_saved,
     check_widths,
@@ -74,7 +74,7 @@ class Flap:
     ) -> None:
         o, down = structure.o, structure.down
         heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
-        kept = Kept(largest(heads, size[0]), largest(score(down.weight, found[down.name]), size[1]))
+        kept = KeptWidths(largest(heads, size[0]), largest(score(down.weight, found[down.name]), size[1]))
         biases = []
         for linear, stays in ((o, structure.query_channels(kept.groups)), (down, kept.channels)):
             mean = found[linear.name].mean.clone()

@@ -70,7 +70,7 @@ class Gptq:
         order = hessian.diagonal().argsort(descending=True, stable=True) if self.act_order else None
         if order is not None:
             hessian = hessian[order][:, order]
-        how = Order(grid, order, stacked(before, weights), dead, self.mse)
+        how = ColumnOrder(grid, order, stacked(before, weights), dead, self.mse)
         inputs = len(hessian)
         found = factor(hessian, self.damping, block.full(group[0]), calibration, how.groupwise(inputs))
         for linear, (weight, scale) in zip(group, gptq(weights, found, how), strict=True):
@@ -78,7 +78,7 @@ class Gptq:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class ColumnOrder:
     """How a weight is swept.
 
     `order` (in,): the columns as they are swept, None as they stand; `kept` (in, all out): weights that may
@@ -105,7 +105,7 @@ class Order:
         return columns if self.order is None else columns[self.order.argsort()]
 
 
-def gptq(weights: Sequence[Tensor], factor: Factor, how: Order) -> list[tuple[Tensor, Scale]]:
+def gptq(weights: Sequence[Tensor], factor: Factor, how: ColumnOrder) -> list[tuple[Tensor, Scale]]:
     """The rounded weights (out, in) and their scales, of weights with one input.
 
     Args:
@@ -149,7 +149,7 @@ def gptq(weights: Sequence[Tensor], factor: Factor, how: Order) -> list[tuple[Te
 class _Scales:
     """The scale of each column: found before the sweep, or group by group as blocks are opened."""
 
-    def __init__(self, columns: Tensor, how: Order):
+    def __init__(self, columns: Tensor, how: ColumnOrder):
         self.row = Grid(how.grid.bits, -1, how.grid.symmetric)  # of a group by itself
         self.mse = how.mse
         inputs = len(columns)

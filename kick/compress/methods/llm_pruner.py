@@ -23,7 +23,7 @@ from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.widths import (
     Coupled,
-    Kept,
+    KeptWidths,
     check_saved,
     check_widths,
     coupled,
@@ -63,7 +63,7 @@ class LlmPruner:
             for block in walk(model, calibration):
                 structure = coupled(block.module, model)
                 heads, mlp = importance(structure, sums, block.index)
-                cut(structure, Kept(largest(heads, groups), largest(mlp, channels)))
+                cut(structure, KeptWidths(largest(heads, groups), largest(mlp, channels)))
         describe(model, groups, channels, first)
 
 

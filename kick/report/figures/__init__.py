@@ -10,6 +10,6 @@ studies (calibration size, shots, seeds, model sizes, divergence).
 
 from kick.report.figures import levels, overview, studies
 from kick.report.figures.drawing import PAPERS, Drawn, draw
-from kick.report.figures.entry import Entry, figure, figures
+from kick.report.figures.entry import FigureEntry, figure, figures
 
-__all__ = ["PAPERS", "Drawn", "Entry", "draw", "figure", "figures", "levels", "overview", "studies"]
+__all__ = ["PAPERS", "Drawn", "FigureEntry", "draw", "figure", "figures", "levels", "overview", "studies"]

@@ -15,7 +15,7 @@ from kick.errors import KickError
 from kick.registry import UnknownName, unknown
 from kick.report import published, select, wording
 from kick.report.figures import style
-from kick.report.figures.entry import Entry, figures
+from kick.report.figures.entry import FigureEntry, figures
 
 PAPERS = ("llm-kick",)
 
@@ -62,7 +62,7 @@ def draw(
 
 
 def _one(
-    name: str, entry: Entry, frame: pd.DataFrame, folder: Path, numbers: Mapping[str, Any] | None
+    name: str, entry: FigureEntry, frame: pd.DataFrame, folder: Path, numbers: Mapping[str, Any] | None
 ) -> Iterator[Drawn]:
     parts = [("", frame)] if entry.across else select.sections(frame)
     for section, rows in parts:
@@ -79,7 +79,7 @@ def _one(
         yield Drawn(name, title, _save(entry, chosen, folder / file))
 
 
-def _save(entry: Entry, rows: pd.DataFrame, path: Path) -> tuple[Path, ...]:
+def _save(entry: FigureEntry, rows: pd.DataFrame, path: Path) -> tuple[Path, ...]:
     """The three files of a figure; PNG and PDF carry no date, so equal results give equal files."""
     drawn = entry.draw(rows)
     files = tuple(path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "pdf", "csv"))

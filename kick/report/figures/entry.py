@@ -15,7 +15,7 @@ Draw = Callable[[pd.DataFrame], Figure]
 
 
 @dataclass(frozen=True)
-class Entry:
+class FigureEntry:
     """A figure: which rows of the frame it shows (they are its CSV), and how they are drawn.
 
     paper: the published figure that it redraws; published: the task family whose published numbers stand
@@ -30,7 +30,7 @@ class Entry:
     across: bool = False
 
 
-figures: Registry[Entry] = Registry("figure")
+figures: Registry[FigureEntry] = Registry("figure")
 
 
 def figure(
@@ -42,7 +42,7 @@ def figure(
     """
 
     def enter(draw: Draw) -> Draw:
-        figures.add(name, Entry(title, rows, draw, paper, published, across))
+        figures.add(name, FigureEntry(title, rows, draw, paper, published, across))
         return draw
 
     return enter

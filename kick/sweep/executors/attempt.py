@@ -14,7 +14,7 @@ from kick.sweep.contract import Outcome
 
 
 @dataclass(frozen=True)
-class Report:
+class Attempt:
     """How an attempt at a job ended; `clean` is False where the process is to be replaced."""
 
     state: Literal["done", "failed", "stopped", "halted"]
@@ -29,17 +29,17 @@ class Report:
         return Outcome(job, self.state, seconds, self.cause, self.traceback, log, worker, self.crashed)
 
 
-def attempt(work: Callable[[Job], None], job: Job) -> Report:
+def attempt(work: Callable[[Job], None], job: Job) -> Attempt:
     """Do the job. A known reason (CellFailed, KickError) leaves the process fit for the next one."""
     try:
         work(job)
     except KeyboardInterrupt:
-        return Report("stopped", "interrupted")
+        return Attempt("stopped", "interrupted")
     except StoreError as error:
-        return Report("halted", str(error), traceback.format_exc())
+        return Attempt("halted", str(error), traceback.format_exc())
     except (CellFailed, KickError) as error:
-        return Report("failed", str(error), traceback.format_exc())
+        return Attempt("failed", str(error), traceback.format_exc())
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-        return Report("failed", cause, traceback.format_exc(), clean=False)
-    return Report("done")
+        return Attempt("failed", cause, traceback.format_exc(), clean=False)
+    return Attempt("done")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kick.records import Job
 from kick.sweep.contract import Outcome
-from kick.sweep.executors.attempt import Report
+from kick.sweep.executors.attempt import Attempt
 from kick.sweep.executors.process import Process, cores, settings_for
 
 GRACE = 15.0  # seconds that an interrupted job has to keep its answers
@@ -107,7 +107,7 @@ class Local:
             report = self._deadline(worker)
         elif report is None:
             state, cause = ("stopped", "interrupted") if self._asked else ("failed", worker.death())
-            report = Report(state, cause, clean=False, crashed=True)
+            report = Attempt(state, cause, clean=False, crashed=True)
         if report is None:
             return None
         outcome = report.outcome(worker.job, worker.seconds, worker.name, worker.tail())
@@ -117,17 +117,17 @@ class Local:
             worker.kill()
         return outcome
 
-    def _deadline(self, worker: Process) -> Report | None:
+    def _deadline(self, worker: Process) -> Attempt | None:
         """Interrupt a worker that was asked to stop, and end one whose time is over."""
         now = time.monotonic()
         if self._asked is not None:
             if not worker.interrupted:
                 worker.interrupt()
             if now - self._asked > GRACE:
-                return Report("stopped", f"did not stop within {GRACE:.0f} s and was ended", clean=False)
+                return Attempt("stopped", f"did not stop within {GRACE:.0f} s and was ended", clean=False)
         elif worker.overdue(self.time_limit):
             cause = f"ran past its time limit of {self.time_limit:g} s and was ended"
-            return Report("failed", cause, clean=False, crashed=True)
+            return Attempt("failed", cause, clean=False, crashed=True)
         return None
 
     def stop(self) -> None:

@@ -17,7 +17,7 @@ from multiprocessing import Pipe, connection
 from pathlib import Path
 
 from kick.records import Job
-from kick.sweep.executors.attempt import Report, attempt
+from kick.sweep.executors.attempt import Attempt, attempt
 
 TAIL = 8_000  # bytes of a worker's output that a failure keeps
 STARTING = 600.0  # seconds that a worker may take to import its work, beside a job's own time
@@ -115,12 +115,12 @@ class Process:
             return self.seconds > limit + STARTING
         return time.monotonic() - self._began > limit
 
-    def receive(self) -> Report | None:
+    def receive(self) -> Attempt | None:
         """Its report, if there is one."""
         try:
             while self._pipe.poll():
                 said = self._pipe.recv()
-                if isinstance(said, Report):
+                if isinstance(said, Attempt):
                     return said
                 self._began = time.monotonic()
         except (EOFError, ConnectionResetError):
@@ -171,7 +171,7 @@ def _serve(pipe: connection.Connection) -> None:
     try:
         work, broken = pipe.recv(), None
     except Exception as error:  # the work's own modules cannot be imported here
-        broken = Report("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+        broken = Attempt("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
     while True:
         job = pipe.recv()
         pipe.send(BEGUN)

@@ -31,7 +31,7 @@ LIVES = 3  # nodes that a job may lose before it counts as failed
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray keeps to 127.0.0.1, which it else replaces
 
 
-class Slot:
+class NodeSlot:
     """The actor: watches one worker process on its node. Its methods run side by side."""
 
     def __init__(self, work: Callable[[Job], None], time_limit: float | None):
@@ -163,7 +163,7 @@ class Ray:
         """Start slots, up to the room there is and the jobs there are."""
         wanted = min(self._places, waiting + len(self._busy()))
         while len(self._slots) < wanted:
-            kind = self._ray.remote(Slot).options(
+            kind = self._ray.remote(NodeSlot).options(
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
                 max_restarts=0,

@@ -23,7 +23,7 @@ from kick.sweep.progress.live import LiveView
 POLL = 1.0  # seconds between two looks at the answers of running cells
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Shows events as they come, and the board once a second between them."""
 
     def event(self, event: Event, board: Board) -> None:
@@ -42,7 +42,7 @@ class View(Protocol):
 class Show:
     """A context that feeds a view; called with each event. Safe from several threads."""
 
-    def __init__(self, board: Board, view: View):
+    def __init__(self, board: Board, view: ProgressView):
         self._board, self._view = board, view
         self._lock = threading.RLock()
         self._over = threading.Event()

@@ -14,7 +14,7 @@ from kick.compress.calibrate.statistics import AbsMax, Hessian, InputNorm, Momen
 from kick.compress.calibrate.walk import shared, walk
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
-from kick.compress.methods.gptq import Order, gptq
+from kick.compress.methods.gptq import ColumnOrder, gptq
 from kick.compress.solver import factor, silence
 from kick.errors import CellFailed
 from kick.model import blocks, linears, watch
@@ -351,7 +351,7 @@ def test_gptq_is_the_papers_column_loop(inverse, pruned):
         error = (left[:, i] - wanted[:, i]) / upper[i, i]
         left[:, i:] -= error[:, None] * upper[i, i:]
     found = factor(hessian, 0.01, "layer", Calibration(), inverse)
-    ((made, _),) = gptq([weight], found, Order(grid, kept=None if kept is None else kept.t()))
+    ((made, _),) = gptq([weight], found, ColumnOrder(grid, kept=None if kept is None else kept.t()))
     assert torch.isclose(made.double(), wanted, rtol=1e-4, atol=1e-5).double().mean() > 0.99
     assert kept is None or not made[~kept].any()
 
