@@ -46,12 +46,18 @@ class Registry(Mapping[str, T]):
     def __init__(self, kind: str):
         self.kind = kind
         self._items: dict[str, T] = {}
+        self._origins: dict[str, str] = {}
 
-    def add(self, name: str, item: T) -> None:
-        """Enter `item` under `name`. Raises ValueError where the name is taken."""
-        if name in self._items:
-            raise ValueError(f"{self.kind} {name!r} is registered twice: {self._items[name]!r} and {item!r}")
-        self._items[name] = item
+    def add(self, name: str, item: T, origin: str = "") -> None:
+        """Enter `item` under `name`.
+
+        `origin` is the module that enters it: one that is imported anew may replace what it entered before.
+        Raises ValueError where another module has taken the name.
+        """
+        if name in self._items and not (origin and self._origins[name] == origin):
+            first = self._origins[name] or repr(self._items[name])
+            raise ValueError(f"the {self.kind} name {name!r} is taken by {first}; choose another")
+        self._items[name], self._origins[name] = item, origin
 
     def __getitem__(self, name: str) -> T:
         """The thing of that name. Raises UnknownName with the nearest names."""

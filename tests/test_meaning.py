@@ -146,7 +146,7 @@ class Given:
 
 
 def test_titles_and_help_of_a_method_are_words_but_its_needs_are_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(Registry, "add", lambda table, name, entry: None)
+    monkeypatch.setattr(Registry, "add", lambda table, *entry: None)
     first = meant(tmp_path, METHOD, "Given")
     for old, new in (('title="A"', 'title="C"'), ('"how much"', '"the share"'), ('"Words."', '"Others."')):
         assert meant(tmp_path, METHOD.replace(old, new), "Given") == first

@@ -25,7 +25,7 @@ import kick.compress.methods as _package
 from kick.compress.context import Calibration, Propagate, Quantized
 from kick.compress.dense import DenseWeights
 from kick.compress.depth import check_depth
-from kick.compress.method import MethodEntry, build, canonical, describe, option
+from kick.compress.method import build, canonical, describe, option
 from kick.compress.method import methods as _methods
 from kick.compress.pruning import clear
 from kick.compress.scope import Scope
@@ -39,7 +39,6 @@ for _module in pkgutil.iter_modules(_package.__path__):
 
 __all__ = [
     "Calibration",
-    "MethodEntry",
     "build",
     "canonical",
     "check",

@@ -7,23 +7,22 @@ calibration compresses the model in place. Registering is one decorator; no othe
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from kick import meaning
+from kick import catalog, meaning
+from kick.catalog import KINDS, Facts
 from kick.compress import scope
 from kick.compress.sparsity import Sparsity
 from kick.records import Step
 from kick.registry import Registry, unknown
-
-Kind = Literal["prune", "quantize", "structure", "compensate"]
-Need = Literal["calibration", "gradients", "structure"]
 
 
 class Method(Protocol):
@@ -34,60 +33,39 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class MethodEntry:
-    """A method's row in the table: its class, where it is published, what it needs, and its version.
+class MethodEntry(Facts):
+    """A method's row in the table: its facts and its class."""
 
-    `activations`: it rounds them while the model runs, so that the model is no plain checkpoint. `version`
-    is raised when the numbers that the method gives change; it is part of every key.
-    """
-
-    name: str
     cls: type
-    title: str
-    paper: str
-    kind: Kind
-    needs: tuple[Need, ...]
-    activations: bool
-    version: int
 
     @cached_property
     def digest(self) -> str:
         """16 hex digits of what the method's code means, see `kick.meaning`; part of every key."""
         return meaning.digest(self.cls)
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether the method looks at calibration data, so that seeds and corpora matter to it."""
-        return "calibration" in self.needs
+
+methods: Registry[MethodEntry] = catalog.registered
 
 
-methods: Registry[MethodEntry] = Registry("method")
+class method(Facts):
+    """Enters a frozen dataclass into the table of methods: `@method("wanda", title=..., paper=..., ...)`.
 
+    The arguments are the method's facts, written out as plain values, and the only place where they are.
+    """
 
-def method(
-    name: str,
-    *,
-    title: str,
-    paper: str,
-    kind: Kind,
-    needs: Sequence[Need] = (),
-    activations: bool = False,
-    version: int = 1,
-):
-    """Enter a frozen dataclass into the table of methods under `name`."""
-
-    def enter(cls: type) -> type:
+    def __call__(self, cls: type) -> type:
+        """Enter the class. Raises TypeError for one that is not a method, ValueError for a name taken."""
+        who = f"the method {self.name!r}"
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):
-            raise TypeError(f"the method {name!r} must be a frozen dataclass: its fields are its options")
+            raise TypeError(f"{who} must be a frozen dataclass: its fields are its options")
         for field in dataclasses.fields(cls):
             if "range" not in field.metadata:
-                raise TypeError(f"the method {name!r}: the field {field.name!r} must be made by option(...)")
-        if kind not in typing.get_args(Kind):
-            raise TypeError(f"the method {name!r}: kind {kind!r}; wanted one of {typing.get_args(Kind)}")
-        methods.add(name, MethodEntry(name, cls, title, paper, kind, tuple(needs), activations, version))
+                raise TypeError(f"{who}: the field {field.name!r} must be made by option(...)")
+        if self.kind not in KINDS:
+            raise TypeError(f"{who}: kind {self.kind!r}; expected one of {KINDS}")
+        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(Facts)}
+        methods.add(self.name, MethodEntry(**facts, cls=cls), cls.__module__)
         return cls
-
-    return enter
 
 
 @dataclass(frozen=True)
@@ -136,7 +114,7 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
         else:
             raise ValueError(f"{name} needs the option {key!r}: {field.metadata['range'].help}")
     _instance(entry, written)
-    return Step(name, written | scope.written(name, options), entry.version, entry.digest)
+    return Step(name, written | scope.written(entry, options), entry.version, entry.digest)
 
 
 def build(step: Step) -> Any:
@@ -146,7 +124,7 @@ def build(step: Step) -> Any:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """A method's row as JSON values: title, paper, kind, needs, version, doc, and its options."""
+    """A method's row as JSON values: its facts, doc, and its options."""
     entry = methods[name]
     hints = typing.get_type_hints(entry.cls)
     options = []
@@ -163,8 +141,8 @@ def describe(name: str) -> dict[str, Any]:
                 "help": allowed.help,
             }
         )
-    head = {key: getattr(entry, key) for key in ("name", "title", "paper", "kind", "activations", "version")}
-    doc = (entry.cls.__doc__ or "").strip().splitlines()[0]
+    head = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Facts)}
+    doc = (inspect.getdoc(entry.cls) or "").partition("\n")[0]
     return head | {"needs": list(entry.needs), "doc": doc, "options": options}
 
 

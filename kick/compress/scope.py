@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kick.catalog import Facts
 from kick.compress.sparsity import Sparsity
 from kick.errors import CellFailed, KickError
 from kick.model import block_list, linears
@@ -23,7 +24,6 @@ from kick.records import Step
 from kick.registry import unknown
 
 OPTIONS = ("only", "sparsities")
-_SOLVERS = ("sparsegpt", "admm")
 
 
 @dataclass(frozen=True)
@@ -78,39 +78,27 @@ class Scope:
                 )
 
 
-def own_choice(method: str, options: Mapping[str, Any]) -> str:
-    """Why a step cannot be given a share for each matrix; "" where it can."""
-    if method in _SOLVERS:
-        return "it chooses weights while it updates them"
-    if method == "owl":
-        return "it chooses the shares itself"
-    if options.get("per") == "global":
-        return "per: global sets one threshold for all matrices"
-    if options.get("ties", "exact") != "exact":
-        return "ties: authors prunes other numbers than asked for"
-    return ""
-
-
-def written(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def written(method: Facts, options: Mapping[str, Any]) -> dict[str, Any]:
     """The two options, as far as they are given, as JSON values. Raises ValueError for what is neither."""
     found: dict[str, Any] = {}
+    who = method.name
     if "only" in options:
         only = options["only"]
         names = [only] if isinstance(only, str) else only
         if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
             raise ValueError(
-                f"{method}: option 'only' is {only!r}; it must be a matrix's full name, or a list of such"
+                f"{who}: option 'only' is {only!r}; it must be a matrix's full name, or a list of such"
             )
         found["only"] = only if isinstance(only, str) else sorted(names)
     if "sparsities" in options:
         own = options["sparsities"]
-        if why := own_choice(method, options):
-            raise ValueError(f"{method} cannot follow the option 'sparsities': {why}")
+        if why := method.own_choice(options):
+            raise ValueError(f"{who} cannot follow the option 'sparsities': {why}")
         if not isinstance(own, Mapping) or not own:
             raise ValueError(
-                f"{method}: option 'sparsities' is {own!r}; it must give matrices' full names a share each"
+                f"{who}: option 'sparsities' is {own!r}; it must give matrices' full names a share each"
             )
-        found["sparsities"] = {name: _share(method, name, own[name]) for name in sorted(own)}
+        found["sparsities"] = {name: _share(who, name, own[name]) for name in sorted(own)}
     return found
 
 

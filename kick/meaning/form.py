@@ -15,7 +15,9 @@ from kick.meaning.source import PACKAGE, Source, exempt, file_of, origin, read, 
 # arguments that are words for people, or counted elsewhere in a key: positions and keywords, by function
 PROSE = {
     "option": frozenset({0, "help"}),
-    "method": frozenset({0, "title", "paper", "version", "place", "family"}),
+    "method": frozenset(
+        {0, "title", "paper", "version", "place", "bits", "chooses", "trains", "task_data", "serves", "look"}
+    ),
     "protocol": frozenset({0, "title", "version"}),
 }
 _DROPPED = frozenset(

@@ -11,8 +11,10 @@ from pathlib import Path
 from kick.meaning.names import bound, imports, root_name
 
 PACKAGE = Path(__file__).parents[1]
-# top-level modules that hold no number: records and errors, tables of names, paths, text for people
-EXEMPT = frozenset({"errors", "records", "registry", "paths", "printable", "provenance", "meaning", ""})
+# top-level modules that hold no number: records and errors, tables of names and facts, paths, text
+EXEMPT = frozenset(
+    {"errors", "records", "registry", "catalog", "plugins", "paths", "printable", "provenance", "meaning", ""}
+)
 
 
 def versions(module: str) -> list[int]:

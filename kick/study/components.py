@@ -21,7 +21,6 @@ from typing import Any
 from kick import compress, model, paths, tasks
 from kick.compress.calibrate.corpus import digest
 from kick.compress.method import methods
-from kick.compress.scope import own_choice
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
 from kick.matrix.sources import own_sources
@@ -212,7 +211,7 @@ def check(options: StudyOptions) -> None:
             f"{step.method} {doing.get(kind, 'rounds weights')}; component studies take a method that prunes "
             f"each matrix in place: {', '.join(_takes())}"
         )
-    why = own_choice(step.method, step.options)
+    why = methods[step.method].own_choice(step.options)
     if why:
         raise KickError(
             f"{step.method} cannot be given a share for each matrix: {why}; take {', '.join(_takes())}"
@@ -233,7 +232,7 @@ def check(options: StudyOptions) -> None:
 
 def _takes() -> list[str]:
     pruning = [name for name in methods if methods[name].kind == "prune"]
-    return [name for name in pruning if not own_choice(name, {})]
+    return [name for name in pruning if not methods[name].own_choice({})]
 
 
 def _tasks(options: StudyOptions, folders: Sequence[Path]) -> dict[str, Task]:

@@ -179,7 +179,7 @@ def test_a_method_that_is_written_wrong_says_what_is_wrong():
         pass
 
     wrong = [(Plain, "prune", "frozen dataclass"), (Bare, "prune", "'share' must be made by option")]
-    for cls, kind, words in [*wrong, (Empty, "prunee", "'prunee'; wanted one of")]:
+    for cls, kind, words in [*wrong, (Empty, "prunee", "'prunee'; expected one of")]:
         with pytest.raises(TypeError, match=words):
             method("mine", kind=kind, **about)(cls)
     assert "mine" not in methods

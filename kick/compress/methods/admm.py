@@ -33,10 +33,12 @@ _TINY = 1e-8  # keeps a dead input's scale from being zero
 
 @method(
     "admm",
-    title="ADMM",
+    title="ADMM pruning",
     paper="Boža, TMLR 2024, arXiv 2401.02938",
     kind="prune",
     needs=("calibration",),
+    place=60,
+    chooses="it chooses weights while it updates them",
 )
 @dataclass(frozen=True)
 class Admm:

@@ -63,6 +63,8 @@ class ScaledInput(Hessian):
     kind="quantize",
     needs=("calibration",),
     version=2,  # spans of a fused qkv are left alone as those of q and k
+    place=30,
+    look="sky P -",
 )
 @dataclass(frozen=True)
 class Awq:

@@ -37,6 +37,8 @@ from kick.model.structure import check_called
     paper="Liu et al., 2024, arXiv 2410.21271",
     kind="compensate",
     needs=("calibration",),
+    place=10,
+    serves="all but Mixtral, Mamba",
 )
 @dataclass(frozen=True)
 class Eora:

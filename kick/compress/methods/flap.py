@@ -44,6 +44,8 @@ from kick.compress.widths import (
     kind="structure",
     needs=("calibration", "structure"),
     version=2,  # variances of squares in float64
+    place=10,
+    serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
 class Flap:

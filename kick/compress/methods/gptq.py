@@ -37,6 +37,8 @@ from kick.model import Linear
     paper="Frantar et al., ICLR 2023, arXiv 2210.17323",
     kind="quantize",
     needs=("calibration",),
+    place=20,
+    look="pink D -",
 )
 @dataclass(frozen=True)
 class Gptq:

@@ -25,7 +25,13 @@ from kick.compress.method import method, option
 from kick.compress.quantizing import check_groups, store
 
 
-@method("hqq", title="HQQ", paper="Badri and Shaji, Mobius Labs 2023", kind="quantize")
+@method(
+    "hqq",
+    title="HQQ",
+    paper="Badri and Shaji, Mobius Labs 2023",
+    kind="quantize",
+    place=40,
+)
 @dataclass(frozen=True)
 class Hqq:
     """A real-valued zero point that minimises a p-norm of the rounding error (weights only, simulated)."""

@@ -33,6 +33,7 @@ from kick.model import blocks
     paper="Yang et al., EMNLP 2024 Findings, arXiv 2402.11187",
     kind="structure",
     needs=("calibration", "structure"),
+    place=50,
 )
 @dataclass(frozen=True)
 class LaCo:

@@ -24,6 +24,7 @@ from kick.model import blocks
     paper="Lu et al., 2024, arXiv 2411.15558",
     kind="structure",
     needs=("structure",),
+    place=30,
 )
 @dataclass(frozen=True)
 class LastN:

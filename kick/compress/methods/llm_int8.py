@@ -29,6 +29,9 @@ from kick.model.structure import check_called
     paper="Dettmers et al., NeurIPS 2022, arXiv 2208.07339",
     kind="quantize",
     activations=True,
+    place=60,
+    bits=8,
+    serves="all but Mixtral, Mamba",
 )
 @dataclass(frozen=True)
 class LlmInt8:

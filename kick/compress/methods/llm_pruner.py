@@ -41,6 +41,8 @@ from kick.model import Linear
     paper="Ma et al., NeurIPS 2023, arXiv 2305.11627",
     kind="structure",
     needs=("calibration", "gradients", "structure"),
+    place=20,
+    serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
 class LlmPruner:

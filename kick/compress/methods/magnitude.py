@@ -27,9 +27,15 @@ from kick.model import block_list, linears
 
 @method(
     "magnitude",
-    title="Magnitude",
+    title="Magnitude pruning",
     paper="Han et al., NeurIPS 2015, arXiv 1506.02626",
     kind="prune",
+    place=20,
+    look="red o -",
+    chooses={
+        "per: global": "sets one threshold for all matrices",
+        "ties: authors": "prunes other numbers than asked for",
+    },
 )
 @dataclass(frozen=True)
 class Magnitude:

@@ -39,6 +39,8 @@ def levels() -> Tensor:
     title="NF4",
     paper="Dettmers et al., NeurIPS 2023, arXiv 2305.14314",
     kind="quantize",
+    place=50,
+    bits=4,
 )
 @dataclass(frozen=True)
 class Nf4:

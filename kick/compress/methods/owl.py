@@ -34,6 +34,8 @@ from kick.errors import CellFailed, KickError
     paper="Yin et al., ICML 2024, arXiv 2310.05175",
     kind="prune",
     needs=("calibration",),
+    place=40,
+    chooses="it chooses the shares itself",
 )
 @dataclass(frozen=True)
 class Owl:

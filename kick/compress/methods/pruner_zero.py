@@ -30,6 +30,7 @@ _TINY = 1e-30  # a matrix that no gradient reaches (an expert without tokens) sc
     paper="Dong et al., ICML 2024, arXiv 2406.02924",
     kind="prune",
     needs=("calibration", "gradients"),
+    place=70,
 )
 @dataclass(frozen=True)
 class PrunerZero:

@@ -15,7 +15,14 @@ from kick.compress.pruning import Comparison, check_pattern, prune
 from kick.compress.sparsity import Sparsity
 
 
-@method("random", title="Random", paper="baseline; no paper", kind="prune")
+@method(
+    "random",
+    title="Random pruning",
+    paper="baseline; no paper",
+    kind="prune",
+    place=10,
+    look="quiet x :",
+)
 @dataclass(frozen=True)
 class Random:
     """Weights chosen at random go."""

@@ -24,6 +24,8 @@ from kick.compress.quantizing import check_groups, integer, store
     title="Round to nearest",
     paper="baseline in Frantar et al., ICLR 2023, arXiv 2210.17323",
     kind="quantize",
+    place=10,
+    look="orange v -",
 )
 @dataclass(frozen=True)
 class RoundToNearest:

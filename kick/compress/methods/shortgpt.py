@@ -26,6 +26,7 @@ from kick.model import blocks
     paper="Men et al., 2024, arXiv 2403.03853",
     kind="structure",
     needs=("calibration", "structure"),
+    place=40,
 )
 @dataclass(frozen=True)
 class ShortGpt:

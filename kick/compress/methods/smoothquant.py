@@ -31,12 +31,15 @@ from kick.model.structure import check_called
 
 @method(
     "smoothquant",
-    title="SmoothQuant W8A8",
+    title="SmoothQuant",
     paper="Xiao et al., ICML 2023, arXiv 2211.10438",
     kind="quantize",
     activations=True,
     version=2,  # folds are judged by the dtype's rounding
     needs=("calibration",),
+    place=70,
+    bits=8,
+    serves="all but Mixtral, Mamba",
 )
 @dataclass(frozen=True)
 class SmoothQuant:

@@ -27,6 +27,8 @@ from kick.model import Linear
     paper="Sun et al., ICLR 2024, arXiv 2306.11695",
     kind="prune",
     needs=("calibration",),
+    place=30,
+    look="blue s -",
 )
 @dataclass(frozen=True)
 class Wanda:
