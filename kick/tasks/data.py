@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 
 from kick.errors import KickError
+from kick.tasks import files
 from kick.tasks.order import Order
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ NOT_ON_THE_HUB = frozenset(name for name in MIRROR if name.startswith("lm-sys/")
 def embedded(file: str, **_: Any) -> datasets.DatasetDict:
     """The test split of a file of KICK-Mini, tasks/kick_mini/data/<file>.jsonl."""
     rows = read_rows(tasks_folder() / "kick_mini" / "data" / f"{file}.jsonl")
-    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
+    return datasets.DatasetDict(test=files.dataset(rows))
 
 
 def load(
@@ -124,14 +125,14 @@ def load(
         if examples:
             rows = [{**row, "example": False} for row in rows]
             rows += [{**row, "example": True} for row in found[examples].to_list()]
-        found[split] = datasets.Dataset.from_list(rows)
+        found[split] = files.dataset(rows)
     return datasets.DatasetDict(found)
 
 
 def split_of(path: str, name: str, split: str, root: str | None) -> datasets.Dataset:
     """One split of a hub data set, from the mirror `root` where that has the set, else from the hub."""
     rows = mirror_rows(path, name, split, root) if root else None
-    return datasets.Dataset.from_list(rows) if rows is not None else _hub(path, name, split, root)
+    return files.dataset(rows) if rows is not None else _hub(path, name, split, root)
 
 
 def has_split(path: str, name: str, split: str, root: str) -> bool:

@@ -20,6 +20,7 @@ import yaml
 from kick.errors import KickError
 from kick.registry import near, unknown
 from kick.tasks import data
+from kick.tasks import files as written
 from kick.tasks.task import FunctionName, Task
 
 log = logging.getLogger(__name__)
@@ -229,6 +230,10 @@ def told(name: str, file: Path | str) -> Iterator[None]:
     plain = (ValueError, TypeError, LookupError, AttributeError, OSError, ImportError, RuntimeError)
     try:
         yield
+    except KickError as error:
+        raise (
+            error if str(error).startswith(f"task {name}") else KickError(f"task {name} ({file}): {error}")
+        ) from error
     except (*plain, StopIteration, AssertionError, yaml.YAMLError, TemplateError, DatasetsError) as error:
         said = [str(one) for one in (error, error.__cause__) if one is not None]
         text = " ".join(": ".join(said).split()) or "no message"
@@ -275,7 +280,15 @@ def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | No
     protocol = ((config.get("metadata") or {}).get("kick") or {}).get("protocol")
     if protocol not in kinds:
         raise KickError(f"task {name}: {unknown('protocol', str(protocol), filter(None, kinds))}")
-    return kinds[protocol](name, _built(manager, name, config, root), config)
+    return kinds[protocol](name, _built(manager, name, config, root, _from_files(config)), config)
+
+
+def _from_files(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a task read its user's files as they are written, where its data set is such files."""
+    form, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+    if config.get("custom_dataset") or not written.ours(form, options):
+        return {}
+    return {"custom_dataset": partial(written.load, form, options), "dataset_kwargs": {}, "metadata": {}}
 
 
 def _foreign(name: str, manager: Any, root: str | None, files: Mapping[str, Any]) -> dict[str, Task]:

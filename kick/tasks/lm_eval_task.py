@@ -20,6 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from kick import meaning
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
+from kick.tasks.files import texts
 from kick.tasks.generation import chat_renderer, generate_request
 from kick.tasks.task import Aggregate, FunctionName, Item, digest
 
@@ -213,7 +214,7 @@ def unflatten(metric: str, scores: Mapping[str, float]) -> Any:
 
 
 def _jsonable(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(json.dumps(texts(value), default=str))
 
 
 def _fewshot_docs(task: ConfigurableTask) -> list:

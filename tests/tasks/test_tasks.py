@@ -365,7 +365,7 @@ generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
 @pytest.mark.parametrize(
     ("split", "column", "data", "more", "words"),
     [
-        ("test", "word}} is", '{"word": "hot"', "", "task opposites .*o.yaml.*: .*Error"),
+        ("test", "word}} is", '{"word": "hot"', "", "task opposites .*o.yaml.*o.jsonl:1: not JSON"),
         ("tset", "word}} is", '{"word": "hot", "opposite": "cold"}', "", "'tset'"),
         ("test", "word", '{"word": "hot", "opposite": "cold"}', "", "TemplateSyntaxError"),
         ("test", "wrd}} is", '{"word": "hot", "opposite": "cold"}', "", "'wrd' is undefined"),
