@@ -140,7 +140,7 @@ def plain(value: Any) -> str:
 
 
 def texts(value: Any) -> Any:
-    """The value with numbers that are written in their own way as text, so that JSON does not rewrite them."""
+    """The value with numbers that are written in a way of their own as text: JSON would rewrite them."""
     if isinstance(value, Written):
         return f"number {value.text}"
     if isinstance(value, Mapping):
@@ -208,7 +208,7 @@ def _text(file: Path) -> str:
 
 
 def _json(file: Path, field: str | None = None) -> list[Row]:
-    """The rows of JSON lines, of a list of objects, of an object of columns, or of one of these in `field`."""
+    """The rows of JSON lines, a list of objects, an object of columns, or one of these in `field`."""
     text = _text(file)
     try:
         rows = [json.loads(line, parse_float=_number) for line in text.split("\n") if line.strip()]
@@ -248,7 +248,7 @@ def _line_of(text: str) -> int:
 def _csv(
     file: Path, sep: str = ",", delimiter: str | None = None, column_names: Sequence[str] | None = None
 ) -> list[Row]:
-    """The rows of a CSV: text as it is written, numbers where a whole column is written as Python writes them."""
+    """The rows of a CSV: text, or numbers where a whole column is written as Python writes them."""
     lines = list(csv.reader(io.StringIO(_text(file), newline=""), delimiter=delimiter or sep, strict=True))
     lines = [line for line in lines if line]
     names = list(column_names) if column_names else (lines.pop(0) if lines else [])

@@ -365,6 +365,11 @@ def _built(
         path, split = config.get("dataset_path") or name, config.get("test_split") or "validation"
         found = data.not_found(path, config.get("dataset_name") or "", split, root, error)
         raise KickError(f"task {name}: {found}") from error
+    except IndexError as error:
+        raise KickError(
+            f"task {name}: doc_to_target gives no place among the choices; a template that gives digits "
+            "is a place counted from 0; expected: the name of a field, such as doc_to_target: answer"
+        ) from error
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise KickError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
 

@@ -20,6 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from kick import meaning
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
+from kick.tasks import forms
 from kick.tasks.files import texts
 from kick.tasks.generation import chat_renderer, generate_request
 from kick.tasks.task import Aggregate, FunctionName, Item, digest
@@ -38,12 +39,16 @@ class HarnessTask:
     no_examples = ""  # why no worked examples can be had, where that is so
 
     def __init__(self, name: str, task: ConfigurableTask, config: Mapping[str, Any]):
-        """`task` is lm-eval's object, `config` its YAML with functions as "module.function" text."""
+        """`task` is lm-eval's object, `config` its YAML with functions as "module.function" text.
+
+        Raises KickError for a form of task file that would be scored otherwise than it reads.
+        """
         self.name = name
         self.task = task
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.default_shots = task.get_config("num_fewshot") or 0
         self._docs = _listed(task.eval_docs)
+        forms.check(name, task, self._docs)
         self.size = len(self._docs)
         self.digest = digest(
             [
@@ -111,7 +116,13 @@ class HarnessTask:
         column = self.options.get("group", "subject")
         target = self.task.doc_to_target(doc)
         if isinstance(target, int) and self.task.config.doc_to_choice is not None:
-            target = self.task.doc_to_choice(doc)[target]
+            choices = self.task.doc_to_choice(doc)
+            if not 0 <= target < len(choices):
+                raise KickError(
+                    f"task {self.name}: the right choice of {str(doc)[:100]} is number {target}, counted "
+                    f"from 0, of {len(choices)}"
+                )
+            target = choices[target]
         return Item(name, requests, str(target), str(doc.get(column, "")), doc)
 
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
