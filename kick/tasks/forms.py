@@ -54,5 +54,5 @@ def _check_digits(name: str, task: ConfigurableTask, docs: Sequence[Mapping[str,
         raise KickError(
             f"task {name}: its choices are named by digits ({', '.join(choices)}), and doc_to_target "
             f"{target!r} gives digits, which lm-eval takes as a place counted from 0: {moved}; "
-            "expected: the name of a field, such as doc_to_target: answer, whose text is looked up among the choices"
+            "expected: the name of a field, such as doc_to_target: answer, looked up among the choices"
         )
