@@ -76,12 +76,10 @@ def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
 
 def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
     from kick.compress.calibrate.corpus import check_length
-    from kick.model.source import locate
+    from kick.model.source import locate, tokenizer_in
 
     def tokenizer() -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(locate(model.name, model.revision), trust_remote_code=False)
+        return tokenizer_in(locate(model.name, model.revision))
 
     check_length(spec, tokenizer, root)
 

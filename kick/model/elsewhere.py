@@ -1,58 +1,167 @@
-"""Checkpoints that someone else compressed: dequantized as they are loaded, with what they say of their size.
+"""Checkpoints that someone else compressed: dequantized as they are loaded, as large as their files are.
 
 compressed-tensors packs its weights; here they are unpacked once, so that a matrix is a matrix again. A
-checkpoint that rounds activations keeps doing so in its forward.
+checkpoint that rounds activations keeps doing so in its forward. Other libraries (GPTQ, bitsandbytes) keep
+their own modules and compute with them. How large each matrix is comes from the bytes of the file.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import CompressedTensorsConfig, PretrainedConfig
 
-from kick.model.footprint import Storage
-from kick.model.structure import block_list
+from kick.model.footprint import STORAGES, VALUE_BITS, Storage
+from kick.model.gguf import SIZES
+from kick.model.structure import PACKED, block_list, linears
 
 _LEFTOVERS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed", "weight_g_idx")
-_STORAGES = "kick_storages"  # the attribute of a model that footprint() reads
+# Scales of these names have the type that the model was saved in: they count as 16 bits, as dense values do
+_FREE = ("weight_scale", "scales")
+_CONSTANT = {"weight_shape", "weight_global_scale", "input_global_scale", "input_scale", "weight_format"}
+_TABLES = ("quant_map", "quant_state")  # of bitsandbytes: the same few bytes for any size of matrix
+
+
+def method_of(config: PretrainedConfig) -> str | None:
+    """The library or format that a checkpoint was quantized with ("gptq", "bitsandbytes", ...), or None."""
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return None
+    found = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+    return str(getattr(found, "value", found))
 
 
 def load_options(config: PretrainedConfig) -> dict[str, Any]:
     """What from_pretrained must be told so that packed weights come back as matrices."""
-    quantization = getattr(config, "quantization_config", None) or {}
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-    if method != "compressed-tensors":
+    if method_of(config) != "compressed-tensors":
         return {}
     return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
 
 
 def unpacked(model: nn.Module) -> None:
-    """Take away what dequantizing leaves behind, in place, and note how each matrix was stored."""
-    path = block_list(model)[0]
-    storages: dict[str, Storage] = {}
-    rounding = False  # something is rounded as the model runs
-    for name, module in model.named_modules():
+    """Take away what dequantizing leaves behind, in place; weights have the model's type again."""
+    known = packed = False
+    for _name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
         if scheme is None or scheme.weights is None:
             continue
-        if name.startswith(f"{path}."):
-            storages[name] = Storage(*_bits(scheme.weights, module.weight.shape[1]))
+        known = True
+        module.weight.data = module.weight.data.to(
+            model.dtype
+        )  # FP4 is unpacked to bfloat16 whatever was asked
         if scheme.input_activations or scheme.output_activations:
-            rounding = True
+            packed = True  # something is rounded as the model runs
         else:
             module.__dict__.pop("forward", None)  # it would round weights that are on their grid already
             del module.quantization_scheme
             for leftover in _LEFTOVERS:
                 module._parameters.pop(leftover, None)
-    if storages:
-        setattr(model, _STORAGES, storages)
-        if not rounding:
-            model.hf_quantizer = None
-            vars(model.config).pop("quantization_config", None)
+    if known and not packed:
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
 
 
-def _bits(weights: Any, inputs: int) -> tuple[float, float]:
-    """Bits of a weight, and its share of scale and zero point."""
-    size = weights.group_size if weights.group_size and weights.group_size > 0 else inputs
-    return weights.num_bits, (16 + (0 if weights.symmetric else weights.num_bits)) / size
+def note_sizes(model: nn.Module, folder: Path, method: str | None) -> None:
+    """Note on the model how its file stores each matrix: `footprint` and what needs matrices look there.
+
+    Args:
+        method: what `method_of` said of the folder's config.
+    """
+    if (folder / SIZES).is_file():
+        sizes = json.loads((folder / SIZES).read_text())
+        setattr(model, STORAGES, _of_gguf(model, sizes))
+    elif method is not None:
+        setattr(model, STORAGES, _of_files(model, folder, method))
+
+
+def _of_gguf(model: nn.Module, sizes: Mapping[str, float]) -> dict[str, Storage]:
+    """Bits by name of a weight -> storages: of matrices by their own names, of all else by the tensor's."""
+    matrices: dict[str, Storage] = {}
+    parameters: set[str] = set()
+    path, modules = block_list(model)
+    for index, block in enumerate(modules):
+        for linear in linears(block):
+            owner = linear.name if linear.expert is None else linear.name.rsplit(".", 2)[0]
+            parameter = f"{path}.{index}.{owner}.{linear.parameter}"
+            if parameter in sizes:
+                parameters.add(parameter)
+                matrices[f"{path}.{index}.{linear.name}"] = Storage(sizes[parameter], fixed=True)
+    rest = {name: Storage(bits, fixed=True) for name, bits in sizes.items() if name not in parameters}
+    return matrices | rest
+
+
+def _of_files(model: nn.Module, folder: Path, method: str) -> dict[str, Storage]:
+    """How the safetensors of a folder hold each quantized matrix: all of its tensors' bits, by weight."""
+    modules = dict(model.named_modules())
+    found: dict[str, Storage] = {}
+    for name, tensors in _stored(folder).items():
+        module = modules.get(name)
+        size = _size(module)
+        if not size or (set(tensors) <= {"weight", "bias"} and _plain(tensors.get("weight"))):
+            continue
+        bits = sum(_bits(leaf, *stored, act_order=_ordered(model)) for leaf, stored in tensors.items())
+        whole = _is_matrix(module)
+        if not whole:
+            setattr(module, PACKED, method)
+        found[name] = Storage(bits / size, fixed=True, size=0 if whole else size)
+    return found
+
+
+def _stored(folder: Path) -> dict[str, dict[str, tuple[str, list[int]]]]:
+    """Module -> leaf -> (type, shape) of each tensor in a folder's safetensors.
+
+    What bitsandbytes keeps of a weight (`weight.absmax`) is a leaf of the module.
+    """
+    found: dict[str, dict[str, tuple[str, list[int]]]] = defaultdict(dict)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                owner, leaf = name.rpartition(".")[::2]
+                if ".weight." in f"{name}." and leaf != "weight":
+                    owner, _, leaf = name.partition(".weight.")
+                piece = stored.get_slice(name)
+                found[owner][leaf] = (piece.get_dtype(), piece.get_shape())
+    return found
+
+
+def _bits(leaf: str, dtype: str, shape: list[int], act_order: bool) -> int:
+    """Bits of a tensor that grow with the matrix it belongs to."""
+    if leaf == "bias" or leaf in _CONSTANT or any(part in leaf for part in _TABLES):
+        return 0
+    if leaf == "g_idx" and not act_order:  # the group of each input: its number divided by the group's size
+        return 0
+    width = int(re.sub(r"^[A-Z]+", "", dtype).partition("_")[0])
+    return math.prod(shape) * (min(width, VALUE_BITS) if leaf in _FREE else width)
+
+
+def _plain(stored: tuple[str, list[int]] | None) -> bool:
+    return stored is None or stored[0] in ("F64", "F32", "BF16", "F16")
+
+
+def _ordered(model: nn.Module) -> bool:
+    quantization = getattr(model.config, "quantization_config", None)
+    found = (
+        quantization.get("desc_act")
+        if isinstance(quantization, dict)
+        else getattr(quantization, "desc_act", 0)
+    )
+    return bool(found)
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """Whether a module's weight is there in full, as floating-point values."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel() == _size(module)
+
+
+def _size(module: nn.Module | None) -> int:
+    """Weights of a matrix, by what its module says of itself; 0 for what is none."""
+    return int(getattr(module, "in_features", 0) or 0) * int(getattr(module, "out_features", 0) or 0)

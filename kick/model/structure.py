@@ -26,10 +26,13 @@ EXCLUDED = {
     "router.classifier.weight": "a router",
     "shared_expert_gate.weight": "a router of one row",
     "conv1d.weight": "a depthwise convolution of four taps a channel",
+    "conv.conv.weight": "a depthwise convolution of a few taps a channel (LFM2)",
     "weight_scale": "of a checkpoint that was quantized elsewhere",
     "weight_zero_point": "of a checkpoint that was quantized elsewhere",
     "A_log": "the state matrix of a state space model, not multiplied with activations",
 }
+
+PACKED = "kick_packed"  # attribute of a module whose weight is in a format of another library: the format
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +100,26 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return list(block_list(model)[1])
 
 
-def linears(block: nn.Module) -> list[Linear]:
+def linears(block: nn.Module, skip_packed: bool = False) -> list[Linear]:
     """Every weight matrix of a block, in the order of its parameters, each expert by itself.
+
+    Args:
+        skip_packed: leave out matrices that another library keeps in its own format, do not refuse them.
 
     Raises:
         KickError: the block has a weight that is neither known nor in EXCLUDED.
     """
+    packed = {name: module for name, module in block.named_modules() if hasattr(module, PACKED)}
+    if packed and not skip_packed:
+        name, module = next(iter(packed.items()))
+        raise KickError(
+            f"{name} is a {type(module).__name__}, whose weights another library keeps in its own format "
+            f"({getattr(module, PACKED)}); such a model can be evaluated, not compressed further"
+        )
     found: list[Linear] = []
     for path, parameter in block.named_parameters():
+        if path.rpartition(".")[0] in packed:
+            continue
         if parameter.ndim < 2 or any(path == end or path.endswith("." + end) for end in EXCLUDED):
             continue
         owner, _, leaf = path.rpartition(".")
