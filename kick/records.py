@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Literal
 
 # 2: code counts by its meaning (kick.meaning), not by its text; and answers that were wrong under version 1
@@ -48,6 +49,13 @@ class ModelSpec:
     digest: str = ""
     tokenizer: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name for people: the last part of a path, an alias or hub id as it is."""
+        written_as_path = self.name.startswith((".", "~")) or self.name.endswith(".gguf")
+        path = PurePath(self.name)
+        return path.name if (path.is_absolute() or written_as_path) and path.name else self.name
+
 
 @dataclass(frozen=True)
 class CalibrationSpec:
@@ -67,7 +75,11 @@ class CalibrationSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model with a recipe; the empty recipe is the dense model. `name` is a label, unique in a matrix."""
+    """A model with a recipe; the empty recipe is the dense model.
+
+    `name` is unique in a matrix. `label` is what the matrix file calls the variant, "" if it does not.
+    Neither is part of a key.
+    """
 
     name: str
     model: ModelSpec
@@ -75,6 +87,7 @@ class Variant:
     calibration: CalibrationSpec | None = None
     replica: Literal["batch", "dtype"] | None = None
     checkpoint: bool = False  # compressed by someone else: `model` is their checkpoint
+    label: str = ""
 
     @property
     def dense(self) -> bool:
@@ -114,7 +127,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that goes into the key, as JSON values: no label, device, batch size or executor."""
         variant = asdict(self.variant)
-        del variant["name"]
+        del variant["name"], variant["label"]
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
         return {
@@ -272,6 +285,7 @@ def variant_from_json(data: Mapping[str, Any]) -> Variant:
         calibration=CalibrationSpec(**calibration) if calibration else None,
         replica=data.get("replica"),
         checkpoint=data.get("checkpoint", False),
+        label=data.get("label", ""),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from kick.analysis import traits as analysis_traits
@@ -71,6 +73,16 @@ class StoredCell:
         return ", ".join(part for part in parts if part)
 
     @property
+    def section(self) -> tuple[str, str]:
+        """Matrix and base model: within them variants are compared."""
+        return self.run.matrix, self.base
+
+    @property
+    def label(self) -> str:
+        """The variant for readers, as page and tables have it: "wanda 50 %"."""
+        return self.traits["label"]
+
+    @property
     def asked(self) -> tuple[str, str, str, str]:
         """What is comparable: matrix, base model, task, setting."""
         return self.run.matrix, self.base, self.run.cell.task.name, self.setting
@@ -87,8 +99,38 @@ class StoredCell:
 def gather(stores: Sequence[Stored]) -> tuple[list[StoredCell], list[str]]:
     """The cells of these stores in a fixed order, the newest of each, with notes of what was left out."""
     cells, notes = _newest(_based([(run, store) for store in stores for run in store.runs()]))
+    cells = labelled(cells)
     cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run.cell.task.name), cell.setting))
     return cells, notes
+
+
+def labelled(cells: Sequence[StoredCell]) -> list[StoredCell]:
+    """The cells with labels of which no two in a section read the same.
+
+    Variants whose own labels are equal are told apart by their calibration seed, else by their names.
+    """
+    traits: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for cell in cells:
+        traits.setdefault((*cell.section, cell.variant.name), dict(cell.traits))
+    for one in _alike(traits):
+        if not math.isnan(one["seed"]):
+            one["label"] += f", seed {one['seed']:g}"
+    names = {id(one): _short(variant) for (*_, variant), one in traits.items()}
+    for one in _alike(traits):
+        one["label"] = names[id(one)]
+    return [replace(cell, traits=traits[*cell.section, cell.variant.name]) for cell in cells]
+
+
+def _short(name: str) -> str:
+    """A variant's name; of a checkpoint that an older version named by its whole path, the last two parts."""
+    path = PurePath(name)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else name
+
+
+def _alike(traits: Mapping[tuple[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The variants whose label another one of their section has too."""
+    counts = Counter((*section, one["label"]) for (*section, _), one in traits.items())
+    return [one for (*section, _), one in traits.items() if counts[*section, one["label"]] > 1]
 
 
 def describe(cell: StoredCell) -> dict[str, Any]:
@@ -98,7 +140,6 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "matrix": run.matrix,
         "base": cell.base,
         "variant": cell.variant.name,
-        "label": cell.traits["label"],
         "key": run.key,
         "dense": cell.variant.dense,
         **cell.traits,
@@ -125,14 +166,14 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:
     of_matrix = {run.matrix: models[run.key] for run, _ in unique.values() if run.key in models}
     digests: dict[str, set[str]] = {}
     for model in models.values():
-        digests.setdefault(model.name, set()).add(model.digest)
+        digests.setdefault(model.title, set()).add(model.digest)
     cells, known = [], {}
     for run, store in unique.values():
         model = run.cell.variant.model
         if run.cell.variant.checkpoint:
             model = models.get(run.cell.reference or "") or of_matrix.get(run.matrix) or model
-        several = len(digests.get(model.name, ())) > 1
-        base = f"{model.name} ({model.digest[:6]})" if several else model.name
+        several = len(digests.get(model.title, ())) > 1
+        base = f"{model.title} ({model.digest[:6]})" if several else model.title
         cells.append(StoredCell(run, store, base, _traits(run.cell.variant, known)))
     return cells
 

@@ -54,12 +54,14 @@ class ComparedTask:
 
 @dataclass(frozen=True)
 class Compared:
-    """b against a on every task that both have."""
+    """b against a on every task that both have. `a` and `b` are names, with their labels for readers."""
 
     matrix: str
     base: str
     a: str
     b: str
+    a_label: str
+    b_label: str
     tasks: tuple[ComparedTask, ...]
     missing: tuple[str, ...] = ()
 
@@ -69,7 +71,7 @@ class Compared:
 
 
 def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Compared:
-    """Variant `b` against variant `a`, by their names, as they stand in the results of `matrix`.
+    """Variant `b` compared with variant `a`, each by its name (wanda-0.5) or its label (wanda 50 %).
 
     Without `matrix` the one that holds both is taken. Raises KickError for an unknown variant, two matrices
     that hold both, or no task in common.
@@ -78,24 +80,41 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     if not cells:
         raise KickError("there is no finished cell in these results; `kick run` makes some")
     cells = [cell for cell in cells if matrix is None or cell.run.matrix == matrix]
-    names = {cell.variant.name for cell in cells}
-    for name in (a, b):
-        if name not in names:
-            raise KickError(unknown("variant", name, names))
-    if a == b:
+    sections = list(_sections(cells))
+    meant = [tuple(_named(one, part) for one in (a, b)) for part in sections]
+    for place, one in enumerate((a, b)):
+        if not any(pair[place] for pair in meant):
+            known = {name for cell in cells for name in (cell.variant.name, cell.label)}
+            raise KickError(unknown("variant", one, known))
+    both = [(part, *pair) for part, pair in zip(sections, meant, strict=True) if all(pair)]
+    if any(first == second for _, first, second in both):
         raise KickError(f"{a} is compared with itself; name two variants, as `kick status` lists them")
-    both = [part for part in _sections(cells) if {a, b} <= {cell.variant.name for cell in part}]
     if len(both) != 1:
-        found = ", ".join(sorted({cell.run.matrix for part in both for cell in part}))
+        found = ", ".join(sorted({part[0].run.matrix for part, *_ in both}))
         problem = f"{a} and {b} stand together in {found}" if both else f"no matrix holds both {a} and {b}"
         raise KickError(f"{problem}; name one matrix (results/<matrix>) in which both were measured")
-    return _compare(both[0], a, b)
+    return _compare(*both[0])
+
+
+def _named(text: str, cells: Sequence[StoredCell]) -> str | None:
+    """The name of the variant that `text` means among the cells of a section: its name, else its label.
+
+    Labels are compared without blanks and case: "Wanda 50%" is "wanda 50 %".
+    """
+    if any(cell.variant.name == text for cell in cells):
+        return text
+    wanted = _squeezed(text)
+    return next((cell.variant.name for cell in cells if _squeezed(cell.label) == wanted), None)
+
+
+def _squeezed(label: str) -> str:
+    return "".join(label.split()).casefold()
 
 
 def _sections(cells: Sequence[StoredCell]) -> Iterable[list[StoredCell]]:
     found: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
-        found.setdefault((cell.run.matrix, cell.base), []).append(cell)
+        found.setdefault(cell.section, []).append(cell)
     return found.values()
 
 
@@ -113,7 +132,8 @@ def _compare(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
     tasks = [
         ComparedTask(**{**vars(task), "p_holm": float(p)}) for task, p in zip(tasks, adjusted, strict=True)
     ]
-    return Compared(cells[0].run.matrix, cells[0].base, a, b, tuple(tasks), tuple(missing))
+    labels = {cell.variant.name: cell.label for cell in cells}
+    return Compared(*cells[0].section, a, b, labels[a], labels[b], tuple(tasks), tuple(missing))
 
 
 def _task(a: StoredCell, b: StoredCell) -> ComparedTask:

@@ -124,7 +124,7 @@ def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, A
 
 
 def _complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """Holm, the noise band, the spread over seeds, dense verdicts, unique labels."""
+    """Holm, the noise band, the spread over seeds, dense verdicts."""
     texts = [name for name, kind in frame.dtypes.items() if isinstance(kind, pd.StringDtype)]
     frame = frame.astype(dict.fromkeys(texts, object))  # read cell by cell far more often than column-wise
     for name in texts:  # names from elsewhere act nowhere from here on
@@ -133,7 +133,6 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
         if any(text != made for text, made in shown.items()):
             frame[name] = [shown.get(value, value) for value in values]
     frame.loc[frame["dense"], "verdict"] = "dense"
-    frame["label"] = _unique_labels(frame)
     frame["title"] = _titles(frame)
     frame["sparsity"] = _sparsity(frame)
     frame["p_holm"] = _holm(frame)
@@ -147,15 +146,6 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("seed_mean", "seed_sd", "seeds"):
         frame[name] = found[name].to_numpy()
     return frame
-
-
-def _unique_labels(frame: pd.DataFrame) -> pd.Series:
-    """Labels as they are, with seed or else by variant name where two of a section would read the same."""
-    labels, seeds = frame["label"], frame["seed"]
-    clear = frame.groupby([*SECTION, labels])["variant"].transform("nunique") == 1
-    seeded = labels.where(clear | seeds.isna(), labels + ", seed " + seeds.map("{:g}".format))
-    clear = frame.groupby([*SECTION, seeded])["variant"].transform("nunique") == 1
-    return seeded.where(clear, frame["variant"])
 
 
 def _titles(frame: pd.DataFrame) -> pd.Series:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from kick.records import Step, Variant, key
@@ -45,12 +45,17 @@ def method(variant: Variant) -> str:
 
 
 def label(variant: Variant) -> str:
-    """The variant for readers: "wanda 50 %", "gptq 4-bit", "wanda 2:4 + rtn 4-bit", "dense (batch)"."""
+    """The variant for readers: "wanda 50 %", "gptq 4-bit", "wanda 2:4 + rtn 4-bit", "dense (batch)".
+
+    The matrix file's own `name` comes first; a checkpoint without one is called by its last folder.
+    """
+    if variant.label:
+        return variant.label
     if variant.replica:
         return f"dense ({variant.replica} replica)"
     if variant.recipe:
         return " + ".join(_step_label(step) for step in variant.recipe)
-    return variant.model.name if variant.checkpoint else "dense"
+    return replace(variant.model, name=variant.name).title if variant.checkpoint else "dense"
 
 
 def _step_label(step: Step) -> str:
@@ -147,7 +152,7 @@ def _calibration(variant: Variant) -> dict[str, Any]:
 def _recipe(variant: Variant) -> str:
     """A hash of the variant without its name, its calibration seed and the text that the seed chose."""
     values: dict[str, Any] = asdict(variant)
-    del values["name"]
+    del values["name"], values["label"]
     if values["calibration"]:
         values["calibration"] = {
             name: value for name, value in values["calibration"].items() if name not in ("seed", "digest")

@@ -23,6 +23,7 @@ from kick.matrix.schema import (
     MethodKeys,
     RecipeKeys,
     Refused,
+    StepKeys,
 )
 from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show
 from kick.registry import near, unknown
@@ -145,7 +146,7 @@ _INSIDE = {
     "<method>": MethodKeys,
     "<recipe>": RecipeKeys,
     "<checkpoint>": CheckpointKeys,
-    "<recipe> inside": MethodKeys,
+    "<recipe> inside": StepKeys,
     "<calibration> inside": CalibrationKeys,
     "<engine> inside": EngineKeys,
     "<judge> inside": JudgeKeys,

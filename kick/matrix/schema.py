@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from kick.matrix.yaml_marks import Marks, show
+from kick.printable import plain
 from kick.registry import unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -28,6 +29,7 @@ REPLICAS = ("batch", "dtype")
 ENGINES = ("transformers", "plain")
 PROPAGATE = ("compressed", "dense")
 
+LONGEST_LABEL = 100  # characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
@@ -59,6 +61,16 @@ def _name(value: Any) -> Any:
     if isinstance(value, str) and not _NAME.fullmatch(value):
         raise ValueError("letters, digits, - and _ only")
     return value
+
+
+def _label(value: Any) -> Any:
+    """A label without blanks around it; it is printed in tables, so nothing in it may act on a terminal."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not text or len(text) > LONGEST_LABEL or plain(text) != text:
+        raise ValueError("a label")
+    return text
 
 
 def _auto(value: Any) -> Any:
@@ -102,6 +114,7 @@ def _variable(value: Any) -> Any:
 
 
 Text: TypeAlias = Annotated[StrictStr, Field(min_length=1)]
+Label: TypeAlias = Annotated[StrictStr, BeforeValidator(_label)]
 Address: TypeAlias = Annotated[Text, BeforeValidator(_address)]
 Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
@@ -130,6 +143,9 @@ Replicas: TypeAlias = Annotated[
 
 
 # ---------------------------------------------------------------------------------------- the matrix
+
+
+_LABEL = f"a label for people: one line of text, at most {LONGEST_LABEL} characters"
 
 
 class Keys(BaseModel):
@@ -175,7 +191,7 @@ class JudgeKeys(Keys):
     workers: Whole = Field(4, ge=1, description="how many requests at a time, at least 1")
 
 
-class MethodKeys(BaseModel):
+class StepKeys(BaseModel):
     """`{method: wanda, sparsity: 0.5}`: the other keys are the method's options; lists multiply."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -190,12 +206,19 @@ class MethodKeys(BaseModel):
         return self.model_extra or {}
 
 
-class RecipeKeys(Keys):
-    """`{recipe: [step, ...]}`: steps in order, each as a MethodEntry; lists inside multiply."""
+class MethodKeys(StepKeys):
+    """A variant of one step."""
 
-    recipe: tuple[MethodKeys, ...] = Field(
+    name: Label | None = Field(None, description=_LABEL)
+
+
+class RecipeKeys(Keys):
+    """`{recipe: [step, ...]}`: steps in order; lists inside multiply."""
+
+    recipe: tuple[StepKeys, ...] = Field(
         min_length=1, description="a list of {method: ..., option: ...} steps"
     )
+    name: Label | None = Field(None, description=_LABEL)
 
 
 class CheckpointKeys(Keys):
@@ -204,6 +227,7 @@ class CheckpointKeys(Keys):
     checkpoint: Text = Field(description="a hub id or a folder")
     revision: Text | None = Field(None, description="a hub revision")
     reference: Text | None = Field(None, description="the matrix's model, or nothing")
+    name: Label | None = Field(None, description=_LABEL)
 
 
 def _entry_kind(value: Any) -> str:

@@ -1,18 +1,21 @@
 """A matrix's variants, written out: lists multiplied, methods and options checked, every variant named.
 
 A label shows the method, its level (0.5, 2:4, 4bit) and each option that differs from its default, so that
-labels of one matrix differ where the variants do: gptq-4bit-g32, wanda-0.5+rtn-4bit, wanda-0.5-seed1.
+labels of one matrix differ where the variants do: gptq-4bit-g32, wanda-0.5+rtn-4bit, wanda-0.5-seed1. An
+entry's own `name` takes its place.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path as File
 from typing import Any
 
-from kick.matrix.schema import CheckpointKeys, Matrix, MethodKeys, RecipeKeys
+from kick.matrix.schema import CheckpointKeys, Matrix, MethodKeys, RecipeKeys, StepKeys
 from kick.matrix.yaml_marks import Path, Problem, show
 from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
 from kick.registry import UnknownName
@@ -66,7 +69,8 @@ class _Expansion:
         self.found: list[Expanded] = []
         self.problems: list[Problem] = []
         self._seen: dict[str, Path] = {}  # a variant's content -> where it was given
-        self._labels: set[str] = set()
+        self._labels: dict[str, Path] = {}  # a variant's name -> where it was given
+        self._named: set[str] = set()  # names that the file gives
 
     def run(self) -> None:
         entries = [(("variants", place), entry) for place, entry in enumerate(self.matrix.variants)]
@@ -77,10 +81,10 @@ class _Expansion:
             self._add(self._replica(replica), ("replicas", place))
         for path, entry in entries:
             if isinstance(entry, MethodKeys):
-                self._recipes([list(self._choices(entry, path))], path)
+                self._recipes([list(self._choices(entry, path))], path, entry.name)
             elif isinstance(entry, RecipeKeys):
                 steps = [(step, (*path, "recipe", number)) for number, step in enumerate(entry.recipe)]
-                self._recipes([list(self._choices(*step)) for step in steps], path)
+                self._recipes([list(self._choices(*step)) for step in steps], path, entry.name)
             elif isinstance(entry, CheckpointKeys):
                 self._checkpoint(entry, path)
 
@@ -97,11 +101,11 @@ class _Expansion:
             self.problems.append(Problem((*path, "reference"), message))
             return
         model = ModelSpec(entry.checkpoint, entry.revision, self.matrix.dtype)
-        label = entry.checkpoint.rstrip("/").rsplit("/", 1)[-1]
-        label = entry.checkpoint if label in self._labels else label
-        self._add(Variant(label, model, checkpoint=True), path)
+        *_, above, last = ("", *File(entry.checkpoint).absolute().parts)
+        last = f"{above}/{last}" if last in self._labels else last
+        self._add(Variant(entry.name or last, model, checkpoint=True, label=entry.name or ""), path)
 
-    def _choices(self, entry: MethodKeys, path: Path) -> Iterator[Choice]:
+    def _choices(self, entry: StepKeys, path: Path) -> Iterator[Choice]:
         axes = []
         for name, value in entry.options.items():
             place = (*path, name)
@@ -119,11 +123,16 @@ class _Expansion:
                 {name: place for name, _, place in options},
             )
 
-    def _recipes(self, steps: list[list[Choice]], path: Path) -> None:
+    def _recipes(self, steps: list[list[Choice]], path: Path, name: str | None) -> None:
+        count = math.prod(map(len, steps))
+        if name and count > 1:
+            message = f"one name for {count} variants; give each an entry of its own, or leave name out"
+            self.problems.append(Problem((*path, "name"), message))
+            name = None
         for choices in itertools.product(*steps):
             recipe = [self._step(choice) for choice in choices]
             if None not in recipe:
-                self._seeds(tuple(recipe), choices, self._place(choices, path))
+                self._seeds(tuple(recipe), choices, self._place(choices, path), name)
 
     @staticmethod
     def _place(choices: tuple[Choice, ...], path: Path) -> Path:
@@ -148,23 +157,27 @@ class _Expansion:
             self.problems.append(problem)
         return None
 
-    def _seeds(self, recipe: tuple[Step, ...], choices: tuple[Choice, ...], path: Path) -> None:
-        label = "+".join(
+    def _seeds(
+        self, recipe: tuple[Step, ...], choices: tuple[Choice, ...], path: Path, name: str | None
+    ) -> None:
+        label = name or "+".join(
             label_of(step, choice.options, self.table) for step, choice in zip(recipe, choices, strict=True)
         )
         given = tuple(frozenset(choice.options) for choice in choices)
         if not any("calibration" in self.table.needs(step.method) for step in recipe):
-            self._add(Variant(label, self.model, recipe), path, given)
+            self._add(Variant(label, self.model, recipe, label=name or ""), path, given)
             return
         options = self.matrix.calibration.model_dump()
-        for seed in self.matrix.seeds or (options["seed"],):
+        seeds = self.matrix.seeds or (options["seed"],)
+        for seed in seeds:
             calibration = CalibrationSpec(**{**options, "seed": seed})
-            name = f"{label}-seed{seed}" if seed else label
-            self._add(Variant(name, self.model, recipe, calibration), path, given)
+            seeded = seed and (len(seeds) > 1 or not name)
+            full = f"{label}-seed{seed}" if seeded else label
+            self._add(Variant(full, self.model, recipe, calibration, label=name or ""), path, given)
 
     def _add(self, variant: Variant, path: Path, given: tuple[frozenset[str], ...] = ()) -> None:
         content = asdict(variant)
-        del content["name"]
+        del content["name"], content["label"]
         same = self._seen.get(canonical(content))
         if same is not None:
             lines = [self.matrix.marks.line(place) for place in (same, path)]
@@ -174,11 +187,18 @@ class _Expansion:
             )
             return
         self._seen[canonical(content)] = path
+        taken = variant.name in self._labels
+        if taken and (variant.label or variant.name in self._named):
+            line = self.matrix.marks.line(self._labels[variant.name])
+            message = f"two variants called {show(variant.name)}, the other in line {line}; names must differ"
+            self.problems.append(Problem((*path, "name") if variant.label else path, message))
+            return
         label, number = variant.name, 1
         while variant.name in self._labels:
             number += 1
             variant = replace(variant, name=f"{label}~{number}")
-        self._labels.add(variant.name)
+        self._labels[variant.name] = path
+        self._named |= {variant.name} if variant.label else set()
         self.found.append(Expanded(variant, path, given))
 
 

@@ -29,7 +29,7 @@ def verdict(task: ComparedTask) -> str:
 
 
 def _table(found: Compared) -> Table:
-    title = plain(f"a: {found.a}, b: {found.b} (matrix {found.matrix}, base model {found.base})")
+    title = plain(f"a: {found.a_label}, b: {found.b_label} (matrix {found.matrix}, base model {found.base})")
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     heads = ("a", "b", "b \u2212 a", "95 % interval", "p", "Holm", "verdict", "flips")
     table.add_column("task", min_width=14, overflow="fold")
@@ -63,8 +63,8 @@ def _flips(task: ComparedTask, found: Compared, most: int = 10) -> Iterable[Text
             f"  {_line(wording.question(flip.question, ANSWER))}  [expected: {_line(flip.target)}]",
             style="dim",
         )
-        yield Text(f"    {plain(found.a)} ({flip.a_score:.2f}): {_line(flip.a_answer)}")
-        yield Text(f"    {plain(found.b)} ({flip.b_score:.2f}): {_line(flip.b_answer)}")
+        yield Text(f"    {plain(found.a_label)} ({flip.a_score:.2f}): {_line(flip.a_answer)}")
+        yield Text(f"    {plain(found.b_label)} ({flip.b_score:.2f}): {_line(flip.b_answer)}")
     if len(shown) > most:
         yield Text(f"  and {len(shown) - most} more; --json has them all", style="dim")
 

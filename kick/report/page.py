@@ -334,7 +334,7 @@ def provenance(report: Results) -> tuple[tuple[str, tuple[str, ...]], ...]:
                 for name, value in _flat(dict([part])):
                     found.setdefault(name, {})[value] = None
         model = run.cell.variant.model
-        text = f"{model.name}, {model.dtype}, weights {model.digest[:16] or 'unknown'}"
+        text = f"{model.title}, {model.dtype}, weights {model.digest[:16] or 'unknown'}"
         found.setdefault("model", {})[text] = None
         spec = run.cell.variant.calibration
         if spec:

@@ -31,6 +31,27 @@ def rescore_stale(planned: Plan, store: Store) -> int:
     return moved
 
 
+def rename(planned: Plan, store: Store) -> int:
+    """Store done cells under the names that their variants have in the matrix now; how many got another.
+
+    A name is no part of a key, so that nothing is measured again.
+    """
+    renamed, by_key = 0, planned.by_key
+    for result in list(store.runs()):
+        cell = by_key.get(result.key)
+        if cell is None or _names(cell) == _names(result.cell) or not store.done(result.key):
+            continue
+        name, label = _names(cell)
+        variant = replace(result.cell.variant, name=name, label=label)
+        store.put(replace(result, cell=replace(result.cell, variant=variant)), store.samples(result.key))
+        renamed += 1
+    return renamed
+
+
+def _names(cell: Cell) -> tuple[str, str]:
+    return cell.variant.name, cell.variant.label
+
+
 def rescore(results: str, task_folders: Sequence[str] = (), say: Callable[[str], None] = print) -> int:
     """Score every stored cell of a folder again, with no model; how many were. Answers stay as they are.
 

@@ -18,7 +18,7 @@ from kick.sweep.contract import Summary
 from kick.sweep.executors import executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
-from kick.sweep.rescore import rescore_stale
+from kick.sweep.rescore import rename, rescore_stale
 from kick.sweep.worker import Worker
 
 Say = Callable[[str], None]
@@ -66,6 +66,8 @@ def run(matrix: str, options: RunOptions, command: Sequence[str], say: Say) -> t
     moved = rescore_stale(planned, store)
     if moved:
         say(f"{moved} cells scored again from stored answers: only their scoring had changed")
+    if renamed := rename(planned, store):
+        say(f"{renamed} stored cells renamed as the matrix calls their variants now")
     for line in stale.summary(planned.stale(store)):
         say(line)
     limit = planned.matrix.time_limit

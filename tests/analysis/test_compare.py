@@ -53,7 +53,7 @@ def test_it_can_be_read_in_a_terminal(found):
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(view(found))
     text = console.export_text()
-    assert "a: wanda-0.5, b: magnitude-0.5" in text
+    assert "a: wanda 50 %, seed 0, b: magnitude 50 % (matrix" in text
     assert "Closed-book facts" in text
     assert "items changed" in text
     assert verdict(found.tasks[0]) in ("matching", "worse", "better", "undecided")
@@ -72,6 +72,21 @@ def test_results_without_a_cell_are_said_to_be():
 def test_unknown_variants_are_refused_with_their_neighbours(store):
     with pytest.raises(KickError, match=r"wanda-0\.5"):
         compare(store, "wanda-0.55", "dense")
+
+
+@pytest.mark.parametrize("text", ["magnitude-0.5", "magnitude 50 %", "Magnitude 50%", " magnitude  50 % "])
+def test_a_variant_is_meant_by_its_name_or_by_its_label(store, found, text):
+    assert compare(store, "wanda 50 %, seed 0", text).to_json() == found.to_json()
+
+
+def test_a_label_almost_right_is_answered_with_labels(store):
+    with pytest.raises(KickError, match=r"unknown variant 'wanda 55 %'; did you mean .*'wanda 50 %, seed 0'"):
+        compare(store, "wanda 55 %", "dense")
+
+
+def test_a_variant_is_not_compared_with_itself(store):
+    with pytest.raises(KickError, match="with itself"):
+        compare(store, "magnitude-0.5", "magnitude 50 %")
 
 
 def test_two_matrices_that_hold_both_must_be_told_apart():

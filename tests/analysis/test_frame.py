@@ -205,6 +205,39 @@ def test_a_checkpoint_is_held_against_the_dense_model_of_its_matrix():
     assert row["verdict"] in ("matching", "undecided")
 
 
+def test_labels_are_the_file_s_own_names_and_never_paths():
+    model = replace(MODEL, name="/home/someone/models/tiny")
+    dense = replace(DENSE, model=model)
+    found = [
+        dense,
+        replace(pruned("wanda", 0.5), model=model, name="Ours", label="Ours"),
+        replace(pruned("wanda", 0.5, seed=1), model=model, label="Ours"),
+        replace(
+            variant("packed"), model=replace(MODEL, name="/data/out/packed", digest="a"), checkpoint=True
+        ),
+        replace(
+            variant("/data/b/packed"), model=replace(MODEL, name="/b/packed", digest="b"), checkpoint=True
+        ),
+        replace(
+            variant("theirs"),
+            model=replace(MODEL, name="/data/x", digest="x"),
+            checkpoint=True,
+            label="theirs",
+        ),
+    ]
+    frame = read([fill(FakeStore(), found, ["kick_mini_factoid"], n=30)]).frame
+    assert set(frame["base"]) == {"tiny"}
+    labels = dict(zip(frame["variant"], frame["label"], strict=True))
+    assert labels == {
+        "dense": "dense",
+        "Ours": "Ours, seed 0",
+        "wanda-0.5-seed1": "Ours, seed 1",
+        "packed": "packed",
+        "/data/b/packed": "b/packed",
+        "theirs": "theirs",
+    }
+
+
 def test_settings_keep_limits_apart_and_only_the_newest_result_stays():
     store = fill(FakeStore(), [DENSE], ["kick_mini_factoid"], n=30)
     fill(store, [DENSE], ["kick_mini_factoid"], n=20, limit=20, shots=5)

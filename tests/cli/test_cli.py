@@ -59,6 +59,22 @@ def test_plan_tells_what_is_done_and_what_is_stale(kick, smoke_results, tmp_path
     assert "stale" in out
 
 
+def test_a_variant_that_gets_a_name_is_renamed_and_not_run_again(kick, smoke_results, tmp_path):
+    from kick.matrix.load import PRESETS
+
+    results = shutil.copytree(smoke_results, tmp_path / "results")
+    text = (PRESETS / "smoke.yaml").read_text()
+    assert "group_size: 32" in text
+    file = matrix(tmp_path, text.replace("group_size: 32", "group_size: 32\n    name: Four bits"))
+    status, out, err = kick("run", file, "--out", results, "--executor", "inline")
+    assert (status, "2 stored cells renamed" in err, "6 of 6 cells done (0 now)" in err) == (0, True, True)
+    assert "Four bits\t" in out
+    _, out, _ = kick("status", results, "--json")
+    assert {state["variant"] for state in json.loads(out)} == {"dense", "wanda-0.5", "Four bits"}
+    status, out, _ = kick("compare", results / "smoke", "dense", "four bits", "--json")
+    assert (status, json.loads(out)["b_label"]) == (0, "Four bits")
+
+
 def test_status_of_a_folder(kick, smoke_results):
     status, out, _ = kick("status", smoke_results, "--json")
     states = json.loads(out)

@@ -4,7 +4,7 @@ import pytest
 
 from kick.errors import KickError
 from kick.matrix.load import load, parse, presets
-from kick.matrix.schema import MethodKeys
+from kick.matrix.schema import StepKeys
 
 GOOD = """\
 name: trial
@@ -40,7 +40,7 @@ def test_a_matrix_is_read_with_defaults_filled_in():
     assert product.method == ("magnitude", "wanda")
     assert product.options == {"sparsity": [0.3, "2:4"]}
     assert recipe.recipe[0].options["damping"] == pytest.approx(1e-5)
-    assert isinstance(recipe.recipe[1], MethodKeys)
+    assert isinstance(recipe.recipe[1], StepKeys)
     assert checkpoint.checkpoint == "someone/model-GPTQ"
 
 

@@ -39,6 +39,10 @@ def names(text):
         ("[{method: wanda, sparsity: 0.5, damping: 1e-5}]", ["dense", "wanda-0.5-damping=1.0e-05"]),
         ("[{method: rtn, bits: 4, symmetric: true, group_size: 128}]", ["dense", "rtn-4bit-symmetric"]),
         ("[{checkpoint: a/model-GPTQ}, {checkpoint: b/model-GPTQ}]", ["dense", "model-GPTQ", "b/model-GPTQ"]),
+        ("[{checkpoint: /data/a/model/}, {checkpoint: /data/b/model}]", ["dense", "model", "b/model"]),
+        ("[{checkpoint: a/b, name: theirs}]", ["dense", "theirs"]),
+        ("[{method: rtn, bits: 4, name: ' Round it '}]", ["dense", "Round it"]),
+        ("[{recipe: [{method: rtn, bits: 4}], name: mine}]", ["dense", "mine"]),
     ],
 )
 def test_lists_multiply_and_every_variant_has_a_readable_label(variants, labels):
@@ -53,6 +57,43 @@ def test_seeds_multiply_only_what_calibrates():
     assert names(text) == ["dense", "magnitude-0.5", "wanda-0.5", "wanda-0.5-seed1", "wanda-0.5-seed7"]
     seeds = [v.calibration.seed for v in planned(text).variants if v.calibration]
     assert seeds == [0, 1, 7]
+
+
+def test_a_name_is_for_people_and_no_part_of_the_key():
+    entry = "  - {method: wanda, sparsity: 0.5%s}\nseeds: [0, 1]\n"
+    plain, named = planned(HEAD + entry % ""), planned(HEAD + entry % ", name: Ours")
+    assert plain.keys == named.keys
+    assert [variant.name for variant in named.variants] == ["dense", "Ours", "Ours-seed1"]
+    assert [variant.label for variant in named.variants] == ["", "Ours", "Ours"]
+
+
+@pytest.mark.parametrize(
+    ("variants", "words"),
+    [
+        ("{method: rtn, bits: [3, 4], name: x}", [":6: variants[1].name: one name for 2 variants"]),
+        (
+            "{method: rtn, bits: 4, name: dense}",
+            [":6: variants[1].name: two variants called dense", "line 5"],
+        ),
+        (
+            "{method: rtn, bits: 4, name: x}\n  - {method: rtn, bits: 3, name: x}",
+            [":7: variants[2].name: two variants called x", "line 6"],
+        ),
+        (
+            "{method: rtn, bits: 4, name: rtn-3bit}\n  - {method: rtn, bits: 3}",
+            [":7: variants[2]: two variants called rtn-3bit", "line 6"],
+        ),
+        ("{method: rtn, bits: 4, name: 3}", [":6: variants[1].name: got 3; wanted: a label", "in quotes"]),
+        ("{method: rtn, bits: 4, name: ''}", [":6: variants[1].name: got ''; wanted: a label"]),
+        ('{method: rtn, bits: 4, name: "\\e[2J"}', [":6: variants[1].name:", "wanted: a label"]),
+        ("{recipe: [{method: rtn, bits: 4, name: x}]}", [":6: variants[1]", "name"]),
+    ],
+)
+def test_names_must_differ_and_stand_for_one_variant(variants, words):
+    with pytest.raises(KickError) as caught:
+        planned(HEAD + f"  - dense\n  - {variants}\n")
+    for word in words:
+        assert word in str(caught.value)
 
 
 def test_the_calibration_seed_counts_where_no_seeds_are_given():

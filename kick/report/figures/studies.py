@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,15 @@ def _several(column: str, keys: list[str], what: str) -> Callable[[pd.DataFrame]
     return rows
 
 
+def _level(row: Mapping[str, Any]) -> str:
+    """How much a variant is compressed, in words: "50 %", "2:4", "4-bit"."""
+    pruned = (
+        row["pattern"] if ":" in row["pattern"] else f"{100 * row['sparsity']:g} %" * bool(row["sparsity"])
+    )
+    bits = "" if math.isnan(row["bits"]) else f"{row['bits']:g}-bit"
+    return " ".join(part for part in (pruned, bits) if part)
+
+
 @figure(
     "calibration_size",
     "Score against the number of calibration sequences",
@@ -41,7 +52,7 @@ def _several(column: str, keys: list[str], what: str) -> Callable[[pd.DataFrame]
 )
 def calibration_size(rows: pd.DataFrame) -> Figure:
     """A panel a task and level, a line a method, over calibration sequences of all matrices."""
-    rows = rows.assign(level=rows["label"].str.replace(r"^\S+ ", "", regex=True).str.split(",").str[0])
+    rows = rows.assign(level=[_level(row) for row in rows.to_dict("records")])
     parts = [part for _, part in rows.groupby(["base", "task", "level"], sort=False)]
     drawn, axes = style.panels(len(parts))
     for ax, part in zip(axes, parts, strict=True):
