@@ -27,7 +27,7 @@ from kick.matrix.sources import own_sources
 from kick.model import block_list, linears
 from kick.records import CalibrationSpec, Cell, Job, ModelSpec, Step, TaskSpec, Variant
 from kick.store import Store
-from kick.study.allocation import Part, check_spread, guided, shares
+from kick.study.allocation import Pruned, check_spread, guided, shares
 from kick.study.onebyone import OneByOne
 from kick.sweep.contract import Summary
 from kick.sweep.executors import executor
@@ -122,10 +122,10 @@ class Study:
         name = f"{self._label}-only={matrix.name}"
         return Variant(name, self.model, (self._step(only=matrix.name),), self._calibration("dense"))
 
-    def parts(self, harm: Mapping[str, tuple[float, float]] | None = None) -> list[Part]:
+    def parts(self, harm: Mapping[str, tuple[float, float]] | None = None) -> list[Pruned]:
         """The matrices for the allocation, with (mean FDT, mean KL) of each where they are known."""
         return [
-            Part(one.name, one.rows, one.columns, *(harm[one.name] if harm else ())) for one in self.matrices
+            Pruned(one.name, one.rows, one.columns, *(harm[one.name] if harm else ())) for one in self.matrices
         ]
 
     def cell(self, variant: Variant, task: str) -> Cell:
