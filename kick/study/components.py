@@ -125,7 +125,8 @@ class Study:
     def parts(self, harm: Mapping[str, tuple[float, float]] | None = None) -> list[Pruned]:
         """The matrices for the allocation, with (mean FDT, mean KL) of each where they are known."""
         return [
-            Pruned(one.name, one.rows, one.columns, *(harm[one.name] if harm else ())) for one in self.matrices
+            Pruned(one.name, one.rows, one.columns, *(harm[one.name] if harm else ()))
+            for one in self.matrices
         ]
 
     def cell(self, variant: Variant, task: str) -> Cell:
