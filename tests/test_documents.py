@@ -1,0 +1,64 @@
+"""Documents: widths, words, links, the list of rooms, the checker of the built site."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tests.test_layers import FLOORS, MODULES, room
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+COLUMNS = 100
+LINK = re.compile(r"\]\(([^)#\s:]*)(#[^)\s]*)?\)")
+
+check = runpy.run_path(str(ROOT / "docs" / "_site" / "check.py"))
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for target, anchor in LINK.findall(page.read_text("utf-8")):
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor[1:] in anchors(file), f"{page.name} links to {target}{anchor}"
+
+
+def test_the_architecture_lists_the_rooms_from_the_ground_up():
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", text, flags=re.M)
+    there = {room(module) for module in MODULES} - {""}
+    assert listed == [name for name in FLOORS if name in there]
+
+
+PAGE = '<a href="b.html#there">b</a><h2 id="here">A</h2><a href="#here">a</a>{}'
+
+
+@pytest.mark.parametrize(
+    ("extra", "wrong"),
+    [
+        ("", []),
+        ('<a href="c.html">c</a>', ["a.html links to c.html, which does not exist"]),
+        ('<a href="#nowhere">c</a>', ["a.html links to #nowhere, an anchor that does not exist"]),
+        ('<a href="https://example.org">c</a>', []),
+        ('<script src="https://example.org/x.js"></script>', ["a.html needs https://example.org/x.js"]),
+        ('<link rel="stylesheet" href="//fonts.org/x.css">', ["a.html needs //fonts.org/x.css"]),
+    ],
+)
+def test_the_check_of_the_site_finds_what_is_broken(tmp_path, extra, wrong):
+    (tmp_path / "a.html").write_text(PAGE.format(extra))
+    (tmp_path / "b.html").write_text('<h2 id="there">B</h2>')
+    assert check["problems"](tmp_path) == wrong
+
+
+def test_the_check_of_the_site_finds_fonts_from_elsewhere(tmp_path):
+    (tmp_path / "s.css").write_text("@import url('https://fonts.org/x.css');")
+    assert check["problems"](tmp_path) == ["s.css fetches a file from elsewhere"]
