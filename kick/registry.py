@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -74,3 +77,9 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+def import_files(package: ModuleType) -> None:
+    """Import every file of a package's folder, so that what is registered there is in its table."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")

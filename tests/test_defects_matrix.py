@@ -17,9 +17,7 @@ from kick.matrix import load
 from kick.matrix.plan import plan
 from kick.matrix.rates import Rates
 from kick.records import CalibrationSpec
-from kick.report import published
-from kick.report.figures.entry import figures
-from kick.report.tables import tables
+from kick.report import figures, published, tables
 from kick.stats import metrics
 from kick.store import Store
 from kick.sweep.worker import Worker
@@ -72,7 +70,7 @@ def test_defect_17_published_numbers_stand_on_one_scale_with_their_unit_named():
         low, high = bounds[rows["unit"].iloc[0]]
         assert rows["value"].between(low, high).all()
         assert not set(rows["value"]) & eight_bit  # table 2's judge has another scale than table 3's
-    assert {metric.unit for metric in metrics.metrics.values()} <= {
+    assert {metric.unit for metric in metrics.known.values()} <= {
         "share",
         "nats",
         "tokens",
@@ -136,7 +134,9 @@ def test_defect_21_what_is_written_is_what_is_read(tmp_path):
 
 
 def test_defect_22_every_figure_of_the_paper_has_its_command():
-    drawn = {entry.paper for entry in figures.values()} | {entry.paper for entry in tables.values()}
+    drawn = {entry.paper for entry in figures.known.values()} | {
+        entry.paper for entry in tables.known.values()
+    }
     wanted = {f"Fig {n}" for n in (1, 2, 3, 4, 5, 6, 7, 14)} | {"Table 2", "Table 3"}
     assert wanted <= drawn
     done = CliRunner().invoke(app, ["figures", "--help"])

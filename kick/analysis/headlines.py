@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from kick.stats.metrics import describe, metrics
+from kick.stats import metrics
+from kick.stats.metrics import describe
 from kick.tasks import index
 
 # The headline of a task that names none: the first of these that it has, else its first compared metric.
@@ -74,7 +75,7 @@ def headline(task: str, names: Iterable[str]) -> str:
     primary = task_info(task).primary
     if primary in names:
         return "judge" if "judge" in names and not describe(primary).compared else primary
-    compared = [name for name in names if name not in metrics or metrics[name].compared]
+    compared = [name for name in names if name not in metrics.known or metrics.known[name].compared]
     return next((name for name in HEADLINES if name in names), (compared or names or [""])[0])
 
 

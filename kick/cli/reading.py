@@ -31,14 +31,17 @@ def figures(
     out: Annotated[str, typer.Option(help="the folder to write")],
     paper: Annotated[str | None, typer.Option(help="llm-kick: the paper's figures and numbers")] = None,
 ) -> None:
-    """Write each figure as PNG and PDF, with the CSV behind it."""
+    """Write each figure as PNG and PDF, with the CSV behind it; with --paper its tables as well."""
     from kick.analysis import frame
-    from kick.report import figures
+    from kick.report import figures, tables
 
-    drawn = figures.draw(frame.read([opened(folder) for folder in results]).frame, Path(out), paper=paper)
-    for one in drawn:
-        files = ", ".join(str(file) for file in one.files)
-        print(f"{one.name}: {files}" if files else f"{one.name}: not drawn, {one.skipped}")
+    read = frame.read([opened(folder) for folder in results]).frame
+    for drawn in figures.draw(read, Path(out), paper=paper):
+        files = ", ".join(map(str, drawn.files))
+        print(f"{drawn.name}: {files}" if files else f"{drawn.name}: not drawn, {drawn.skipped}")
+    for written in tables.write(read, Path(out), paper=paper) if paper else ():
+        files = ", ".join(map(str, written.files))
+        print(f"table {written.name}: {files or f'not written, {written.skipped}'}")
 
 
 @app.command()

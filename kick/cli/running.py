@@ -70,7 +70,7 @@ def _scores(results: str) -> None:
     store = Store(results)
     if next(store.runs(), None) is None:
         return
-    table = tables.tables["scores"].make(frame.read([store]).frame)
+    table = tables.known["scores"].make(frame.read([store]).frame)
     print_table(list(table.heads), [list(row) for row in table.cells])
     print(f"results: {results}\nnext: kick leaderboard {results} --out leaderboards/{Path(results).name}")
 

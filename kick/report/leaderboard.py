@@ -25,7 +25,6 @@ from kick.analysis.frame import Results
 from kick.report import page, select, tables, wording
 
 HERE = Path(__file__).parent
-TABLES = ("scores", "gaps", "closed_open", "seeds")
 
 
 def render(
@@ -43,7 +42,7 @@ def render(
     """
     folder = wording.folder_for(out)
     view = page.view(report, title=title, notes=notes, examples=examples)
-    made = tables.make_all(report.frame, TABLES)
+    made = tables.make_all(report.frame)
     contents = {
         "index.html": html(view),
         "leaderboard.csv": wording.csv(report.frame),

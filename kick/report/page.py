@@ -110,14 +110,14 @@ def view(report: Results, *, title: str | None, notes: Sequence[str], examples: 
     matrices = list(dict.fromkeys(frame["matrix"]))
     names = {name for method in frame["method"] for name in method.split(" + ")}
     known = [name for name in select.method_order(names) if name in wording.METHODS]
-    used = [name for name in dict.fromkeys(frame["metric"]) if name in metrics.metrics]
+    used = [name for name in dict.fromkeys(frame["metric"]) if name in metrics.known]
     return PageView(
         title=title or f"What compression does to {', '.join(models)}",
         summary=_summary(frame, matrices),
         notes=(*said, *notes, *report.notes),
         sections=tuple(_section(name, part, report, examples) for name, part in select.sections(frame)),
         methods=tuple((name, ": ".join(filter(None, wording.METHODS[name]))) for name in known),
-        metrics=tuple((metrics.metrics[name].label, metrics.metrics[name].description) for name in used),
+        metrics=tuple((metrics.known[name].label, metrics.known[name].description) for name in used),
         sources=wording.PROTOCOL_SOURCES,
         provenance=provenance(report),
     )
@@ -183,7 +183,7 @@ def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
 
 def _seeds(frame: pd.DataFrame) -> tables.Table | None:
     try:
-        return tables.tables["seeds"].make(frame)
+        return tables.known["seeds"].make(frame)
     except select.Nothing:
         return None
 

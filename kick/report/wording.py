@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,11 @@ def folder_for(out: Path | str) -> Path:
     if not os.access(folder, os.W_OK):
         raise KickError(f"--out: {str(folder)!r} cannot be written")
     return folder
+
+
+def file_name(text: str) -> str:
+    """The text as part of a file's name, without what a file system might take amiss."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80]
 
 
 def noise_band(dense: Mapping[str, Any]) -> tuple[float, float] | None:

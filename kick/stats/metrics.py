@@ -48,7 +48,7 @@ _DISTANCES = (
     *("flips", "right_to_wrong", "wrong_to_right", "knowledge_lost", "reading_lost"),
 )
 
-metrics: Registry[Metric] = Registry("metric")
+known: Registry[Metric] = Registry("metric")
 
 
 def describe(name: str) -> Metric:
@@ -56,8 +56,8 @@ def describe(name: str) -> Metric:
 
     lm-eval's own tasks may bring metrics of any name, so an unknown one is no error.
     """
-    if name in metrics:
-        return metrics[name]
+    if name in known:
+        return known[name]
     return Metric(name, "mean", name, True, "ratio", name.replace("_", " "), "a metric of the task's own")
 
 
@@ -66,7 +66,7 @@ def _enter(
 ) -> None:
     """Enter plain means that share unit and direction: (name, label, description) each."""
     for name, label, description in rows:
-        metrics.add(
+        known.add(
             name, Metric(name, "mean", name, better == "higher", unit, label, description, compared=compared)
         )
 
@@ -213,4 +213,4 @@ for _metric in (
         weight="bytes",
     ),
 ):
-    metrics.add(_metric.name, _metric)
+    known.add(_metric.name, _metric)

@@ -151,7 +151,7 @@ def summarise(task: Task, samples: Sequence[Sample]) -> tuple[Score, ...]:
 
 def _names(columns: Mapping[str, np.ndarray]) -> dict[str, bool]:
     """The metrics that these columns can give; true for those that lm-eval itself gave an item."""
-    table = [name for name, metric in metrics.metrics.items() if metric.column in columns]
+    table = [name for name, metric in metrics.known.items() if metric.column in columns]
     read = {metrics.describe(name).column for name in table}
     read |= {metrics.describe(name).weight for name in table}
     named = [

@@ -10,7 +10,7 @@ from kick.analysis.frame import read
 from kick.errors import KickError
 from kick.records import Step
 from kick.report import published, select
-from kick.report.figures import draw, figure, figures
+from kick.report.figures import draw, figure, known
 from kick.report.palette import method_look
 from tests.support.synthetic import CALIBRATION, DENSE, MODEL, FakeStore, fill, pruned, variant
 
@@ -21,7 +21,7 @@ GRIDS = {"differences", "seeds", "perplexity_hides", "score_by_bits", "score_by_
 FEW = ["kick_mini_factoid", "kick_mini_mcq", "kick_mini_perplexity"]  # panels enough for a grid
 
 
-@pytest.mark.parametrize("name", sorted(figures))
+@pytest.mark.parametrize("name", sorted(known))
 def test_each_is_a_picture_a_pdf_and_the_rows_behind_it_or_says_why_not(frame, tmp_path, name):
     few = frame[frame["task"].isin(FEW)] if name in GRIDS else frame
     (one,) = draw(few, tmp_path, names=[name])
@@ -72,7 +72,7 @@ def test_a_figure_is_added_by_one_function(frame, tmp_path):
         return made
 
     assert len(draw(frame, tmp_path, names=["only_for_this_test"])[0].files) == 3
-    del figures._items["only_for_this_test"]
+    del known._items["only_for_this_test"]
 
 
 def test_several_base_models_get_a_file_each(tmp_path):

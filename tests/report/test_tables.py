@@ -7,7 +7,7 @@ import pytest
 
 from kick.analysis.frame import read
 from kick.report import wording
-from kick.report.tables import make_all, table, tables
+from kick.report.tables import known, make_all, table, write
 from tests.support.synthetic import DENSE, FakeStore, fill
 
 
@@ -72,12 +72,33 @@ def test_sections_get_tables_of_their_own():
 def test_a_table_is_added_by_one_function(frame):
     @table("only_for_this_test", "A table")
     def mine(frame):
-        return tables["scores"].make(frame)
+        return known["scores"].make(frame)
 
     assert make_all(frame, ["only_for_this_test"])["only_for_this_test"].cells
     with pytest.raises(ValueError, match="twice"):
         table("only_for_this_test", "Again")(mine)
-    del tables._items["only_for_this_test"]
+    del known._items["only_for_this_test"]
+
+
+def test_the_papers_tables_are_written_with_its_figures_and_on_the_leaderboard(frame, folder, tmp_path):
+    """LLM-KICK's table 2 holds the 8-bit variants, its table 3 the unstructured ones of at most 50 %."""
+    done = {one.name: one for one in write(frame, tmp_path, paper="llm-kick")}
+    assert set(done) == {"eight_bit", "pruning_by_task", "closed_open"}
+    shown = {}
+    for name in ("eight_bit", "pruning_by_task"):
+        markdown, rows, tex = done[name].files
+        shown[name] = {row["label"] for row in csv.DictReader(rows.open(encoding="utf-8"))}
+        assert tex.read_text("utf-8").startswith(r"\begin{table}")
+        assert markdown.read_text("utf-8") in (folder / "leaderboard.md").read_text("utf-8")
+    assert shown["eight_bit"] == {"dense", "gptq 8-bit"}
+    levels = {f"{method} {level} %" for method in ("magnitude", "wanda") for level in (30, 50)}
+    assert shown["pruning_by_task"] == levels - {"wanda 50 %"} | {
+        *("dense", "wanda 50 %, seed 0", "wanda 50 %, seed 1")
+    }
+    few = frame[frame["bits"].isna()]
+    (missing,) = write(few, tmp_path / "few", ["eight_bit"])
+    assert missing.files == ()
+    assert "no 8-bit variant" in missing.skipped
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", "\n=1"])

@@ -176,8 +176,8 @@ def _score(name: str, value: float, lost: float, luck: float, noise: float) -> f
 def result(task: str, one: Variant, found: Sequence[Sample], matrix: str = "synthetic", **spec) -> Result:
     cell = Cell(one, TaskSpec(task, digest="e" * 16, **spec))
     scores = []
-    for name in sorted(metrics.metrics):
-        metric = metrics.metrics[name]
+    for name in sorted(metrics.known):
+        metric = metrics.known[name]
         if metric.column not in TASKS[task]:
             continue
         values = np.array([sample.scores[metric.column] for sample in found])

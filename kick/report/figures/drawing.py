@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from kick.errors import KickError
 from kick.registry import UnknownName, unknown
 from kick.report import published, select, wording
 from kick.report.figures import style
-from kick.report.figures.entry import FigureEntry, figures
+from kick.report.figures.entry import FigureEntry, known
 
 PAPERS = ("llm-kick",)
 
@@ -47,7 +46,7 @@ def draw(
     if paper is not None and paper not in PAPERS:
         raise KickError(unknown("paper", paper, PAPERS))
     try:
-        entries = {name: figures[name] for name in (names or figures)}
+        entries = {name: known[name] for name in (names or known)}
     except UnknownName as error:
         raise KickError(str(error)) from None
     folder = wording.folder_for(out)
@@ -66,7 +65,7 @@ def _one(
 ) -> Iterator[Drawn]:
     parts = [("", frame)] if entry.across else select.sections(frame)
     for section, rows in parts:
-        file = f"{name}-{_file_name(section)}" if section else name
+        file = f"{name}-{wording.file_name(section)}" if section else name
         title = f"{entry.title} ({section})" if section else entry.title
         try:
             chosen = entry.rows(rows)
@@ -88,7 +87,3 @@ def _save(entry: FigureEntry, rows: pd.DataFrame, path: Path) -> tuple[Path, ...
     drawn.savefig(files[1], metadata={"CreationDate": None})
     files[2].write_text(wording.csv(rows), encoding="utf-8")
     return files
-
-
-def _file_name(section: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", section).strip("-.")[:80]

@@ -30,7 +30,7 @@ class FigureEntry:
     across: bool = False
 
 
-figures: Registry[FigureEntry] = Registry("figure")
+known: Registry[FigureEntry] = Registry("figure")
 
 
 def figure(
@@ -42,7 +42,7 @@ def figure(
     """
 
     def enter(draw: Draw) -> Draw:
-        figures.add(name, FigureEntry(title, rows, draw, paper, published, across))
+        known.add(name, FigureEntry(title, rows, draw, paper, published, across))
         return draw
 
     return enter
