@@ -16,7 +16,7 @@ from kick.report import figures, wording
 from kick.stats import intervals, metrics, paired
 from kick.store import Store
 from kick.study.allocation import quantiles
-from kick.study.components import Matrix, Study, allocation, harm
+from kick.study.components import Study, WeightMatrix, allocation, harm
 
 MEASURES = ("fdt", "sdt", "kl_mean")
 SHOWN = 8  # matrices at either end of the ranking
@@ -87,7 +87,7 @@ def by_component(study: Study, store: Store) -> StudyTable:
         "earliest layer",
         "guided sparsity, %",
     )
-    groups: dict[str, list[Matrix]] = {}
+    groups: dict[str, list[WeightMatrix]] = {}
     for matrix in study.matrices:
         groups.setdefault(component(matrix), []).append(matrix)
     counts, rows = allocation(study, store), []
@@ -101,7 +101,7 @@ def by_component(study: Study, store: Store) -> StudyTable:
     return StudyTable(heads, rows)
 
 
-def component(matrix: Matrix) -> str:
+def component(matrix: WeightMatrix) -> str:
     """A matrix's path within its block: "self_attn.q_proj"."""
     return matrix.name.partition(f".{matrix.block}.")[2]
 
