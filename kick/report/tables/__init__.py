@@ -11,14 +11,14 @@ this folder is imported here, so that its tables are known.
 import kick.report.tables as _package
 from kick.registry import import_files
 from kick.report.tables.entry import Table, TableEntry, known, markdown_text, table
-from kick.report.tables.writing import Written, make_all, ordered, write
+from kick.report.tables.writing import WrittenTable, make_all, ordered, write
 
 import_files(_package)
 
 __all__ = [
     "Table",
     "TableEntry",
-    "Written",
+    "WrittenTable",
     "known",
     "make_all",
     "markdown_text",

@@ -33,7 +33,7 @@ def ordered() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenTable:
     """What became of a table: its files, or why it was not written."""
 
     name: str
@@ -43,7 +43,7 @@ class Written:
 
 def write(
     frame: pd.DataFrame, out: str | Path, names: Sequence[str] = (), *, paper: str | None = None
-) -> Iterator[Written]:
+) -> Iterator[WrittenTable]:
     """Write tables into the folder `out`; several matrices or base models get files each.
 
     With `paper` only the tables that a paper has.
@@ -57,9 +57,9 @@ def write(
             try:
                 made = known[name].make(rows)
             except select.Nothing as nothing:
-                yield Written(name, skipped=str(nothing))
+                yield WrittenTable(name, skipped=str(nothing))
                 continue
-            yield Written(name, _save(made, folder / stem))
+            yield WrittenTable(name, _save(made, folder / stem))
 
 
 def _save(made: Table, path: Path) -> tuple[Path, ...]:
