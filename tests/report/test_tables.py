@@ -75,7 +75,7 @@ def test_a_table_is_added_by_one_function(frame):
         return known["scores"].make(frame)
 
     assert make_all(frame, ["only_for_this_test"])["only_for_this_test"].cells
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="taken"):
         table("only_for_this_test", "Again")(mine)
     del known._items["only_for_this_test"]
 
