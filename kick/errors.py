@@ -16,3 +16,14 @@ class Damaged(KickError):
 
 class CellFailed(Exception):
     """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""
+
+
+class WrongOption(ValueError):
+    """A method's option that it does not have, or a value that it cannot take.
+
+    `option` is its name, so that whoever read it can say where it was written.
+    """
+
+    def __init__(self, message: str, option: str):
+        super().__init__(message)
+        self.option = option

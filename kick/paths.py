@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kick.errors import KickError
 from kick.records import KEY_VERSION, Variant
+
+OFFLOAD_VARIABLE = "KICK_OFFLOAD"
 
 
 def cache_root() -> Path:
@@ -27,6 +30,19 @@ def reference_folder(root: str, matrix: str, dense: Variant) -> Path:
     spec = dense.model
     name = f"{spec.digest[:16]}-{spec.tokenizer[:8]}-{spec.dtype}-v{KEY_VERSION}"
     return (cache_root() / "reference" / matrix if "://" in root else beside) / name
+
+
+def offload_folder() -> Path | None:
+    """Where hidden states and sums of gradients go instead of memory while a model is calibrated.
+
+    It is the folder that KICK_OFFLOAD names; results do not depend on it. Raises KickError if it is not one.
+    """
+    named = os.environ.get(OFFLOAD_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise KickError(f"{OFFLOAD_VARIABLE}={named!r} is not a folder; name one that exists, on a fast disk")
+    return Path(named)
 
 
 def device() -> str:

@@ -16,6 +16,7 @@ from kick.compress.checkpoint import RUNNING, check_out, save
 from kick.compress.context import Calibration
 from kick.compress.method import methods
 from kick.errors import KickError
+from kick.matrix.schema import LARGEST_SEED
 from kick.records import CalibrationSpec, Step
 from kick.registry import unknown
 
@@ -50,13 +51,11 @@ def steps(words: Sequence[str]) -> list[Step]:
 def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> CalibrationSpec:
     """What the command line says of calibration. Raises KickError for a number that is out of range, and for
     a corpus that is not there."""
-    for name, value, least in (
-        ("sequences", sequences, 1),
-        ("length", length, 2),
-        ("calibration-seed", seed, 0),
-    ):
+    for name, value, least in (("sequences", sequences, 1), ("length", length, 2)):
         if value < least:
-            raise KickError(f"--{name}: got {value}; wanted: a whole number of at least {least}")
+            raise KickError(f"--{name}: got {value}; expected: a whole number of at least {least}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise KickError(f"--calibration-seed: got {seed}; expected: a whole number from 0 to 2^64 - 1")
     if corpus not in calibrate_corpus.CORPORA:
         raise KickError(unknown("calibration corpus", corpus, calibrate_corpus.CORPORA))
     return CalibrationSpec(corpus, sequences, length, seed)
@@ -111,7 +110,7 @@ def run(
     check_out(out)
     if any(methods[step.method].activations for step in recipe):
         raise KickError(RUNNING)
-    offload = calibrate_corpus.offload_folder()
+    offload = paths.offload_folder()
     device = paths.device()
     network, tokenizer = model.load(model.resolve(name), device=device)
     compress.check(network, recipe)

@@ -21,6 +21,7 @@ from kick import catalog, meaning
 from kick.catalog import KINDS, Facts
 from kick.compress import scope
 from kick.compress.sparsity import Sparsity
+from kick.errors import WrongOption
 from kick.records import Step
 from kick.registry import Registry, unknown
 
@@ -95,15 +96,16 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
 
     Raises:
         UnknownName: no such method.
-        ValueError: an option that the method does not have, lacks, or whose value is not allowed; the message
-            names the option, the value and what would be right.
+        WrongOption: an option that the method does not have, or whose value is not allowed; the message names
+            the option, the value and what would be right.
+        ValueError: the method needs an option that is not given.
     """
     entry = methods[name]
     fields = {field.name: field for field in dataclasses.fields(entry.cls)}
     beside = scope.OPTIONS if entry.kind == "prune" else ()
     for key in options:
         if key not in fields and key not in beside:
-            raise ValueError(f"{name}: {unknown('option', str(key), fields)}")
+            raise WrongOption(f"{name}: {unknown('option', str(key), fields)}", key)
     hints = typing.get_type_hints(entry.cls)
     written = {}
     for key, field in fields.items():
@@ -155,14 +157,17 @@ def _instance(entry: MethodEntry, written: Mapping[str, Any]) -> Any:
 
 
 def _value(name: str, key: str, value: Any, hint: type, allowed: Range) -> Any:
-    """`value` as the option's type. Raises ValueError."""
+    """`value` as the option's type. Raises WrongOption."""
     where = f"{name}: option {key!r}"
-    if hint is Sparsity:
-        try:
-            return Sparsity.parse(value)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-    value = _typed(where, value, hint)
+    try:
+        if hint is not Sparsity:
+            return _allowed(where, _typed(where, value, hint), allowed)
+        return Sparsity.parse(value)
+    except ValueError as error:
+        raise WrongOption(f"{where}: {error}" if hint is Sparsity else str(error), key) from None
+
+
+def _allowed(where: str, value: Any, allowed: Range) -> Any:
     if allowed.choices and value not in allowed.choices:
         raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed.choices))}")
     if allowed.low is not None and value < allowed.low:

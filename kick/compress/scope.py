@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kick.catalog import Facts
 from kick.compress.sparsity import Sparsity
-from kick.errors import CellFailed, KickError
+from kick.errors import CellFailed, KickError, WrongOption
 from kick.model import block_list, linears
 from kick.records import Step
 from kick.registry import unknown
@@ -79,24 +79,29 @@ class Scope:
 
 
 def written(method: Facts, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The two options, as far as they are given, as JSON values. Raises ValueError for what is neither."""
+    """The two options, as far as they are given, as JSON values; one matrix is the same in a list or not.
+
+    Raises WrongOption for what is neither.
+    """
     found: dict[str, Any] = {}
     who = method.name
     if "only" in options:
         only = options["only"]
         names = [only] if isinstance(only, str) else only
         if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
-            raise ValueError(
-                f"{who}: option 'only' is {only!r}; it must be a matrix's full name, or a list of such"
+            raise WrongOption(
+                f"{who}: option 'only' is {only!r}; it must be a matrix's full name, or a list of such",
+                "only",
             )
-        found["only"] = only if isinstance(only, str) else sorted(names)
+        found["only"] = names[0] if len(set(names)) == 1 else sorted(set(names))
     if "sparsities" in options:
         own = options["sparsities"]
         if why := method.own_choice(options):
-            raise ValueError(f"{who} cannot follow the option 'sparsities': {why}")
+            raise WrongOption(f"{who} cannot follow the option 'sparsities': {why}", "sparsities")
         if not isinstance(own, Mapping) or not own:
-            raise ValueError(
-                f"{who}: option 'sparsities' is {own!r}; it must give matrices' full names a share each"
+            raise WrongOption(
+                f"{who}: option 'sparsities' is {own!r}; it must give matrices' full names a share each",
+                "sparsities",
             )
         found["sparsities"] = {name: _share(who, name, own[name]) for name in sorted(own)}
     return found
@@ -106,4 +111,4 @@ def _share(method: str, name: str, value: Any) -> float | str:
     try:
         return Sparsity.parse(value).value
     except ValueError as error:
-        raise ValueError(f"{method}: option 'sparsities', {name}: {error}") from None
+        raise WrongOption(f"{method}: option 'sparsities', {name}: {error}", "sparsities") from None

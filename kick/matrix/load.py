@@ -136,7 +136,7 @@ def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
 
 _ITEMS = {
     "tasks": "the name of a task or group",
-    "seeds": "a whole number of at least 0",
+    "seeds": "a whole number from 0 to 2^64 - 1",
     "replicas": "batch or dtype",
     "variants": ENTRY,
     "recipe": "{method: ..., option: ...}",

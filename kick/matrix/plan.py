@@ -82,9 +82,10 @@ def plan(
     variants = planner.variants()
     tasks = planner.tasks()
     planner.refuse()
+    specs = {name: planner.spec(task) for name, task in tasks.items()}
+    planner.check_asked(tasks, specs)
     variants = planner.resolved(variants)  # last: it may have to convert a model
     planner.check_fit(variants)
-    specs = {name: planner.spec(task) for name, task in tasks.items()}
     cells = _cells([one.variant for one in variants], tasks, specs)
     estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
     parts = [cells[start : start + len(tasks)] for start in range(0, len(cells), len(tasks))]
@@ -172,6 +173,18 @@ class _Planner:
                     self.sources.enough(model, spec, self.data_root)
             except KickError as error:
                 self._problem(("calibration", "length"), error)
+        self.refuse()
+
+    def check_asked(self, tasks: Mapping[str, Task], specs: Mapping[str, TaskSpec]) -> None:
+        """Raises KickError for tasks that cannot be asked as the matrix says."""
+        for name, task in tasks.items():
+            shots = self.matrix.shots
+            path: Path = ("tasks",) if shots is None else ("shots",)
+            path = (*path, name) if isinstance(shots, Mapping) and name in shots else path
+            try:
+                task.check(specs[name])
+            except KickError as error:
+                self._problem(path, error)
         self.refuse()
 
     def refuse(self) -> None:

@@ -28,6 +28,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 REPLICAS = ("batch", "dtype")
 ENGINES = ("transformers", "plain")
 PROPAGATE = ("compressed", "dense")
+LARGEST_SEED = 2**64 - 1  # of torch's generators
+_SEED = "a whole number from 0 to 2^64 - 1"
 
 LONGEST_LABEL = 100  # characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -135,7 +137,9 @@ Limit: TypeAlias = _per_task(Annotated[Whole, Field(ge=1)] | None)
 Shots: TypeAlias = _per_task(Annotated[Whole, Field(ge=0)] | None)
 ChatTemplate: TypeAlias = _per_task(StrictBool)
 Seeds: TypeAlias = Annotated[
-    tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)
+    tuple[Annotated[Whole, Field(ge=0, le=LARGEST_SEED)], ...],
+    Field(min_length=1),
+    AfterValidator(_distinct),
 ]
 Replicas: TypeAlias = Annotated[
     tuple[Annotated[Text, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
@@ -160,7 +164,7 @@ class CalibrationKeys(Keys):
     corpus: Text = Field("kick_mini_calibration", description="the name of a corpus, e.g. wikitext2")
     sequences: Whole = Field(16, ge=1, description="a whole number of at least 1")
     length: Whole = Field(256, ge=2, description="a whole number of tokens, at least 2")
-    seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
+    seed: Whole = Field(0, ge=0, le=LARGEST_SEED, description=_SEED)
     propagate: Annotated[Text, _one_of("way to propagate", PROPAGATE)] = Field(
         "compressed", description="compressed or dense"
     )
@@ -183,7 +187,7 @@ class JudgeKeys(Keys):
     temperature: Number = Field(0.0, ge=0, description="a number of at least 0")
     top_p: Number = Field(1.0, gt=0, le=1, description="a number above 0, at most 1")
     max_tokens: Whole = Field(512, ge=1, description="a whole number of at least 1")
-    seed: Whole = Field(0, ge=0, description="a whole number of at least 0")
+    seed: Whole = Field(0, ge=0, le=LARGEST_SEED, description=_SEED)
     runs: Whole = Field(1, ge=1, description="how often each question is asked, at least 1")
     mode: Literal["grade", "pair", "both"] = Field("grade", description="grade, pair or both")
     key_variable: Annotated[Text, BeforeValidator(_variable)] = Field("OPENAI_API_KEY", description="a name")
@@ -268,7 +272,7 @@ class Matrix(Keys):
     calibration: CalibrationKeys = Field(
         CalibrationKeys(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
     )
-    seeds: Seeds | None = Field(None, description="a list of whole numbers of at least 0, e.g. [0, 1]")
+    seeds: Seeds | None = Field(None, description=f"a list, each {_SEED}, e.g. [0, 1]")
     variants: tuple[VariantKeys, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
     replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
     data_root: Text | None = Field(None, description="a folder")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
+from kick.errors import WrongOption
 from kick.matrix.schema import CheckpointKeys, Matrix, MethodKeys, RecipeKeys, StepKeys
 from kick.matrix.yaml_marks import Path, Problem, show
 from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
@@ -27,7 +27,8 @@ OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32
 class MethodTable:
     """What expansion asks about methods.
 
-    `step` writes every default out; it raises UnknownName for the method and ValueError for an option.
+    `step` writes every default out; it raises UnknownName for the method, WrongOption for an option, and
+    ValueError for one that is missing.
     `needs` names what a method needs, e.g. "calibration".
     """
 
@@ -149,10 +150,10 @@ class _Expansion:
             return step
         except UnknownName as error:
             problem = Problem(choice.path, str(error))
+        except WrongOption as error:
+            problem = Problem(choice.places.get(error.option, choice.path), str(error))
         except (ValueError, OverflowError) as error:
-            named = [name for name in choice.options if re.search(rf"\b{re.escape(name)}\b", str(error))]
-            place = choice.places[named[0]] if named else choice.path
-            problem = Problem(place, str(error))
+            problem = Problem(choice.path, str(error))
         if problem not in self.problems:
             self.problems.append(problem)
         return None

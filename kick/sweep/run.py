@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kick import paths
-from kick.compress.calibrate.corpus import offload_folder
 from kick.errors import KickError
-from kick.matrix import costs, load, stale
+from kick.matrix import costs, load, names, stale
 from kick.matrix.plan import Plan, plan
 from kick.matrix.sources import own_sources
 from kick.store import Store
@@ -18,8 +17,9 @@ from kick.sweep.contract import Summary
 from kick.sweep.executors import executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
-from kick.sweep.rescore import rename, rescore_stale
-from kick.sweep.worker import Worker
+
+if TYPE_CHECKING:
+    from kick.sweep.worker import Worker  # brings torch in; a mistyped name is told without it
 
 Say = Callable[[str], None]
 
@@ -43,22 +43,26 @@ class RunOptions:
 def prepare(matrix: str, options: RunOptions) -> tuple[Plan, Store]:
     """The plan of a matrix file or preset, and the store of its results.
 
-    Raises KickError for everything that is wrong with the matrix, before a model is loaded.
+    Raises KickError for everything that is wrong with the matrix, before a model is loaded: first its form,
+    then its names, then options and what does not fit the model.
     """
     if options.offline:
         paths.offline()
-    offload_folder()  # is looked at before anything is loaded
+    paths.offload_folder()  # is looked at before anything is loaded
     parsed = load.load(matrix)
     folders = [Path(folder) for folder in options.task_folders]
     for folder in folders:
         if not folder.is_dir():
             raise KickError(f"--tasks: {str(folder)!r} is not a folder of task files")
+    names.check(parsed, folders)
     planned = plan(parsed, data_root=options.data_root, limit=options.limit, sources=own_sources(folders))
     return planned, Store(options.out, parsed.name)
 
 
 def run(matrix: str, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
+    from kick.sweep.rescore import rename, rescore_stale
+
     planned, store = prepare(matrix, options)
     local = None if "://" in options.out else Path(options.out)
     for warning in costs.preflight(planned.estimates, local):
@@ -87,6 +91,8 @@ def run(matrix: str, options: RunOptions, command: Sequence[str], say: Say) -> t
 
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:
     """The work of a plan, as an executor sends it to its processes."""
+    from kick.sweep.worker import Worker
+
     return Worker(
         root=str(store.root),
         matrix=planned.matrix.name,

@@ -167,7 +167,7 @@ class Worker:
             sequences,
             propagate=spec.propagate if spec else "compressed",
             seed=spec.seed if spec else 0,
-            offload=corpus.offload_folder(),
+            offload=paths.offload_folder(),
             memory=shared,
         )
 

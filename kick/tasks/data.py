@@ -14,13 +14,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from kick.errors import KickError
 from kick.tasks import files
 from kick.tasks.order import Order
+
+if TYPE_CHECKING:
+    import datasets  # imported in the functions that need it: it takes seconds, and names are read without
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ NOT_ON_THE_HUB = frozenset(name for name in MIRROR if name.startswith("lm-sys/")
 
 def embedded(file: str, **_: Any) -> datasets.DatasetDict:
     """The test split of a file of KICK-Mini, tasks/kick_mini/data/<file>.jsonl."""
+    import datasets
+
     rows = read_rows(tasks_folder() / "kick_mini" / "data" / f"{file}.jsonl")
     return datasets.DatasetDict(test=files.dataset(rows))
 
@@ -116,6 +119,8 @@ def load(
 
     Raises KickError where it is in neither place, naming the set and the places that were searched.
     """
+    import datasets
+
     root = root or os.environ.get(ROOT_VARIABLE)
     found = {split: split_of(path, name, split, root) for split in splits}
     if order:
@@ -187,6 +192,8 @@ def _adapted(rows: Rows, source: DataSource, name: str, file: Path) -> Rows:
 
 
 def _hub(path: str, name: str, split: str, root: str | None) -> datasets.Dataset:
+    import datasets
+
     if path in NOT_ON_THE_HUB:
         where = _mirror_text(root)
         raise KickError(f"data set {path} is on no hub and must be in a local mirror; searched: {where}")

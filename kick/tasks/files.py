@@ -16,13 +16,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 
 from kick.errors import KickError
+
+if TYPE_CHECKING:
+    import datasets
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +127,8 @@ class Rows(Sequence):
 
 def dataset(rows: Sequence[Row]) -> datasets.Dataset | Rows:
     """The rows as a Dataset where it gives them back as they are, else as they are; all with every column."""
+    import datasets  # it takes seconds, and names of tasks are read without
+
     names = dict.fromkeys(name for row in rows for name in row)
     rows = [{name: row.get(name) for name in names} for row in rows]
     try:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import yaml
 
 from kick.errors import KickError
 from kick.registry import near, unknown
-from kick.tasks import data
+from kick.tasks import data, lm_eval_names
 from kick.tasks import files as written
 from kick.tasks.task import FunctionName, Task
 
@@ -205,7 +204,7 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
     files = own(extra)
     foreign = [name for name in leaves if name not in files]
     root = data_root or os.environ.get(data.ROOT_VARIABLE)
-    _refuse_unheard(foreign, files)
+    check_names(foreign, extra)
     manager = _manager(tuple(map(str, extra)), bool(foreign), root)
     tasks: dict[str, Task] = {}
     for name in leaves:
@@ -240,27 +239,18 @@ def told(name: str, file: Path | str) -> Iterator[None]:
         raise KickError(f"task {name} ({file}): {type(error).__name__}: {text}") from error
 
 
-def _refuse_unheard(foreign: Sequence[str], files: Mapping[str, Any]) -> None:
-    """Raises KickError for a name that stands in none of lm-eval's task files.
-
-    Reading them as text takes a second, indexing them fifteen.
-    """
-    unheard = {name: name.encode() for name in foreign}
-    stems = set()
-    for file in _harness_files() if foreign else ():
-        stems.add(file.stem)
-        text = file.read_bytes()
-        unheard = {name: sought for name, sought in unheard.items() if sought not in text}
-    for name in unheard:
-        close = near(name, [*files, *stems])
-        like = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there is {', '.join(files)}"
-        raise KickError(f"unknown task {name!r}, of kick and of lm-eval; {like}")
-
-
-def _harness_files() -> list[Path]:
-    found = find_spec("lm_eval")  # not imported: that takes seconds
-    (folder,) = found.submodule_search_locations
-    return sorted((Path(folder) / "tasks").rglob("*.yaml"))
+def check_names(wanted: Iterable[str], extra: Sequence[Path] = ()) -> None:
+    """Raises KickError for a name that neither kick nor lm-eval has, a group's member too. Reads no data."""
+    files = own(extra)
+    foreign = [name for name in expand(wanted, extra) if name not in files]
+    theirs = lm_eval_names.names() if foreign else frozenset()
+    for name in foreign:
+        if name not in theirs:
+            close = near(name, [*files, *theirs])
+            like = (
+                f"did you mean {' or '.join(map(repr, close))}?" if close else f"there is {', '.join(files)}"
+            )
+            raise KickError(f"unknown task {name!r}, of kick and of lm-eval; {like}")
 
 
 def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | None) -> Task:

@@ -15,6 +15,7 @@ from dataclasses import is_dataclass, replace
 from io import StringIO
 from typing import Any
 
+from lm_eval.api.samplers import SAMPLER_REGISTRY, FirstNSampler
 from lm_eval.api.task import ConfigurableTask
 
 from kick import meaning
@@ -84,13 +85,34 @@ class HarnessTask:
         """The items; their prompts lack the chat template, which scoring does not look at."""
         return HarnessTask.items(self, replace(spec, chat_template=False), None)
 
+    def check(self, spec: TaskSpec) -> None:
+        """Raises KickError for more worked examples than there are."""
+        shots = self.default_shots if spec.shots is None else spec.shots
+        if shots and self.no_examples:
+            raise KickError(f"task {self.name} with {shots} shots: {self.no_examples}; ask with shots: 0")
+        most = self._most_shots() if shots else None
+        if most is not None and shots > most:
+            raise KickError(
+                f"task {self.name} with {shots} shots: it has {most} worked examples to choose from"
+            )
+
+    def _most_shots(self) -> int | None:
+        """How many worked examples a prompt can have; None if the task draws them by code of its own."""
+        sampler = getattr(self.task, "sampler", None)
+        if type(sampler) not in SAMPLER_REGISTRY.values():
+            return None
+        split = self.task.fewshot_cfg.split
+        beside = split == self.task.config.test_split  # one more is drawn, since the item itself is left out
+        if isinstance(sampler, FirstNSampler) and split is None:  # examples of the task file's own
+            beside = False
+        return max(0, len(sampler.fewshot_indices or sampler.df) - beside)
+
     def _build(self, spec: TaskSpec, tokenizer: Any) -> None:
         wanted = (spec.shots, spec.limit, spec.chat_template, id(tokenizer) if spec.chat_template else None)
         if self._spec == wanted:
             return
+        self.check(spec)
         shots = self.default_shots if spec.shots is None else spec.shots
-        if shots and self.no_examples:
-            raise KickError(f"task {self.name} with {shots} shots: {self.no_examples}; ask with shots: 0")
         self.task.set_config(key="num_fewshot", value=shots)
         self.task.set_fewshot_seed(seed=FEWSHOT_SEED)
         with redirect_stderr(StringIO()):  # lm-eval's progress bar

@@ -57,6 +57,9 @@ class Task(Protocol):
     default_shots: int
     size: int | None  # items without a limit; None where only the tokenizer tells
 
+    def check(self, spec: TaskSpec) -> None:
+        """Raises KickError for a spec that this task cannot be asked by, such as too many shots."""
+
     def items(
         self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
     ) -> list[Item]:

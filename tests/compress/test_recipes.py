@@ -6,11 +6,11 @@ import transformers as tf
 
 from kick.compress import canonical, check, compress
 from kick.compress.activations import round_rows
-from kick.compress.calibrate.corpus import OFFLOAD_VARIABLE, offload_folder
 from kick.compress.context import Calibration
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
 from kick.model import block_list, linears
+from kick.paths import OFFLOAD_VARIABLE, offload_folder
 from kick.sweep.run import RunOptions, prepare
 from tests.support.architectures import VOCABULARY, sequences, tiny
 
@@ -145,7 +145,7 @@ def test_blocks_that_give_attention_weights_too(method, options):
 
 def test_a_folder_for_hidden_states_is_looked_at_first(monkeypatch, tmp_path):
     monkeypatch.setenv(OFFLOAD_VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(KickError, match="nowhere' is no folder"):
+    with pytest.raises(KickError, match="nowhere' is not a folder"):
         prepare("smoke", RunOptions(out=str(tmp_path)))
     monkeypatch.setenv(OFFLOAD_VARIABLE, str(tmp_path))
     assert offload_folder() == tmp_path

@@ -104,7 +104,7 @@ BAD = {
     ),
     "no seeds": (bad("[0, 1]", "[]"), 6, ["seeds: got []", "e.g. [0, 1]"]),
     "seed twice": (bad("[0, 1]", "[1, 1]"), 6, ["seeds: 1 is given twice"]),
-    "negative seed": (bad("[0, 1]", "[0, -1]"), 6, ["seeds[1]: got -1", "at least 0"]),
+    "negative seed": (bad("[0, 1]", "[0, -1]"), 6, ["seeds[1]: got -1", "from 0 to"]),
     "no variants": (GOOD[: GOOD.index("variants")] + "variants: []\n", 7, ["variants: got []", "dense"]),
     "unknown variant": (bad("- dense", "- dnse"), 8, ["unknown variant 'dnse'", "'dense'"]),
     "variant as number": (bad("- dense", "- 12"), 8, ["variants[0]: got 12", "{method: ..."]),

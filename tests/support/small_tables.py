@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kick.errors import KickError
+from kick.errors import KickError, WrongOption
 from kick.matrix.costs import Shape
 from kick.matrix.load import parse
 from kick.matrix.plan import plan
@@ -46,6 +46,9 @@ class Asked:
     default_shots: int = 0
     size: int | None = 100
 
+    def check(self, spec):
+        """Can be asked in any way."""
+
 
 TASKS = {
     "facts": Asked("facts", "d1", default_shots=5),
@@ -59,13 +62,13 @@ def step(name, options, defaults=DEFAULTS):
         raise UnknownName(unknown("method", name, defaults))
     for option, value in options.items():
         if option not in defaults[name]:
-            raise ValueError(f"{name}: {unknown('option', option, defaults[name])}")
+            raise WrongOption(f"{name}: {unknown('option', option, defaults[name])}", option)
         if (
             option == "sparsity"
             and value not in ("2:4", "4:8", "0.5")
             and not (type(value) is float and 0 < value < 1)
         ):
-            raise ValueError(f"{name}: option 'sparsity' is {value!r}; it must be between 0 and 1")
+            raise WrongOption(f"{name}: option 'sparsity' is {value!r}; must be between 0 and 1", option)
     written = {**defaults[name], **options}
     lacking = [option for option, value in written.items() if value is None]
     if lacking:

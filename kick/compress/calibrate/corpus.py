@@ -8,11 +8,9 @@ cut only where there are not enough.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kick.errors import KickError
@@ -24,21 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-OFFLOAD_VARIABLE = "KICK_OFFLOAD"
 LONG = 8  # characters that no tokenizer's tokens have on average
-
-
-def offload_folder() -> Path | None:
-    """Where hidden states and sums of gradients go instead of memory while a model is calibrated.
-
-    It is the folder that KICK_OFFLOAD names; results do not depend on it. Raises KickError where it is none.
-    """
-    named = os.environ.get(OFFLOAD_VARIABLE)
-    if not named:
-        return None
-    if not Path(named).is_dir():
-        raise KickError(f"{OFFLOAD_VARIABLE}={named!r} is no folder; name one that is there, on a fast disk")
-    return Path(named)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ def executor(
         raise KickError(f"workers: got {workers}; wanted: a whole number of at least 1")
     if time_limit is not None and not time_limit > 0:
         raise KickError(f"time limit: got {time_limit}; wanted: seconds, more than 0")
+    if address is not None and name != "ray":
+        raise KickError(f"address: got {address!r} with the executor {name}; it is for --executor ray")
     if name == "inline":
         return Inline()
     if name == "local":
