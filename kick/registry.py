@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import TypeVar
@@ -37,6 +38,10 @@ class UnknownName(KeyError):
         return str(self.args[0])
 
 
+class NameTaken(ValueError):
+    """A name that another module has entered already."""
+
+
 class Registry(Mapping[str, T]):
     """A mapping from names to things of one kind, filled while modules are imported.
 
@@ -55,12 +60,17 @@ class Registry(Mapping[str, T]):
         """Enter `item` under `name`.
 
         `origin` is the module that enters it: one that is imported anew may replace what it entered before.
-        Raises ValueError where another module has taken the name.
+        Raises NameTaken where another module has taken the name.
         """
         if name in self._items and not (origin and self._origins[name] == origin):
-            first = self._origins[name] or repr(self._items[name])
-            raise ValueError(f"the {self.kind} name {name!r} is taken by {first}; choose another")
+            raise NameTaken(f"the {self.kind} name {name!r} is taken by {self._origin(name)}; choose another")
         self._items[name], self._origins[name] = item, origin
+
+    def _origin(self, name: str) -> str:
+        """Who entered the name, for people: a module of kick, or a file."""
+        origin = self._origins[name] or repr(self._items[name])
+        module = sys.modules.get(origin)
+        return origin if origin.startswith("kick.") else getattr(module, "__file__", None) or origin
 
     def __getitem__(self, name: str) -> T:
         """The thing of that name. Raises UnknownName with the nearest names."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import typer
 
-from kick.cli.terminal import Json, TaskFolders, print_json, print_table
+from kick.cli.terminal import Json, Plugins, TaskFolders, print_json, print_table
 
 app = typer.Typer()
 
 
 @app.command()
-def methods(as_json: Json = False) -> None:
+def methods(as_json: Json = False, plugins: Plugins = None) -> None:
     """The compression methods with their options, sources and needs."""
     from kick import compress
     from kick.compress import method

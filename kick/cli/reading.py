@@ -10,13 +10,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kick.cli.terminal import Json, Results, opened, print_json
+from kick.cli.terminal import Json, Plugins, Results, opened, print_json
 
 app = typer.Typer()
 
 
 @app.command()
-def leaderboard(results: Results, out: Annotated[str, typer.Option(help="the folder to write")]) -> None:
+def leaderboard(
+    results: Results,
+    out: Annotated[str, typer.Option(help="the folder to write")],
+    plugins: Plugins = None,
+) -> None:
     """Write index.html (one self-contained page), leaderboard.csv, .md, .tex and .json."""
     from kick.analysis import frame
     from kick.report import leaderboard
@@ -30,6 +34,7 @@ def figures(
     results: Results,
     out: Annotated[str, typer.Option(help="the folder to write")],
     paper: Annotated[str | None, typer.Option(help="llm-kick: the paper's figures and numbers")] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Write each figure as PNG and PDF, with the CSV behind it; with --paper its tables as well."""
     from kick.analysis import frame

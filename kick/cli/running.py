@@ -14,6 +14,7 @@ from kick.cli.terminal import (
     Limit,
     Matrix,
     Out,
+    Plugins,
     Results,
     TaskFolders,
     opened,
@@ -33,6 +34,7 @@ def run(
     limit: Limit = None,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
+    plugins: Plugins = None,
     executor: Annotated[str, typer.Option(help="local, ray or inline")] = "local",
     workers: Annotated[int | None, typer.Option(help="jobs at once")] = None,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster")] = None,
@@ -48,6 +50,7 @@ def run(
         limit=limit,
         data_root=data_root,
         task_folders=tuple(tasks or ()),
+        plugins=tuple(plugins or ()),
         executor=executor,
         workers=workers,
         address=address,
@@ -82,6 +85,7 @@ def plan(
     limit: Limit = None,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
+    plugins: Plugins = None,
     offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
     measure: Annotated[bool, typer.Option(help="time one forward for a better estimate")] = False,
     as_json: Json = False,
@@ -129,11 +133,12 @@ def reproduce(
     cell: Annotated[str, typer.Argument(help="RESULTS/KEY")],
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
+    plugins: Plugins = None,
 ) -> None:
     """Run one stored cell again and compare its scores with the stored ones."""
     from kick.sweep import reproduce as sweep_reproduce
 
-    found = sweep_reproduce.reproduce(cell, data_root, tasks or ())
+    found = sweep_reproduce.reproduce(cell, data_root, tasks or (), plugins or ())
     print_table(sweep_reproduce.HEADS, sweep_reproduce.rows(found))
     raise typer.Exit(0 if found.equal else 1)
 
@@ -148,6 +153,7 @@ def compress(
     length: Annotated[int, typer.Option(help="tokens of a sequence")] = 256,
     calibration_seed: Annotated[int, typer.Option(help="which sequences of the corpus")] = 0,
     data_root: DataRoot = None,
+    plugins: Plugins = None,
 ) -> None:
     """Compress a model and save it: --method wanda --sparsity 0.5 [--method rtn --bits 4] --out DIR."""
     from kick.cli import compress as cli_compress

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kick.cli.terminal import DataRoot, TaskFolders, print_table, say
+from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table, say
 from kick.errors import KickError
 
 app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components.")
@@ -55,6 +55,7 @@ def components(
     calibration_seed: Seed = 0,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
+    plugins: Plugins = None,
     executor: Executor = "local",
     workers: Workers = None,
     retry_failed: Retry = False,
@@ -75,7 +76,7 @@ def components(
     (step,), spec = steps, compress.calibration_of(corpus, sequences, length, calibration_seed)
     names = {"probe": probe, "fidelity": fidelity, "perplexity": perplexity}
     how = {"executor": executor, "workers": workers, "retry_failed": retry_failed, "offline": offline}
-    where = {"data_root": data_root, "task_folders": tuple(tasks or ())}
+    where = {"data_root": data_root, "task_folders": tuple(tasks or ()), "plugins": tuple(plugins or ())}
     sizes = {"prompts": prompts, "spread": spread, "limit": limit}
     out = out or f"results/{study.folder_name(model, step)}"
     options = study.StudyOptions(model, step, spec, out, **sizes, **names, **where, **how)

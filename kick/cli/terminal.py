@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kick import plugins
 from kick.errors import KickError
 from kick.printable import plain
 
@@ -25,9 +26,17 @@ def _folders(named: list[str] | None) -> list[str] | None:
     return named
 
 
+def _load_plugins(named: list[str] | None) -> list[str]:
+    return list(plugins.load(named or ()))
+
+
 DataRoot = Annotated[str | None, typer.Option(help="a local mirror of data sets (else KICK_DATA_ROOT)")]
 TaskFolders = Annotated[
     list[str] | None, typer.Option("--tasks", help="a folder of your own task files", callback=_folders)
+]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugins", help="a file or folder of your own code", callback=_load_plugins),
 ]
 
 

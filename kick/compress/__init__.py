@@ -106,8 +106,8 @@ def compress(
             read and written by the first step with propagate "dense".
 
     Returns:
-        JSON values: steps (method, options, version, seconds, pruned, weights, sparsity), notes, footprint,
-        propagate.
+        JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
+        seconds, pruned, weights, sparsity), notes, footprint, propagate.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.
@@ -120,10 +120,13 @@ def compress(
     check(model, recipe)
     with _dense_weights(model, recipe, calibration), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        steps = [_apply(model, step, calibration, later=bool(number)) for number, step in enumerate(recipe)]
-    size = footprint(model, storages(calibration))
+        steps, size = [], {}
+        for number, step in enumerate(recipe):
+            done = _apply(model, step, calibration, later=bool(number))
+            size = footprint(model, storages(calibration))
+            steps.append(done | {"bytes": size["packed_bytes"]})
     facts = {"propagate": calibration.propagate, "notes": list(calibration.notes)}
-    return {"steps": steps, **facts, "footprint": size}
+    return {"steps": steps, **facts, "footprint": size or footprint(model, {})}
 
 
 def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) -> dict[str, Any]:
@@ -142,6 +145,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     calibration.memory = None  # a later step does not start from the dense model
     seconds = round(time.monotonic() - start, 3)
     facts = {"method": step.method, "options": dict(step.options), "version": step.version}
+    facts |= _methods[step.method].record(step.options)
     return facts | {"seconds": seconds} | _pruned(model, calibration)
 
 

@@ -62,6 +62,7 @@ class StudyOptions:
     limit: int | None = None
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     executor: str = "local"
     workers: int | None = None
     retry_failed: bool = False
@@ -296,6 +297,7 @@ def work(study: Study, command: Sequence[str]) -> StudyWork:
         "matrix": MATRIX,
         "data_root": options.data_root,
         "task_folders": options.task_folders,
+        "plugins": options.plugins,
         "command": tuple(command),
     }
     return StudyWork(

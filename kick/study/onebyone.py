@@ -22,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kick import compress, model, paths, tasks
+from kick import compress, model, paths, plugins, tasks
 from kick.compress.calibrate import corpus
+from kick.compress.method import methods
 from kick.engine import budget, fidelity
 from kick.engine.encode import Encoder, max_length
 from kick.engine.network import Network, pad_right
@@ -33,7 +34,7 @@ from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Response, Result, Variant, key
 from kick.store import Store
 from kick.study.depth import Depth, replaced
-from kick.sweep.worker import dense_samples
+from kick.sweep.worker import check_code, dense_samples
 from kick.tasks import evaluate
 from kick.tasks.task import Task
 
@@ -47,6 +48,7 @@ class OneByOne:
     Args:
         root: the store. matrix: its name. task_name: what every cell asks, a fidelity task.
         data_root: a local mirror of data sets. task_folders: the user's own task files.
+        plugins: files that register methods of the user's own, see `kick.plugins`.
         command: the command line, for the record.
     """
 
@@ -55,6 +57,7 @@ class OneByOne:
     task_name: str
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     _open: _Open | None = field(default=None, repr=False, compare=False)
 
@@ -65,6 +68,8 @@ class OneByOne:
     def __call__(self, job: Job) -> None:
         """Measure and store the job's cells. Raises what keeps any of them from being measured."""
         store = Store(self.root, self.matrix)
+        plugins.load(self.plugins)
+        check_code(job.variant)
         if self._open is None:
             folders = [Path(folder) for folder in self.task_folders]
             task = tasks.load([self.task_name], self.data_root, folders)[self.task_name]
@@ -233,7 +238,8 @@ class _Pruner:
     def report(self, variant: Variant) -> dict[str, Any]:
         """What compressing to this variant does, as `compress` reports it."""
         (step,), pruned = variant.recipe, self.pruned[only(variant)]
-        facts = {"pruned": pruned, "weights": self.size, "sparsity": pruned / self.size}
+        facts = methods[step.method].record(step.options)
+        facts |= {"pruned": pruned, "weights": self.size, "sparsity": pruned / self.size}
         steps = [{"method": step.method, "options": dict(step.options), "version": step.version, **facts}]
         return {"steps": steps, "propagate": "dense", "notes": []}
 

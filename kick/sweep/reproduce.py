@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kick import plugins
+from kick.catalog import recorded
 from kick.compress.method import methods
 from kick.errors import CellFailed, KickError
 from kick.records import Cell, Job, Result, Score
-from kick.registry import unknown
 from kick.store import Store
 from kick.sweep.worker import Worker
 
@@ -31,20 +32,24 @@ class Reproduction:
         return not self.differing and all(_close(a, b) for a, b in zip(self.stored, self.again, strict=True))
 
 
-def reproduce(cell: str, data_root: str | None = None, task_folders: Sequence[str] = ()) -> Reproduction:
+def reproduce(
+    cell: str,
+    data_root: str | None = None,
+    task_folders: Sequence[str] = (),
+    plugin_paths: Sequence[str] = (),
+) -> Reproduction:
     """Run the cell RESULTS/KEY again. Raises KickError where it is not there or cannot be run here.
 
     Args:
-        data_root: a local mirror of data sets. task_folders: the user's own task files.
+        data_root: a local mirror of data sets. task_folders: the user's own task files. plugin_paths: files
+            that register methods, see `kick.plugins`.
     """
     folder, _, key = cell.rstrip("/").rpartition("/")
     if not folder:
         raise KickError(f"{cell!r} names no stored cell; wanted RESULTS/KEY, as `kick status` lists them")
-    stored = Store(folder)
+    stored, plugins_in_full = Store(folder), plugins.load(plugin_paths)
     result = stored.result(key)
-    for step in result.cell.variant.recipe:
-        if step.method not in methods:
-            raise KickError(f"{cell} cannot be run here: {unknown('method', step.method, methods)}")
+    _check_methods(cell, result)
     with tempfile.TemporaryDirectory() as scratch:
         again = Store(scratch, result.matrix)
         dense = result.cell if result.cell.variant.dense else None
@@ -60,9 +65,25 @@ def reproduce(cell: str, data_root: str | None = None, task_folders: Sequence[st
             task_names=(result.cell.task.name,),
             data_root=data_root,
             task_folders=tuple(task_folders),
+            plugins=plugins_in_full,
+            as_planned=False,  # whether an edit has changed the numbers is what may be asked
         )
         _run(work, again, cells)
         return _compare(result, again.result(key), stored, again)
+
+
+def _check_methods(cell: str, result: Result) -> None:
+    """Raises KickError for a step whose method is not available here: which, and how to name its file."""
+    stored = result.compression.get("steps", ())
+    for place, step in enumerate(result.cell.variant.recipe):
+        if step.method in methods:
+            continue
+        facts = recorded(step.method, stored[place]) if place < len(stored) else None
+        source = f" ({facts.title}; {facts.paper})" if facts else ""
+        raise KickError(
+            f"{cell} was compressed by the method {step.method!r}{source}, which is not available here: name "
+            f"the file that defines it, --plugins PATH"
+        )
 
 
 def _run(work: Worker, store: Store, cells: list[Cell]) -> None:

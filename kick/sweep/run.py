@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kick import paths
+from kick import paths, plugins
 from kick.errors import KickError
 from kick.matrix import costs, load, names, stale
 from kick.matrix.plan import Plan, plan
@@ -32,6 +32,7 @@ class RunOptions:
     limit: int | None = None
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     executor: str = "local"
     workers: int | None = None
     address: str | None = None
@@ -49,6 +50,7 @@ def prepare(matrix: str, options: RunOptions) -> tuple[Plan, Store]:
     if options.offline:
         paths.offline()
     paths.offload_folder()  # is looked at before anything is loaded
+    plugins.load(options.plugins)
     parsed = load.load(matrix)
     folders = [Path(folder) for folder in options.task_folders]
     for folder in folders:
@@ -100,6 +102,7 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         task_names=tuple(planned.tasks),
         data_root=planned.data_root,
         task_folders=options.task_folders,
+        plugins=plugins.load(options.plugins),
         batch_tokens=planned.matrix.engine.batch_tokens,
         plain=planned.matrix.engine.name == "plain",
         command=tuple(command),

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from kick import compress, model, paths, tasks
+from kick import compress, model, paths, plugins, tasks
 from kick.analysis import kept
 from kick.compress.calibrate import corpus
+from kick.compress.method import methods
 from kick.engine import Engine, Reference
 from kick.errors import CellFailed, KickError
 from kick.matrix import rates
@@ -41,9 +42,11 @@ class Worker:
         root: the store. matrix: its name. dense: the variant that the others are compared with.
         task_names: of all jobs, loaded together.
         data_root: a local mirror of data sets. task_folders: the user's own task files.
+        plugins: files that register methods of the user's own, see `kick.plugins`.
         batch_tokens: tokens computed at once; None leaves it to the engine.
         plain: answer by whole forwards and transformers' `generate` alone.
         command: the command line, for the record.
+        as_planned: refuse a method whose code is not that of the job's step: its numbers had a wrong key.
     """
 
     root: str
@@ -52,9 +55,11 @@ class Worker:
     task_names: tuple[str, ...]
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     batch_tokens: int | None = None
     plain: bool = False
     command: tuple[str, ...] = ()
+    as_planned: bool = True
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
     _sequences: dict[Any, list] = field(default_factory=dict, repr=False)
 
@@ -69,6 +74,9 @@ class Worker:
         that cannot be written.
         """
         store = Store(self.root, self.matrix)
+        plugins.load(self.plugins)
+        if self.as_planned:
+            check_code(job.variant)
         _reset_peak()
         seconds: dict[str, float] = {}
         with _timed(seconds, "load"):
@@ -218,6 +226,13 @@ class Worker:
         if variant.replica == "batch":
             return engine(max(1, made.notes()["batch_tokens"] // REPLICA_BATCH))
         return made
+
+
+def check_code(variant: Variant) -> None:
+    """Raises CellFailed for a method that was edited since the variant was planned."""
+    for step in variant.recipe:
+        if step.digest and step.digest != methods[step.method].digest:
+            raise CellFailed(f"the code of {step.method} changed after this run was planned; run it again")
 
 
 def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
