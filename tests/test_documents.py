@@ -13,6 +13,20 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COLUMNS = 100
 LINK = re.compile(r"\]\(([^)#\s:]*)(#[^)\s]*)?\)")
 
+BANNED = {  # -> what the field writes
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\bheld against\b": "compared with",
+    r"\bto be had\b": "available",
+    r"(?<![Tt]here )\b(is|are) no (?!longer|larger|smaller|better|worse|more|less)\w": "is not a",
+    r"\bis wanted\b|; wanted:|\bwanted[,.;]": "expected, needed",
+    r"\bstand(s|ing)? (in (?!for)|on|at|as|with|by|elsewhere|nowhere|there)\b": "is, occurs",
+    r"\bgoes\.|\bgo by\b|\bgo;": "is pruned, is removed",
+    r"\bunder way\b": "in progress, running",
+    r"\b(seconds|items|bits|requests) an? (cell|task|weight|second|group|item)\b": "per",
+    r"\bmay be found\b|\bcan be had\b": "is available",
+}
+GENERATED = re.compile(r"^\| .* \| (all|all but|Llama)\b.*\|$")  # rows of the tables of methods
+
 check = runpy.run_path(str(ROOT / "docs" / "_site" / "check.py"))
 
 
@@ -30,6 +44,20 @@ def test_every_link_leads_somewhere(page):
         assert file.exists(), f"{page.name} links to {target}"
         if anchor and file.suffix == ".md":
             assert anchor[1:] in anchors(file), f"{page.name} links to {target}{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_line_is_wider_than_a_hundred_columns(page):
+    lines = [line for line in page.read_text("utf-8").splitlines() if not GENERATED.match(line)]
+    assert [line for line in lines if len(line) > COLUMNS] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_words_are_those_of_the_field(page):
+    text = " ".join(re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S).split())
+    for phrase, better in BANNED.items():
+        found = re.search(f".{{0,40}}(?:{phrase}).{{0,20}}", text)
+        assert not found, f"{page.name}: {found[0]!r}: write {better!r}"
 
 
 def test_the_architecture_lists_the_rooms_from_the_ground_up():
