@@ -20,7 +20,7 @@ BANNED = {  # -> what the field writes
     r"(?<![Tt]here )\b(is|are) no (?!longer|larger|smaller|better|worse|more|less)\w": "is not a",
     r"\bis wanted\b|; wanted:|\bwanted[,.;]": "expected, needed",
     r"\bstand(s|ing)? (in (?!for)|on|at|as|with|by|elsewhere|nowhere|there)\b": "is, occurs",
-    r"\bgoes\.|\bgo by\b|\bgo;": "is pruned, is removed",
+    r"\bgoes\.": "is pruned, is removed",
     r"\bunder way\b": "in progress, running",
     r"\b(seconds|items|bits|requests) an? (cell|task|weight|second|group|item)\b": "per",
     r"\bmay be found\b|\bcan be had\b": "is available",
