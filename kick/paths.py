@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from kick.errors import KickError
 from kick.records import KEY_VERSION, Variant
 
+log = logging.getLogger(__name__)
+
 OFFLOAD_VARIABLE = "KICK_OFFLOAD"
 
 
 def cache_root() -> Path:
-    """The folder for converted models and digests: $XDG_CACHE_HOME/kick, else ~/.cache/kick."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kick"
+    """The folder for converted models and digests: $XDG_CACHE_HOME/kick, else ~/.cache/kick.
+
+    Raises KickError if there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kick"
+    except RuntimeError as error:
+        raise KickError(
+            f"no folder for the cache: {error}; set XDG_CACHE_HOME to a writable folder"
+        ) from error
+
+
+@contextmanager
+def spare(file: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Within it what is only kept to save time is written: if it cannot be, that is said and costs no result.
+
+    `errors`: what else writing raises, beside OSError.
+    """
+    try:
+        yield
+    except (OSError, *errors) as error:
+        _say_once(file.parent, str(error))
+
+
+@cache
+def _say_once(folder: Path, reason: str) -> None:
+    log.warning("the cache %s cannot be written (%s): going on without it", folder, reason)
 
 
 def rates_file() -> Path:

@@ -14,7 +14,7 @@ import typer
 
 from kick import __version__, paths
 from kick.cli import about, reading, running, study
-from kick.cli.terminal import say
+from kick.cli.terminal import printable_streams, say, unwinding
 from kick.errors import CellFailed, KickError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(study.app, name="study")
 def main(arguments: list[str] | None = None) -> None:
     """The `kick` command. Ends the process with the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    printable_streams()
     if not os.environ.get("XDG_CACHE_HOME", "unset"):
         del os.environ["XDG_CACHE_HOME"]  # empty is unset by its standard, but not to the hub's library
     if arguments[:1] == ["lm-eval"]:
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
         paths.offline()
     debug = "--debug" in arguments
     try:
-        app(args=[one for one in arguments if one != "--debug"], prog_name="kick")
+        with unwinding():
+            app(args=[one for one in arguments if one != "--debug"], prog_name="kick")
     except (KickError, CellFailed) as error:
         if debug:
             raise

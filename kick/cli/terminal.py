@@ -5,9 +5,15 @@ Also the options that several commands share.
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +44,34 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugins", help="a file or folder of your own code", callback=_load_plugins),
 ]
+
+
+def printable_streams() -> None:
+    """Let standard output and error show marks that their encoding lacks as escapes, not as a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Within it SIGTERM ends the process as an exception does: what is half written is removed.
+
+    A sweep listens to the signal itself. In a thread that is not the main one nothing changes.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would stop the clearing up
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say(text: str) -> None:

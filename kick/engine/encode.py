@@ -18,13 +18,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kick.errors import KickError
+from kick.paths import spare
 from kick.records import Request
 
 log = logging.getLogger("kick.engine")
@@ -68,40 +70,53 @@ def digest(tokenizer) -> str:
 
 
 class TokenCache:
-    """Token ids by text hash: in memory, and in an SQLite file that several processes may share."""
+    """Token ids by text hash: in memory, and in an SQLite file that several processes may share.
+
+    If the file cannot be used (read-only or full disk, damage), they are kept in memory alone.
+    """
 
     def __init__(self, name: str, folder: Path | str | None = None):
         self.memory: dict[bytes, tuple[int, ...]] = {}
         self.path = None if folder is None else Path(folder) / f"tokens-{name}.sqlite"
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as file:
+        with self._file() as file:
+            if file is not None:
                 file.execute("create table if not exists tokens (text blob primary key, ids blob)")
 
-    def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=120)
+    @contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection | None]:
+        """The open file; None if there is none. After an error of it there is none."""
+        file = None
+        path, self.path = self.path, None
+        if path is not None:
+            with spare(path, sqlite3.Error):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = sqlite3.connect(path, timeout=120)
+        if path is None or file is None:
+            yield None
+            return
+        with spare(path, sqlite3.Error):
+            with file:  # commits
+                yield file
+            self.path = path
 
     def get(self, keys: Sequence[bytes]) -> list[tuple[int, ...] | None]:
         """The ids of each key, None where they are not known."""
         wanted = [key for key in dict.fromkeys(keys) if key not in self.memory]
-        if self.path is not None and wanted:
-            with self._open() as file:
-                for start in range(0, len(wanted), 500):
-                    part = wanted[start : start + 500]
-                    marks = ",".join("?" * len(part))
-                    for key, ids in file.execute(
-                        f"select text, ids from tokens where text in ({marks})", part
-                    ):
-                        self.memory[key] = tuple(np.frombuffer(ids, np.int32).tolist())
+        with self._file() as file:
+            for start in range(0, len(wanted), 500) if file is not None else ():
+                part = wanted[start : start + 500]
+                marks = ",".join("?" * len(part))
+                for key, ids in file.execute(f"select text, ids from tokens where text in ({marks})", part):
+                    self.memory[key] = tuple(np.frombuffer(ids, np.int32).tolist())
         return [self.memory.get(key) for key in keys]
 
     def put(self, found: Iterable[tuple[bytes, tuple[int, ...]]]) -> None:
         """Remember the ids; another process that stored the same ones meanwhile does no harm."""
         found = list(found)
         self.memory.update(found)
-        if self.path is not None:
-            rows = [(key, np.asarray(ids, np.int32).tobytes()) for key, ids in found]
-            with self._open() as file:
+        with self._file() as file:
+            if file is not None:
+                rows = [(key, np.asarray(ids, np.int32).tobytes()) for key, ids in found]
                 file.executemany("insert or ignore into tokens values (?, ?)", rows)
 
 

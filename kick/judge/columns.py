@@ -24,7 +24,13 @@ from kick.judge.judge import Verdict
 from kick.judge.rubrics import CRITERIA, HIGHEST, LOWEST, Question, Turn
 
 Kind = Literal["instruction", "summary"]
+COLUMN = "judge"  # what every column of a judge starts with
 RUBRIC_OF = {"coding": "coding", "math": "math"}  # by category; all others: general
+
+
+def of_judge(name: str) -> bool:
+    """Whether a column or metric of that name is a judge's."""
+    return name == COLUMN or name.startswith(f"{COLUMN}_")
 
 
 @dataclass(frozen=True, order=True)

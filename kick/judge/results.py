@@ -19,7 +19,7 @@ from typing import Any
 
 from kick import tasks
 from kick.errors import KickError
-from kick.judge.columns import Answered, Kind, Slot, agreement, columns, questions
+from kick.judge.columns import Answered, Kind, Slot, agreement, columns, of_judge, questions
 from kick.judge.endpoint import Settings
 from kick.judge.judge import Judge, Verdict
 from kick.matrix.schema import JudgeKeys
@@ -29,7 +29,6 @@ from kick.store.files import open_files
 from kick.tasks import evaluate, index
 
 FOLDER = ".judge"  # beside the matrices; a name that the store takes for no matrix
-COLUMN = "judge"  # what every column of a judge starts with
 KINDS: tuple[Kind, ...] = ("instruction", "summary")
 
 
@@ -275,7 +274,7 @@ def _store(
             return replace(told, note="its answers changed meanwhile: left as it was")
         after = [replace(s, scores=dict(_rest(s.scores)) | scores[s.item]) for s in before]
         only = [replace(sample, scores=scores[sample.item]) for sample in before]
-        rest = tuple(score for score in result.scores if not _ours(score.metric))
+        rest = tuple(score for score in result.scores if not of_judge(score.metric))
         new = replace(
             result,
             scores=(*rest, *evaluate.summarise(cell.task, only)),
@@ -288,18 +287,14 @@ def _store(
         store.release(claim)
 
 
-def _ours(name: str) -> bool:
-    return name == COLUMN or name.startswith(f"{COLUMN}_")
-
-
 def _rest(scores: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    return ((name, value) for name, value in scores.items() if not _ours(name))
+    return ((name, value) for name, value in scores.items() if not of_judge(name))
 
 
 def _print(result: Result, samples: Sequence[Sample]) -> tuple[str, ...]:
     """What tells one state of a cell's judgement from another; NaN equals NaN here."""
-    judged = [{name: repr(v) for name, v in sorted(s.scores.items()) if _ours(name)} for s in samples]
-    scores = [score for score in result.scores if _ours(score.metric)]
+    judged = [{name: repr(v) for name, v in sorted(s.scores.items()) if of_judge(name)} for s in samples]
+    scores = [score for score in result.scores if of_judge(score.metric)]
     return repr(judged), repr(scores), repr(result.provenance.get("judge"))
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from kick.paths import rates_file
+from kick.paths import rates_file, spare
 
 log = logging.getLogger(__name__)
 
@@ -24,23 +24,27 @@ class Rates:
 def load_rates() -> Rates:
     """The rates learned so far, defaults where none are or where their file is damaged."""
     file = rates_file()
-    if not file.is_file():
-        return Rates()
     try:
+        if not file.is_file():
+            return Rates()
         data = json.loads(file.read_text("utf-8"))
         return Rates(float(data["flops"]), {str(k): float(v) for k, v in data["items"].items()})
+    except OSError as error:
+        log.warning("%s cannot be read (%s): estimates start from defaults", file, error)
+        return Rates()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is damaged (%r) and left out: estimates start again from defaults", file, error)
         return Rates()
 
 
 def save_rates(rates: Rates) -> None:
-    """Keeps the rates for later plans. Raises OSError where the cache cannot be written."""
+    """Keeps the rates for later plans, if the cache can be written."""
     file = rates_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f"{file.name}.{os.getpid()}")
-    beside.write_text(json.dumps(asdict(rates), sort_keys=True), "utf-8")
-    os.replace(beside, file)
+    with spare(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(asdict(rates), sort_keys=True), "utf-8")
+        os.replace(beside, file)
 
 
 def learned(rates: Rates, task: str, items: int, seconds: float, parameters: int) -> Rates:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,8 +17,6 @@ from kick.records import CalibrationSpec, ModelSpec, Step, key
 
 if TYPE_CHECKING:
     from kick.tasks import Task
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,15 @@ def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
     """`compress.check` on the model without its weights. What fitted once is remembered: importing the
     model's code takes seconds, and the job checks again anyway."""
     from kick import compress
-    from kick.paths import cache_root
+    from kick.paths import cache_root, spare
 
     memory = cache_root() / "fits" / key([spec.digest, [asdict(step) for step in recipe], __version__])
     if memory.exists():
         return
     compress.check(_skeleton(folder), recipe)
-    try:
+    with spare(memory):
         memory.parent.mkdir(parents=True, exist_ok=True)
         memory.touch()
-    except OSError as error:
-        log.info("%s cannot be written (%s): the next plan checks again", memory, error.strerror)
 
 
 def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:

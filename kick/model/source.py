@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from kick.errors import KickError
-from kick.paths import cache_root
+from kick.paths import cache_root, spare
 from kick.records import ModelSpec, canonical
 from kick.registry import near, unknown
 
@@ -181,7 +181,7 @@ def made(folder: Path, make: Callable[[Path], None]) -> Path:
             except OSError:
                 if not folder.is_dir():  # else another process was faster, with the same content
                     raise
-    except PermissionError as error:
+    except OSError as error:
         raise KickError(f"cannot write {folder}: {error}; set XDG_CACHE_HOME to a writable folder") from error
     return folder
 
@@ -298,8 +298,9 @@ def _file_digest(file: Path) -> str:
     with real.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if facts.st_size > 1 << 20:  # a small file is hashed faster than looked up
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        beside = memory.with_name(f"{memory.name}.{os.getpid()}")
-        beside.write_text(digest)
-        os.replace(beside, memory)
+        with spare(memory):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            beside = memory.with_name(f"{memory.name}.{os.getpid()}")
+            beside.write_text(digest)
+            os.replace(beside, memory)
     return digest

@@ -10,6 +10,7 @@ from kick import plugins
 from kick.catalog import recorded
 from kick.compress.method import methods
 from kick.errors import CellFailed, KickError
+from kick.judge.columns import of_judge
 from kick.records import Cell, Job, Result, Score
 from kick.store import Store
 from kick.sweep.worker import Worker
@@ -20,7 +21,10 @@ CLOSE = 1e-6  # relative
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The stored scores and those of the second run; `equal`: the same answers, and scores to 1e-6."""
+    """The stored scores and those of the second run; `equal`: the same answers, and scores to 1e-6.
+
+    A judge's scores are not among them: no judge is asked again.
+    """
 
     stored: tuple[Score, ...]
     again: tuple[Score, ...]
@@ -29,7 +33,12 @@ class Reproduction:
 
     @property
     def equal(self) -> bool:
-        return not self.differing and all(_close(a, b) for a, b in zip(self.stored, self.again, strict=True))
+        return not self.differing and all(_close(a, b) for a, b in self.pairs())
+
+    def pairs(self) -> list[tuple[Score | None, Score | None]]:
+        """Each metric's score of the first and of the second run; None where a run does not have it."""
+        stored, again = ({score.metric: score for score in run} for run in (self.stored, self.again))
+        return [(stored.get(name), again.get(name)) for name in {**stored, **again}]
 
 
 def reproduce(
@@ -96,23 +105,30 @@ def _compare(old: Result, new: Result, stored: Store, again: Store) -> Reproduct
     before = {sample.item: sample.responses for sample in stored.samples(old.key)}
     after = {sample.item: sample.responses for sample in again.samples(new.key)}
     differing = sum(_text(before[item]) != _text(after.get(item, ())) for item in before)
-    return Reproduction(old.scores, new.scores, len(before), differing)
+    scores = tuple(score for score in old.scores if not of_judge(score.metric))
+    return Reproduction(scores, new.scores, len(before), differing)
 
 
 def _text(responses: tuple) -> list:
     return [(response.text, response.tokens, response.greedy) for response in responses]
 
 
-def _close(a: Score, b: Score) -> bool:
+def _close(a: Score | None, b: Score | None) -> bool:
+    if a is None or b is None:
+        return False
     if a.value is None or b.value is None:
         return a.value is b.value
-    return a.metric == b.metric and abs(a.value - b.value) <= CLOSE * max(1.0, abs(a.value))
+    return abs(a.value - b.value) <= CLOSE * max(1.0, abs(a.value))
+
+
+def _value(score: Score | None) -> str:
+    return "not computed" if score is None else str(score.value)
 
 
 def rows(found: Reproduction) -> list[list[str]]:
     """The scores as rows under HEADS, and how many answers differ."""
     lines = [
-        [a.metric, str(a.value), str(b.value), "none" if _close(a, b) else "differs"]
-        for a, b in zip(found.stored, found.again, strict=True)
+        [(a or b).metric, _value(a), _value(b), "none" if _close(a, b) else "differs"]
+        for a, b in found.pairs()
     ]
     return [*lines, ["answers that differ", "", "", f"{found.differing} of {found.answers}"]]

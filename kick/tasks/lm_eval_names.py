@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from kick.paths import cache_root
+from kick.paths import cache_root, spare
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +34,10 @@ def names() -> frozenset[str]:
     log.warning("reading the names of lm-eval's tasks, once for this version: a few seconds")
     found = _read()
     beside = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with spare(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text("\n".join(sorted(found)), "utf-8")
         os.replace(beside, file)
-    except OSError as error:
-        log.warning("%s cannot be written (%s): the next plan reads them again", file, error.strerror)
     return found
 
 

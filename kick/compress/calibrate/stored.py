@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kick.compress.calibrate.statistics import Statistic
+from kick.paths import spare
 
 S = TypeVar("S", bound=Statistic)
 _VERSION = 2  # of what is written: files of an older one are not read
@@ -25,6 +27,7 @@ class Memory:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._whole = True  # no block's file was lost
 
     def _of(self, kind: type[Statistic]) -> Path:
         return self.folder / f"{kind.kind}-v{_VERSION}"
@@ -46,9 +49,8 @@ class Memory:
         return {name: made[number] for name, number in index["linears"].items()}
 
     def put(self, kind: type[S], block: int, blocks: int, found: dict[str, S]) -> None:
-        """Keep a block's statistics; after the last of `blocks` the kind is complete."""
+        """Keep a block's statistics; after the last of `blocks` the kind is complete, if none was lost."""
         folder = self._of(kind)
-        folder.mkdir(parents=True, exist_ok=True)
         distinct = list({id(statistic): statistic for statistic in found.values()}.values())
         number = {id(statistic): place for place, statistic in enumerate(distinct)}
         tensors = {
@@ -62,9 +64,13 @@ class Memory:
         }
         file = folder / f"{block}.safetensors"
         beside = file.with_suffix(f".{os.getpid()}")
-        save_file(tensors, beside)
-        os.replace(beside, file)
-        beside.write_text(json.dumps(index))
-        os.replace(beside, file.with_suffix(".json"))
-        if block == blocks - 1:
-            (folder / "complete").touch()
+        before, self._whole = self._whole, False
+        with spare(self.folder, SafetensorError):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, beside)
+            os.replace(beside, file)
+            beside.write_text(json.dumps(index))
+            os.replace(beside, file.with_suffix(".json"))
+            if before and block == blocks - 1:
+                (folder / "complete").touch()
+            self._whole = before
