@@ -18,6 +18,7 @@ from typing import Any, Literal
 # 2: code counts by its meaning (kick.meaning), not by its text; and answers that were wrong under version 1
 # are others now: joined continuations, generation configurations, padding that is seen (docs/decisions.md).
 KEY_VERSION = 2
+THINKING = "</think>"  # the mark of most models that think before they answer
 
 
 # ------------------------------------------------------------------------------ what is measured
@@ -55,6 +56,26 @@ class ModelSpec:
         written_as_path = self.name.startswith((".", "~")) or self.name.endswith(".gguf")
         path = PurePath(self.name)
         return path.name if (path.is_absolute() or written_as_path) and path.name else self.name
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's files say beside its weights.
+
+    template: the chat template, "" for none; refused: what it says to a plain question, "" where it takes
+    one; generation: the settings of its generation configuration that change logits, searches: those that no
+    backend obeys.
+    """
+
+    template: str = ""
+    refused: str = ""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    searches: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reasoning_end(self) -> str:
+        """The mark at which thinking ends, "" where the chat template knows none."""
+        return THINKING if THINKING in self.template else ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +122,9 @@ class TaskSpec:
     `digest` covers what is asked (YAML, included files, the meaning of `!function`s, data), `scoring` how
     answers are scored: where only the latter changed, stored answers are scored again without a model.
     `limit` counts items (windows for perplexity), None for all; `shots` None leaves the task's own number.
+    `template` holds the chat template's own arguments and `generation` what is obeyed of the model's
+    generation configuration, both as JSON text, "" for none; what is generated up to `reasoning_end` is not
+    scored.
     """
 
     name: str
@@ -109,6 +133,9 @@ class TaskSpec:
     shots: int | None = None
     limit: int | None = None
     chat_template: bool = False
+    template: str = ""
+    generation: str = ""
+    reasoning_end: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,10 +157,14 @@ class Cell:
         del variant["name"], variant["label"]
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
+        task = asdict(self.task)
+        for name in ("template", "generation", "reasoning_end"):  # came later: none is as if there were none
+            if not task[name]:
+                del task[name]
         return {
             "version": KEY_VERSION,
             "variant": variant,
-            "task": asdict(self.task),
+            "task": task,
             "reference": self.reference,
         }
 
@@ -181,6 +212,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0  # of this item, when sampling
     configured: bool = False  # under what the model's generation configuration says of logits
+    reasoning_end: str = ""  # the mark at which thinking ends, for models that think first
 
 
 @dataclass(frozen=True)
@@ -188,7 +220,8 @@ class Response:
     """The answer to one Request; fields that its kind does not have stay None.
 
     loglikelihood: logprob (nats), greedy; rolling, tokens: logprob, count (scored tokens);
-    generate: text, tokens (generated ids, stop included), count; fidelity: values, one number each of
+    generate: text, tokens (generated ids, stop included), count, reasoning (what came before the mark that
+    ends it, None without one); fidelity: values, one number each of
     fdt, sdt, agreement, kl_mean, kl_median, kl_p99, kl_max, dppl, margin, length.
     `truncated` counts the context tokens that were cut, on the left.
     """
@@ -200,6 +233,7 @@ class Response:
     count: int | None = None
     values: Mapping[str, float] | None = None
     truncated: int = 0
+    reasoning: str | None = None
 
 
 # ------------------------------------------------------------------------------ what comes out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,6 +70,7 @@ class StoredCell:
         parts += [
             f"first {spec.limit}" if spec.limit is not None else "",
             "chat" if spec.chat_template else "",
+            *(f"{name} {value}".lower() for name, value in json.loads(spec.template or "{}").items()),
         ]
         return ", ".join(part for part in parts if part)
 

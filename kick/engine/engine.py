@@ -16,6 +16,7 @@ from kick.engine.reader import Reader
 from kick.engine.reference import Reference, on_device
 from kick.engine.score import score
 from kick.engine.stopping import Decoding, Stops
+from kick.engine.thinking import Thinking
 from kick.errors import KickError
 from kick.model import decoding
 from kick.records import Request, Response
@@ -207,25 +208,30 @@ class Engine:
         owners: dict[tuple, list[int]] = {}
         for i, r in enumerate(requests):  # equal ones are generated once
             sampling = (r.temperature, r.top_p, r.seed) if r.temperature else ()
-            owners.setdefault((prompts[i].ids, r.until, r.max_tokens, r.configured, *sampling), []).append(i)
+            how = (r.until, r.max_tokens, r.configured, r.reasoning_end)
+            owners.setdefault((prompts[i].ids, *how, *sampling), []).append(i)
         groups = list(owners.values())
         rows, drafts = [], {}
         for place, (i, *_) in enumerate(groups):
             r = requests[i]
             sampling = (r.temperature, r.top_p, r.seed)
-            rows.append(Decoding(prompts[i].ids, r.max_tokens, stops[r.until], *sampling, r.configured))
+            thinking = Thinking(self.tokenizer, r.reasoning_end, r.context) if r.reasoning_end else None
+            rows.append(
+                Decoding(prompts[i].ids, r.max_tokens, stops[r.until], *sampling, r.configured, thinking)
+            )
             if r.configured:
                 decoding.obeyed(self.config)  # says which settings cannot be
             if draft := self._draft(r, prompts[i].ids):
                 drafts[place] = draft
         for place in self.reader.decode(rows, drafts):
             row = rows[place]
-            text, tokens = row.stops.text(row.tokens), tuple(row.tokens)
+            (text, thought), tokens = row.text(), tuple(row.tokens)
             for i in groups[place]:
                 if self.reference is not None and self.reference.write and row.temperature == 0.0:
                     self.reference.add_draft(requests[i], tokens)
                 cut = prompts[i].truncated
-                finish(i, Response(text=text, tokens=tokens, count=len(tokens), truncated=cut))
+                given = {"text": text, "reasoning": thought, "tokens": tokens, "count": len(tokens)}
+                finish(i, Response(**given, truncated=cut))
 
     def _draft(self, request: Request, prompt: tuple[int, ...]) -> tuple[int, ...]:
         """What the answer may well be: what a fidelity pass has shown of it, else the dense model's.

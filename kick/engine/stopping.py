@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kick.engine.thinking import Thinking
 from kick.errors import CellFailed
 
 
@@ -45,7 +46,10 @@ class Stops:
 
     def text(self, tokens: Sequence[int]) -> str:
         """The answer: decoded without special tokens, cut before the first stop string."""
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return self.cut(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def cut(self, text: str) -> str:
+        """The text before its first stop string."""
         for stop in self.strings:
             if stop:
                 text = text.split(stop)[0]
@@ -56,7 +60,8 @@ class Stops:
 class Decoding:
     """An answer under way: its prompt's token ids, its tokens so far, and how it is sampled and stopped.
 
-    configured: under the model's generation configuration, which only its own `generate` obeys.
+    configured: under the model's generation configuration, which only its own `generate` obeys. thinking: for
+    models that think first.
     """
 
     prompt: tuple[int, ...]
@@ -66,6 +71,7 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     configured: bool = False
+    thinking: Thinking | None = None
     tokens: list[int] = field(default_factory=list)
     done: bool = False
     random: torch.Generator | None = None
@@ -76,11 +82,31 @@ class Decoding:
     def restart(self) -> None:
         """Forget all tokens."""
         self.tokens, self.done, self.random = [], self.limit <= 0, None
+        if self.thinking is not None:
+            self.thinking.reset()
 
     def accept(self, token: int) -> None:
         """Append a token; the answer is done at a stop or at its limit."""
         self.tokens.append(token)
-        self.done = len(self.tokens) >= self.limit or self.stops.reached(self.tokens)
+        self.done = len(self.tokens) >= self.limit or self._stopped()
+
+    def _stopped(self) -> bool:
+        if self.thinking is None:
+            return self.stops.reached(self.tokens)
+        self.thinking.saw(self.tokens)
+        if self.tokens[-1] in self.stops.ends or self.thinking.begun is False:
+            return self.stops.reached(self.tokens)
+        if self.thinking.open:
+            return False
+        answer, _ = self.thinking.split(self.tokens)
+        return self.stops.cut(answer) != answer
+
+    def text(self) -> tuple[str, str | None]:
+        """The answer, cut before the first stop string, and the thinking before it, None without any."""
+        if self.thinking is None:
+            return self.stops.text(self.tokens), None
+        answer, thought = self.thinking.split(self.tokens)
+        return self.stops.cut(answer), thought
 
 
 def check_numbers(best: Tensor) -> None:

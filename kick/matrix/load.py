@@ -16,6 +16,7 @@ from kick.errors import KickError
 from kick.matrix.schema import (
     ENTRY,
     CalibrationKeys,
+    ChatKeys,
     CheckpointKeys,
     EngineKeys,
     JudgeKeys,
@@ -124,7 +125,7 @@ def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
     wanted, item = "a mapping", ""
     for element in location:
         if element in _INSIDE:
-            model, wanted = _INSIDE[element], ENTRY
+            model, wanted = _INSIDE[element], "a mapping" if element == "<chat>" else ENTRY
         elif isinstance(element, int):
             wanted = item or wanted
         elif element in model.model_fields:
@@ -147,6 +148,7 @@ _INSIDE = {
     "<recipe>": RecipeKeys,
     "<checkpoint>": CheckpointKeys,
     "<recipe> inside": StepKeys,
+    "<chat>": ChatKeys,
     "<calibration> inside": CalibrationKeys,
     "<engine> inside": EngineKeys,
     "<judge> inside": JudgeKeys,

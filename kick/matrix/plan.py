@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kick.errors import KickError
 from kick.matrix import costs, stale
+from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
-from kick.matrix.schema import Matrix
+from kick.matrix.schema import ChatKeys, Matrix
 from kick.matrix.sources import Sources, own_sources
 from kick.matrix.variants import Expanded, expand
 from kick.matrix.yaml_marks import Path, Problem, refusal
-from kick.records import Cell, Job, ModelSpec, TaskSpec, Variant, canonical
+from kick.records import Cell, Job, ModelFacts, ModelSpec, TaskSpec, Variant, canonical
 from kick.registry import unknown
 
 if TYPE_CHECKING:
@@ -85,8 +86,14 @@ def plan(
     specs = {name: planner.spec(task) for name, task in tasks.items()}
     planner.check_asked(tasks, specs)
     variants = planner.resolved(variants)  # last: it may have to convert a model
+    facts = planner.facts(variants)
     planner.check_fit(variants)
-    cells = _cells([one.variant for one in variants], tasks, specs)
+    asked = Asking(
+        matrix.generation_config == "model", {name: planner.chat(name) for name in tasks}, facts, tasks
+    )
+    planner.problems += asked.problems([one.variant for one in variants], specs)
+    planner.refuse()
+    cells = _cells([one.variant for one in variants], tasks, specs, asked)
     estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
     parts = [cells[start : start + len(tasks)] for start in range(0, len(cells), len(tasks))]
     return Plan(
@@ -103,12 +110,19 @@ def plan(
 
 
 def _cells(
-    variants: Sequence[Variant], tasks: Mapping[str, Task], specs: Mapping[str, TaskSpec]
+    variants: Sequence[Variant],
+    tasks: Mapping[str, Task],
+    specs: Mapping[str, TaskSpec],
+    asked: Asking,
 ) -> list[Cell]:
     """All cells. Where a task compares with dense answers, the others' cells name the dense one's key."""
-    dense = {name: Cell(variants[0], spec).key for name, spec in specs.items()}
+    dense = {name: Cell(variants[0], asked.of(spec, variants[0].model)).key for name, spec in specs.items()}
     return [
-        Cell(variant, spec, dense[name] if tasks[name].needs_reference and not variant.dense else None)
+        Cell(
+            variant,
+            asked.of(spec, variant.model),
+            dense[name] if tasks[name].needs_reference and not variant.dense else None,
+        )
         for variant in variants
         for name, spec in specs.items()
     ]
@@ -153,6 +167,20 @@ class _Planner:
         return [
             replace(one, variant=replace(one.variant, model=specs[one.variant.model])) for one in variants
         ]
+
+    def facts(self, variants: Sequence[Expanded]) -> dict[ModelSpec, ModelFacts]:
+        """What the files of each model say. Raises KickError for one that is no causal language model."""
+        found: dict[ModelSpec, ModelFacts] = {}
+        for one in variants:
+            path: Path = (*one.path, "checkpoint") if one.variant.checkpoint else ("model",)
+            try:
+                if one.variant.model not in found:
+                    found[one.variant.model] = self.sources.facts(one.variant.model)
+            except KickError as error:
+                self._problem(path, error)
+                found[one.variant.model] = ModelFacts()
+        self.refuse()
+        return found
 
     def check_fit(self, variants: Sequence[Expanded]) -> None:
         """Raises KickError for recipes that cannot serve their model: group sizes, patterns, structures."""
@@ -227,10 +255,15 @@ class _Planner:
             return TaskSpec(task.name, task.digest, task.scoring, limit=limit)
         limit = None if limit is not None and limit >= task.size else limit
         shots = None if shots == task.default_shots else shots
-        chat = bool(self._level("chat_template", task.name))
-        return TaskSpec(task.name, task.digest, task.scoring, shots, limit, chat)
+        chat = self.chat(task.name)
+        arguments = canonical(chat.arguments) if isinstance(chat, ChatKeys) and chat.arguments else ""
+        return TaskSpec(task.name, task.digest, task.scoring, shots, limit, bool(chat), arguments)
 
-    def _level(self, key: str, name: str) -> int | None:
+    def chat(self, name: str) -> bool | ChatKeys | None:
+        """The task's `chat_template`."""
+        return self._level("chat_template", name)
+
+    def _level(self, key: str, name: str) -> Any:
         """The value for one task: its own, else its group's, else the one for all."""
         levels = getattr(self.matrix, key)
         if not isinstance(levels, Mapping):

@@ -27,6 +27,7 @@ from kick.registry import unknown
 DTYPES = ("float32", "bfloat16", "float16")
 REPLICAS = ("batch", "dtype")
 ENGINES = ("transformers", "plain")
+GENERATION = ("greedy", "model")
 PROPAGATE = ("compressed", "dense")
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 _SEED = "a whole number from 0 to 2^64 - 1"
@@ -135,7 +136,6 @@ def _per_task(item: Any) -> Any:
 
 Limit: TypeAlias = _per_task(Annotated[Whole, Field(ge=1)] | None)
 Shots: TypeAlias = _per_task(Annotated[Whole, Field(ge=0)] | None)
-ChatTemplate: TypeAlias = _per_task(StrictBool)
 Seeds: TypeAlias = Annotated[
     tuple[Annotated[Whole, Field(ge=0, le=LARGEST_SEED)], ...],
     Field(min_length=1),
@@ -156,6 +156,36 @@ class Keys(BaseModel):
     """A mapping of a matrix file: its keys are known, its values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChatKeys(Keys):
+    """A chat template with arguments of its own, such as `{arguments: {enable_thinking: false}}`."""
+
+    arguments: dict[str, StrictBool | int | float | StrictStr] = Field(
+        {}, description="a mapping of the template's own arguments, e.g. {enable_thinking: false}"
+    )
+    reasoning_end: StrictStr | None = Field(
+        None, description='the mark at which thinking ends, e.g. "</think>"; "" for none'
+    )
+
+
+def _chat(value: Any) -> str:
+    if isinstance(value, ChatKeys) or (
+        isinstance(value, Mapping) and set(value) & set(ChatKeys.model_fields)
+    ):
+        return "<chat>"
+    return "<by task>" if isinstance(value, Mapping) else "<all>"
+
+
+_Chat: TypeAlias = Annotated[
+    Annotated[StrictBool, Tag("<all>")] | Annotated[ChatKeys, Tag("<chat>")], Discriminator(_chat)
+]
+ChatTemplate: TypeAlias = Annotated[
+    Annotated[StrictBool, Tag("<all>")]
+    | Annotated[ChatKeys, Tag("<chat>")]
+    | Annotated[dict[str, _Chat], Field(min_length=1), Tag("<by task>")],
+    Discriminator(_chat),
+]
 
 
 class CalibrationKeys(Keys):
@@ -268,7 +298,12 @@ class Matrix(Keys):
     )
     limit: Limit = Field(None, description=f"a whole number of at least 1, {_EACH}, or null for all items")
     shots: Shots = Field(None, description=f"a whole number of at least 0, {_EACH}, or null")
-    chat_template: ChatTemplate = Field(False, description="true or false, or {task: true}")
+    chat_template: ChatTemplate = Field(
+        False, description="true or false, {arguments: {...}}, or {task: true}"
+    )
+    generation_config: Annotated[Text, _one_of("generation_config", GENERATION)] = Field(
+        GENERATION[0], description="greedy, or model: obey what the model's own says of logits"
+    )
     calibration: CalibrationKeys = Field(
         CalibrationKeys(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
     )

@@ -13,7 +13,7 @@ from kick.errors import KickError
 from kick.matrix import costs
 from kick.matrix.costs import Shape
 from kick.matrix.variants import MethodTable
-from kick.records import CalibrationSpec, ModelSpec, Step, key
+from kick.records import CalibrationSpec, ModelFacts, ModelSpec, Step, key
 
 if TYPE_CHECKING:
     from kick.tasks import Task
@@ -32,6 +32,8 @@ class Sources:
     kinds: Callable[[], Mapping[str, str]]  # how each of our tasks asks
     # raises KickError where a corpus of calibration is too short
     enough: Callable[[ModelSpec, CalibrationSpec, str | None], None] = lambda model, spec, root: None
+    # what a model's files say; raises KickError where it is no causal language model
+    facts: Callable[[ModelSpec], ModelFacts] = lambda model: ModelFacts(template="{{ messages }}")
 
 
 def own_sources(extra: Sequence[File] = ()) -> Sources:
@@ -40,6 +42,7 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
     from kick.compress import method
     from kick.compress.calibrate.corpus import digest
     from kick.model import resolve
+    from kick.model.facts import facts
     from kick.model.source import locate
 
     return Sources(
@@ -51,6 +54,7 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
         lambda spec, recipe: _fits(spec, recipe, locate(spec.name, spec.revision)),
         lambda: {one["name"]: one["kind"] for one in tasks.describe(extra)},
         _enough,
+        lambda spec: facts(spec, locate(spec.name, spec.revision)),
     )
 
 
@@ -85,8 +89,10 @@ def _skeleton(folder: File) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from kick.model.textual import text_config
+
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = text_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, OSError) as error:

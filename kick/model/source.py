@@ -155,10 +155,15 @@ def locate(name: str, revision: str | None = None) -> Path:
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 over the safetensors files and the part of config.json that changes what they compute."""
+    """sha256 over the safetensors files, the part of config.json that changes what they compute, and the end
+    tokens where generation_config.json has others."""
     config = json.loads((folder / "config.json").read_text())
     config = {k: v for k, v in config.items() if k not in ("transformers_version", "_name_or_path")}
     parts = [canonical(config), *_digests(folder.glob("*.safetensors"))]
+    own = folder / "generation_config.json"
+    ends = json.loads(own.read_text()).get("eos_token_id") if own.is_file() else None
+    if ends is not None and ends != config.get("eos_token_id"):
+        parts.append(f"ends {ends}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

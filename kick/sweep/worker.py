@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import time
@@ -27,6 +28,7 @@ from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Result, Sample, Variant, key
 from kick.store import Store, StoreError
 from kick.tasks import evaluate
+from kick.tasks.generation import takes_system
 from kick.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -146,7 +148,11 @@ class Worker:
                 seconds=seconds,
                 peak_memory=_peak(),
                 compression=report,
-                provenance={**provenance(list(self.command)), "engine": engine.notes()},
+                provenance={
+                    **provenance(list(self.command)),
+                    "engine": engine.notes(),
+                    "chat": _chat_notes(cell, tokenizer),
+                },
             ),
             found.samples,
         )
@@ -257,6 +263,15 @@ def cause(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text.splitlines()[0]}"
     return f"{type(error).__name__}: {text.splitlines()[0]}"
+
+
+def _chat_notes(cell: Cell, tokenizer: Any) -> dict[str, Any]:
+    """What the record says of the chat template, where one was used."""
+    if not cell.task.chat_template:
+        return {}
+    arguments = json.loads(cell.task.template or "{}")
+    system = "its own message" if takes_system(tokenizer, arguments) else "in the first user turn"
+    return {"arguments": arguments, "system": system, "reasoning_end": cell.task.reasoning_end}
 
 
 def _keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:

@@ -5,11 +5,16 @@ Both sides read them here: the tasks, which ask, and the engine where lm-eval it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jinja2 import TemplateError
+
 from kick.errors import KickError
 from kick.records import Request
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 256  # lm-eval's
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first given counts
@@ -47,23 +52,67 @@ def generate_request(context: str, options: Mapping[str, Any], seed: int = 0) ->
     )
 
 
-def chat_renderer(tokenizer: Any, asked_by: str = "") -> Callable[..., str]:
+def chat_renderer(
+    tokenizer: Any, asked_by: str = "", arguments: Mapping[str, Any] | None = None
+) -> Callable[..., str]:
     """What turns a conversation into the prompt that the tokenizer's chat template makes of it.
 
-    Without a generation prompt the last message stays open, for the model to go on with.
+    Without a generation prompt the last message stays open, for the model to go on with. Where the template
+    has no place for a system message, its text goes into the first user turn, before what stands there.
+
+    Args:
+        tokenizer: with a chat template.
+        asked_by: says in an error's message who wanted one.
+        arguments: the template's own, such as enable_thinking.
 
     Raises:
-        KickError: the tokenizer has no chat template; `asked_by` says in the message who wanted one.
+        KickError: the tokenizer has no chat template, or it refuses a plain question.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise KickError(f"{asked_by}a chat template was asked for, but the model's tokenizer has none")
+    arguments = dict(arguments or {})
+    merge = not takes_system(tokenizer, arguments)
 
     def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return tokenizer.apply_chat_template(
-            history,
+            without_system(history) if merge else history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
+            **arguments,
         )
 
+    try:
+        render([{"role": "user", "content": "a"}])
+    except (TemplateError, ValueError, TypeError) as error:
+        raise KickError(f"{asked_by}the model's chat template refuses a plain question: {error}") from error
     return render
+
+
+_PROBE = "\u2042 system"
+
+
+def takes_system(tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> bool:
+    """Whether the chat template writes a system message: some raise at one, some leave it out silently."""
+    history = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}]
+    try:
+        text = tokenizer.apply_chat_template(
+            history, tokenize=False, add_generation_prompt=True, **(arguments or {})
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        log.debug("the chat template takes no system message: %s", error)
+        return False
+    return _PROBE in text
+
+
+def without_system(history: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The conversation with its system messages in front of the first user turn."""
+    system = [m["content"].strip() for m in history if m["role"] == "system" and m["content"].strip()]
+    turns = [dict(m) for m in history if m["role"] != "system"]
+    if not system:
+        return turns
+    first = next((m for m in turns if m["role"] == "user"), None)
+    if first is None:
+        return [{"role": "user", "content": "\n\n".join(system)}, *turns]
+    first["content"] = "\n\n".join([*system, first["content"]])
+    return turns

@@ -47,6 +47,7 @@ class HarnessTask:
         self.name = name
         self.task = task
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
+        self.generates = task.OUTPUT_TYPE == "generate_until"
         self.default_shots = task.get_config("num_fewshot") or 0
         self._docs = _listed(task.eval_docs)
         forms.check(name, task, self._docs)
@@ -75,7 +76,13 @@ class HarnessTask:
     ) -> list[Item]:
         """The first `spec.limit` documents with lm-eval's prompts, few-shot examples and chat template."""
         self._build(spec, tokenizer)
-        return [self._item(name, instances) for name, instances in self._instances.items()]
+        items = [self._item(name, instances) for name, instances in self._instances.items()]
+        return [_as_asked(item, spec) for item in items] if spec.generation or spec.reasoning_end else items
+
+    def renderer(self, spec: TaskSpec, tokenizer: Any) -> Callable[..., str]:
+        """What turns a conversation into a prompt, as the spec says. Raises KickError without a template."""
+        arguments = json.loads(spec.template) if spec.template else None
+        return chat_renderer(tokenizer, f"task {self.name}: ", arguments)
 
     def follow_up(self, items, responses) -> None:
         """None: lm-eval's tasks ask once."""
@@ -108,7 +115,8 @@ class HarnessTask:
         return max(0, len(sampler.fewshot_indices or sampler.df) - beside)
 
     def _build(self, spec: TaskSpec, tokenizer: Any) -> None:
-        wanted = (spec.shots, spec.limit, spec.chat_template, id(tokenizer) if spec.chat_template else None)
+        chat = (id(tokenizer), spec.template) if spec.chat_template else None
+        wanted = (spec.shots, spec.limit, chat)
         if self._spec == wanted:
             return
         self.check(spec)
@@ -120,7 +128,7 @@ class HarnessTask:
                 limit=spec.limit,
                 apply_chat_template=spec.chat_template,
                 fewshot_as_multiturn=True,
-                chat_template=chat_renderer(tokenizer, f"task {self.name}: ") if spec.chat_template else None,
+                chat_template=self.renderer(spec, tokenizer) if spec.chat_template else None,
             )
         groups: dict[int, list] = {}
         for instance in self.task.instances:
@@ -179,6 +187,13 @@ class HarnessTask:
     def higher_is_better(self) -> dict[str, bool]:
         """Which direction is better, as the YAML says."""
         return {name: bool(value) for name, value in self.task.higher_is_better().items()}
+
+
+def _as_asked(item: Item, spec: TaskSpec) -> Item:
+    """The item with what the spec says of generating in its requests."""
+    how = {"configured": bool(spec.generation), "reasoning_end": spec.reasoning_end}
+    requests = [replace(one, **how) if one.kind == "generate" else one for one in item.requests]
+    return replace(item, requests=tuple(requests))
 
 
 def item_ids(docs: Sequence[Any]) -> list[str]:

@@ -54,6 +54,7 @@ class Task(Protocol):
     digest: str
     scoring: str
     needs_reference: bool  # its requests are made of the dense model's answers
+    generates: bool  # its answers are generated text
     default_shots: int
     size: int | None  # items without a limit; None where only the tokenizer tells
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from kick.records import Request, Response, Sample, TaskSpec
-from kick.tasks.generation import chat_renderer
 from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.task import Item
 
@@ -24,7 +23,7 @@ class Turns(HarnessTask):
         self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
     ) -> list[Item]:
         """The first turns, as lm-eval asks them."""
-        self._chat = chat_renderer(tokenizer, f"task {self.name}: ") if spec.chat_template else None
+        self._chat = self.renderer(spec, tokenizer) if spec.chat_template else None
         return super().items(spec, tokenizer)
 
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:

@@ -43,6 +43,7 @@ class Asked:
     digest: str
     scoring: str = "s"
     needs_reference: bool = False
+    generates: bool = False
     default_shots: int = 0
     size: int | None = 100
 
