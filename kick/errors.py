@@ -14,7 +14,7 @@ class Damaged(KickError):
     """A stored cell that cannot be read."""
 
 
-class CellFailed(Exception):
+class CellFailed(KickError):
     """A job could not be carried out for a known reason (NaN, out of memory, not positive definite)."""
 
 

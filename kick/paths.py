@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +16,10 @@ from kick.records import KEY_VERSION, Variant
 log = logging.getLogger(__name__)
 
 OFFLOAD_VARIABLE = "KICK_OFFLOAD"
+_OFFLINE = {
+    "huggingface_hub.constants": ("HF_HUB_OFFLINE",),
+    "datasets.config": ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"),
+}
 
 
 def cache_root() -> Path:
@@ -84,5 +89,11 @@ def device() -> str:
 
 
 def offline() -> None:
-    """Never ask the hub. Its library reads this once, as it is imported."""
+    """Never ask the hub, for the rest of this process and in the processes that it starts.
+
+    The hub's libraries read the variables once, as they are imported; those that are already are told.
+    """
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    for module, names in _OFFLINE.items():
+        for name in names if module in sys.modules else ():
+            setattr(sys.modules[module], name, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 # controls, formatting (direction marks), surrogates, private and unassigned ones, line and paragraph ends
@@ -24,3 +25,8 @@ def plain(text: str, keep: str = "") -> str:
         code_point(mark) if mark not in keep and unicodedata.category(mark) in ACTING else mark
         for mark in text
     )
+
+
+def say(text: str) -> None:
+    """Print a line of progress or advice on standard error."""
+    print(plain(text, keep="\n\t"), file=sys.stderr, flush=True)

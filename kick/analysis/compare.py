@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kick.analysis.cells import Stored, StoredCell, by_asked, gather
 from kick.analysis.headlines import headline, task_info
@@ -51,6 +52,17 @@ class ComparedTask:
     p_holm: float
     flips: tuple[Flip, ...]
 
+    @property
+    def verdict(self) -> str:
+        """From b's side: matching, worse, better or undecided; "" where a is zero.
+
+        A share of zero is no margin that b could be within.
+        """
+        found = self.difference
+        if found.verdict != "not matching":
+            return found.verdict
+        return "better" if (found.gap > 0) == self.higher_is_better else "worse"
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -65,9 +77,20 @@ class Compared:
     tasks: tuple[ComparedTask, ...]
     missing: tuple[str, ...] = ()
 
+    def frame(self) -> pd.DataFrame:
+        """A row per task: both scores, their difference with interval, p and verdict, items lost and won."""
+        return pd.DataFrame([_row(task) for task in self.tasks])
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what could not be computed is null."""
         return _plain(asdict(self))
+
+
+def _row(task: ComparedTask) -> dict[str, Any]:
+    own = ("task", "title", "setting", "metric", "unit", "a", "b", "p_holm", "verdict")
+    paired = ("n", "gap", "low", "high", "p", "lost", "won")
+    numbers = {name: getattr(task.difference, name) for name in paired}
+    return {name: getattr(task, name) for name in own} | numbers
 
 
 def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Compared:

@@ -14,8 +14,9 @@ import typer
 
 from kick import __version__, paths
 from kick.cli import about, reading, running, study
-from kick.cli.terminal import printable_streams, say, unwinding
+from kick.cli.terminal import printable_streams, unwinding
 from kick.errors import CellFailed, KickError
+from kick.printable import say
 
 app = typer.Typer(
     add_completion=False,
@@ -45,11 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with unwinding():
             app(args=[one for one in arguments if one != "--debug"], prog_name="kick")
-    except (KickError, CellFailed) as error:
+    except KickError as error:
         if debug:
             raise
         say(f"kick: {error}")
-        sys.exit(2 if isinstance(error, KickError) else 1)  # 1: as a run with failed cells ends
+        sys.exit(1 if isinstance(error, CellFailed) else 2)  # 1: as a run with failed cells ends
 
 
 @app.callback(invoke_without_command=True)

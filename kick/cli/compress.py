@@ -1,26 +1,18 @@
-"""`kick compress`: one recipe applied to one model and saved as a checkpoint that transformers loads."""
+"""What `kick compress` and `kick study` are told: a recipe and its calibration."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from kick import compress, model, paths
+from kick import compress
 from kick.compress.calibrate import corpus as calibrate_corpus
-from kick.compress.checkpoint import RUNNING, check_out, save
-from kick.compress.context import Calibration
-from kick.compress.method import methods
 from kick.errors import KickError
 from kick.matrix.schema import LARGEST_SEED
 from kick.records import CalibrationSpec, Step
 from kick.registry import unknown
-
-PAUSE = 10.0  # seconds between two lines on how far it is
 
 
 def steps(words: Sequence[str]) -> list[Step]:
@@ -61,19 +53,6 @@ def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> Calib
     return CalibrationSpec(corpus, sequences, length, seed)
 
 
-def _told(pause: float) -> Callable[[int, int], None]:
-    """What says on standard error how many blocks are done, once in so many seconds."""
-    last = time.monotonic()
-
-    def tell(done: int, blocks: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= pause:
-            last = time.monotonic()
-            sys.stderr.write(f"kick: {done} of {blocks} blocks done\n")
-
-    return tell
-
-
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     names, values = flat[::2], flat[1::2]
@@ -97,28 +76,3 @@ def _value(name: str, text: str) -> Any:
         raise KickError(
             f"--{name}: got {text!r}, which is no list or mapping: {' '.join(str(error).split())}"
         ) from error
-
-
-def run(
-    name: str, recipe: Sequence[Step], spec: CalibrationSpec, out: Path, data_root: str | None = None
-) -> dict[str, Any]:
-    """Compress the model, save it, load it again and compare logits; the manifest.
-
-    Raises KickError for a name, option or folder that is wrong, CellFailed where the checkpoint would not be
-    the compressed model.
-    """
-    check_out(out)
-    if any(methods[step.method].activations for step in recipe):
-        raise KickError(RUNNING)
-    offload = paths.offload_folder()
-    device = paths.device()
-    network, tokenizer = model.load(model.resolve(name), device=device)
-    compress.check(network, recipe)
-    compress.check_saved(network, recipe)
-    sequences = []
-    if compress.needs_calibration(recipe):
-        sequences = calibrate_corpus.sequences(spec, tokenizer, data_root)
-    tokens = tuple(one.to(device) for one in sequences)
-    context = Calibration(tokens, spec.propagate, offload, progress=_told(PAUSE))
-    report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
-    return save(network, tokenizer, context, report, out)

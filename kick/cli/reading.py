@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kick import api
 from kick.cli.terminal import Json, Plugins, Results, opened, print_json
 
 app = typer.Typer()
@@ -37,10 +38,9 @@ def figures(
     plugins: Plugins = None,
 ) -> None:
     """Write each figure as PNG and PDF, with the CSV behind it; with --paper its tables as well."""
-    from kick.analysis import frame
     from kick.report import figures, tables
 
-    read = frame.read([opened(folder) for folder in results]).frame
+    read = api.results(results)
     for drawn in figures.draw(read, Path(out), paper=paper):
         files = ", ".join(map(str, drawn.files))
         print(f"{drawn.name}: {files}" if files else f"{drawn.name}: not drawn, {drawn.skipped}")
@@ -52,10 +52,9 @@ def figures(
 @app.command()
 def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
     """Compare two variants item by item: differences, intervals, and the items that flipped."""
-    from kick.analysis import compare
     from kick.report import compare_view
 
-    found = compare.compare(opened(results), a, b)
+    found = api.compare(results, a, b)
     if as_json:
         print_json(found.to_json())
     else:

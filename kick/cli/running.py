@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kick import api
 from kick.cli.terminal import (
     DataRoot,
     Json,
@@ -20,9 +20,9 @@ from kick.cli.terminal import (
     opened,
     print_json,
     print_table,
-    say,
 )
 from kick.errors import KickError
+from kick.printable import say
 
 app = typer.Typer()
 
@@ -43,9 +43,9 @@ def run(
     offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
 ) -> None:
     """Run a matrix; what is done already is not done again."""
-    from kick.sweep import run as sweep_run
+    from kick.sweep.run import RunOptions
 
-    options = sweep_run.RunOptions(
+    options = RunOptions(
         out=out,
         limit=limit,
         data_root=data_root,
@@ -57,25 +57,21 @@ def run(
         retry_failed=retry_failed,
         view="json" if log_json else "auto",
         offline=offline,
+        command=("kick", *sys.argv[1:]),
     )
-    planned, summary = sweep_run.run(matrix, options, ["kick", *sys.argv[1:]], say)
-    if not log_json:
-        _scores(f"{out.rstrip('/')}/{planned.matrix.name}")
-    raise typer.Exit(summary.status)
+    ran = api.run(matrix, options=options)
+    if ran.done and not log_json:
+        _scores(ran)
+    raise typer.Exit(ran.status)
 
 
-def _scores(results: str) -> None:
+def _scores(ran: api.Run) -> None:
     """The headline scores of what is done, and where it is stored."""
-    from kick.analysis import frame
     from kick.report import tables
-    from kick.store import Store
 
-    store = Store(results)
-    if next(store.runs(), None) is None:
-        return
-    table = tables.known["scores"].make(frame.read([store]).frame)
+    table = tables.known["scores"].make(ran.results())
     print_table(list(table.heads), [list(row) for row in table.cells])
-    print(f"results: {results}\nnext: kick leaderboard {results} --out leaderboards/{Path(results).name}")
+    print(f"results: {ran.folder}\nnext: kick leaderboard {ran.folder} --out leaderboards/{ran.matrix}")
 
 
 @app.command()
@@ -97,13 +93,12 @@ def plan(
     options = RunOptions(
         out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
     )
-    report = cli_plan.report(matrix, options, measure)
+    found = api.plan(matrix, options=options, timed=measure)
     if as_json:
-        print_json(report)
+        print_json(found.to_json())
         return
-    print_table(cli_plan.HEADS, cli_plan.rows(report))
-    for line in cli_plan.lines(report):
-        print(line)
+    print_table(cli_plan.HEADS, cli_plan.rows(found))
+    print(found)
 
 
 @app.command()
@@ -160,7 +155,7 @@ def compress(
 
     recipe = cli_compress.steps(context.args)
     spec = cli_compress.calibration_of(corpus, sequences, length, calibration_seed)
-    print_json(cli_compress.run(model, recipe, spec, Path(out), data_root))
+    print_json(api.compress_model(model, recipe, calibration=spec, out=out, data_root=data_root).manifest)
 
 
 @app.command()

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table, say
+from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table
 from kick.errors import KickError
+from kick.printable import say
 
 app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components.")
 

@@ -74,11 +74,6 @@ def unwinding() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def say(text: str) -> None:
-    """A line of progress or advice, on standard error."""
-    print(plain(text, keep="\n\t"), file=sys.stderr, flush=True)
-
-
 def print_json(value: Any) -> None:
     """A JSON value, on standard output."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -108,8 +103,6 @@ Limit = Annotated[int | None, typer.Option(help="items of every task, in place o
 
 def opened(folder: str) -> Any:
     """The store of a folder or URL that is read. Raises KickError where the folder is not there."""
-    from kick.store import Store
+    from kick import store
 
-    if "://" not in folder and not Path(folder).is_dir():
-        raise KickError(f"{folder!r} is not a folder of results; `kick run` makes one, results/ by default")
-    return Store(folder)
+    return store.opened(folder)

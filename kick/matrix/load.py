@@ -1,4 +1,4 @@
-"""A matrix file -> Matrix.
+"""A matrix file, a preset's name, YAML text or a dict -> Matrix.
 
 Every problem of a file is found in one go and told as `file:line: key: what was got; what would be right`.
 Presets are matrix files beside this module, in presets/; `load` takes their name in place of a path.
@@ -6,10 +6,14 @@ Presets are matrix files beside this module, in presets/; `load` takes their nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
+from os import PathLike, fspath
 from pathlib import Path as File
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from kick.errors import KickError
@@ -26,7 +30,7 @@ from kick.matrix.schema import (
     Refused,
     StepKeys,
 )
-from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show
+from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show, spell
 from kick.registry import near, unknown
 
 PRESETS = File(__file__).parent / "presets"
@@ -37,11 +41,51 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load(name: str | File) -> Matrix:
-    """The matrix of a file, or of the preset of that name. Raises KickError with everything wrong in it."""
+Given = str | PathLike[str] | Mapping[str, Any] | Matrix
+
+
+def load(given: Given) -> Matrix:
+    """The matrix of a file, of the preset of that name, of YAML text or of a dict.
+
+    Text with a line break or an opening brace is YAML. Raises KickError with everything wrong in the matrix.
+    """
+    if isinstance(given, Matrix):
+        return given
+    if isinstance(given, Mapping):
+        return _of_mapping(given)
+    if isinstance(given, str) and ("\n" in given or given.lstrip().startswith("{")):
+        return parse(given, "matrix")
+    return _of_file(fspath(given))
+
+
+def _of_mapping(given: Mapping[str, Any]) -> Matrix:
+    """The matrix of a dict: as its YAML text would be read, with messages that name keys and no lines."""
+    text = yaml.safe_dump(_values(given, ()), sort_keys=False, allow_unicode=True)
+    return parse(text, "matrix", numbered=False)
+
+
+def _values(value: Any, path: Path) -> Any:
+    """`value` with plain values alone, as YAML has them. Raises KickError for what is none."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral | Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): _values(inner, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [_values(inner, (*path, number)) for number, inner in enumerate(value)]
+    raise KickError(
+        f"matrix: {spell(path) or 'the whole'}: got {type(value).__name__}; expected text, a number, true, "
+        "false, None, a list, or a dict with text for keys"
+    )
+
+
+def _of_file(name: str) -> Matrix:
     path = File(name)
     preset = PRESETS / f"{name}.yaml"
-    if path.name == str(name) and not path.suffix and preset.is_file():
+    if path.name == name and not path.suffix and preset.is_file():
         path = preset
     if path.is_dir():
         raise KickError(
@@ -50,14 +94,14 @@ def load(name: str | File) -> Matrix:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise KickError(_absent(path, str(name))) from None
+        raise KickError(_absent(path, name)) from None
     except UnicodeDecodeError as error:
         raise KickError(
             f"{name}: not UTF-8 text at byte {error.start}; a matrix is a YAML text file"
         ) from None
     except OSError as error:
         raise KickError(f"{name}: cannot be read: {error.strerror}") from None
-    return parse(text, str(name) if path is not preset else f"kick/matrix/presets/{path.name}")
+    return parse(text, name if path is not preset else f"kick/matrix/presets/{path.name}")
 
 
 def _absent(path: File, name: str) -> str:
@@ -70,9 +114,13 @@ def _absent(path: File, name: str) -> str:
     return f"no such matrix file: {name}; {hint}"
 
 
-def parse(text: str, source: str) -> Matrix:
-    """The matrix that `text` spells. Raises KickError with everything wrong in it, a line each."""
+def parse(text: str, source: str, *, numbered: bool = True) -> Matrix:
+    """The matrix that `text` spells. Raises KickError with everything wrong in it, a line each.
+
+    `numbered` False leaves line numbers out of messages.
+    """
     value, marks, problems = read(text, source)
+    marks = replace(marks, numbered=numbered)
     if not isinstance(value, dict):
         raise refusal(marks, [Problem((), "a matrix is a mapping with name, model, tasks and variants")])
     try:
@@ -86,6 +134,12 @@ def parse(text: str, source: str) -> Matrix:
         raise refusal(marks, problems)
     matrix._marks, matrix._text = marks, text
     return matrix
+
+
+def calibration(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `calibration:` with their defaults. Raises KickError with everything wrong in them."""
+    whole = {"name": "calibration", "model": "smoke", "tasks": ["-"], "variants": ["dense"]}
+    return _of_mapping({**whole, "calibration": given}).calibration.model_dump()
 
 
 def _echo(error: Mapping[str, Any]) -> bool:

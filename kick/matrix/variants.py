@@ -181,8 +181,8 @@ class _Expansion:
         del content["name"], content["label"]
         same = self._seen.get(canonical(content))
         if same is not None:
-            lines = [self.matrix.marks.line(place) for place in (same, path)]
-            where = f"in line {lines[0]}" if lines[0] == lines[1] else f"lines {lines[0]} and {lines[1]}"
+            first, second = (self.matrix.marks.place(place) for place in (same, path))
+            where = f"in {first}" if first == second else f"{first} and {second}"
             self.problems.append(
                 Problem(path, f"the variant {variant.name} is given twice: {where}; keep one")
             )
@@ -190,8 +190,8 @@ class _Expansion:
         self._seen[canonical(content)] = path
         taken = variant.name in self._labels
         if taken and (variant.label or variant.name in self._named):
-            line = self.matrix.marks.line(self._labels[variant.name])
-            message = f"two variants called {show(variant.name)}, the other in line {line}; names must differ"
+            other = self.matrix.marks.place(self._labels[variant.name])
+            message = f"two variants called {show(variant.name)}, the other in {other}; names must differ"
             self.problems.append(Problem((*path, "name") if variant.label else path, message))
             return
         label, number = variant.name, 1

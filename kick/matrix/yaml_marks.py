@@ -28,17 +28,25 @@ _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 
 @dataclass(frozen=True)
 class Marks:
-    """Where everything stands in a file. A path is the keys and positions to it: ("variants", 1, "bits")."""
+    """Where everything stands in a file. A path is the keys and positions to it: ("variants", 1, "bits").
+
+    `numbered` False: there is no file whose lines a person could look up, so that messages name keys alone.
+    """
 
     source: str
     lines: Mapping[Path, int]
     texts: Mapping[Path, str]  # scalars as they were written
+    numbered: bool = True
 
     def line(self, path: Path) -> int:
         """The line of `path`, or of the nearest thing around it; lines count from 1."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
+
+    def place(self, path: Path) -> str:
+        """Where `path` is, for a message: "line 7", or without lines "variants[1]"."""
+        return f"line {self.line(path)}" if self.numbered else spell(path)
 
     def clean(self, path: Sequence[str | int]) -> Path:
         """`path` without elements that are not in the file (pydantic adds the names of union branches)."""
@@ -73,7 +81,8 @@ def refusal(marks: Marks, problems: Sequence[Problem]) -> KickError:
     for problem in ordered:
         first, *others = alike[problem.message]
         key = spell(problem.path)
-        text = f"{marks.source}:{marks.line(problem.path)}: {key + ': ' if key else ''}{problem.message}"
+        start = f"{marks.source}:{marks.line(problem.path)}" if marks.numbered else marks.source
+        text = f"{start}: {key + ': ' if key else ''}{problem.message}"
         if len(others) < MANY:
             lines[text] = None
         elif key == first:

@@ -17,17 +17,6 @@ from kick.report import wording
 ANSWER = 160  # characters of an answer in the terminal
 
 
-def verdict(task: ComparedTask) -> str:
-    """The verdict in words, from b's side: matching, worse, better, undecided; a dash where a is zero.
-
-    A share of zero is no margin that b could be within.
-    """
-    found = task.difference
-    if found.verdict != "not matching":
-        return found.verdict or wording.NOTHING
-    return "better" if (found.gap > 0) == task.higher_is_better else "worse"
-
-
 def _table(found: Compared) -> Table:
     title = plain(f"a: {found.a_label}, b: {found.b_label} (matrix {found.matrix}, base model {found.base})")
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -44,7 +33,7 @@ def _table(found: Compared) -> Table:
             wording.signed_span(gap.low, gap.high, unit),
             wording.p_value(gap.p),
             wording.p_value(task.p_holm),
-            verdict(task),
+            task.verdict or wording.NOTHING,
             wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
         about = plain(f"{wording.metric_label(task.metric)}, n = {gap.n}")

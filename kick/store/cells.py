@@ -336,3 +336,12 @@ def _checked(name: str, what: str) -> str:
 
 def _aside(digest: str) -> str:
     return f"samples-{digest[:16]}.parquet" if _KEY.match(digest) else "samples-.parquet"
+
+
+def opened(folder: str | Path) -> Store:
+    """The store of a folder or URL, to be read. Raises KickError if the folder does not exist."""
+    if "://" not in str(folder) and not Path(folder).is_dir():
+        raise KickError(
+            f"{str(folder)!r} is not a folder of results; `kick run` makes one, results/ by default"
+        )
+    return Store(folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from kick import paths, plugins
 from kick.errors import KickError
 from kick.matrix import costs, load, names, stale
+from kick.matrix.load import Given
 from kick.matrix.plan import Plan, plan
 from kick.matrix.sources import own_sources
 from kick.store import Store
@@ -39,9 +40,10 @@ class RunOptions:
     retry_failed: bool = False
     view: Literal["auto", "live", "lines", "json"] = "auto"
     offline: bool = False
+    command: tuple[str, ...] = ()  # the command line, for the record
 
 
-def prepare(matrix: str, options: RunOptions) -> tuple[Plan, Store]:
+def prepare(matrix: Given, options: RunOptions) -> tuple[Plan, Store]:
     """The plan of a matrix file or preset, and the store of its results.
 
     Raises KickError for everything that is wrong with the matrix, before a model is loaded: first its form,
@@ -61,7 +63,7 @@ def prepare(matrix: str, options: RunOptions) -> tuple[Plan, Store]:
     return planned, Store(options.out, parsed.name)
 
 
-def run(matrix: str, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
+def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
     from kick.sweep.rescore import rename, rescore_stale
 

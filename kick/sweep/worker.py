@@ -258,7 +258,7 @@ def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
 def cause(error: BaseException) -> str:
     """Why a cell failed, in a line: our own errors say it themselves, others need their kind."""
     text = str(error).strip() or "no message"
-    if isinstance(error, CellFailed | KickError):
+    if isinstance(error, KickError):
         return text
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text.splitlines()[0]}"

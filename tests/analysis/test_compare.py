@@ -8,7 +8,7 @@ from rich.console import Console
 
 from kick.analysis.compare import compare
 from kick.errors import KickError
-from kick.report.compare_view import verdict, view
+from kick.report.compare_view import view
 from kick.stats import paired
 from tests.support.synthetic import DENSE, FakeStore, fill, pruned, result, samples
 
@@ -56,12 +56,24 @@ def test_it_can_be_read_in_a_terminal(found):
     assert "a: wanda 50 %, seed 0, b: magnitude 50 % (matrix" in text
     assert "Closed-book facts" in text
     assert "items changed" in text
-    assert verdict(found.tasks[0]) in ("matching", "worse", "better", "undecided")
+    assert found.tasks[0].verdict in ("matching", "worse", "better", "undecided")
 
 
 def test_without_a_margin_the_verdict_is_a_dash(found):
     task = found.tasks[0]
-    assert verdict(replace(task, difference=replace(task.difference, verdict=""))) == "\u2013"
+    task = replace(task, difference=replace(task.difference, verdict=""))
+    assert task.verdict == ""
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(view(replace(found, tasks=(task,))))
+    line = next(line for line in console.export_text().splitlines() if task.title in line)
+    assert "\u2013" in line.split()
+
+
+def test_the_frame_has_a_row_per_task(found):
+    frame = found.frame()
+    assert frame["task"].tolist() == [task.task for task in found.tasks]
+    assert frame["verdict"].tolist() == [task.verdict for task in found.tasks]
+    assert frame["gap"].tolist() == [task.difference.gap for task in found.tasks]
 
 
 def test_results_without_a_cell_are_said_to_be():

@@ -210,9 +210,9 @@ def test_what_there_is_as_json(kick, command):
 def test_compress_saves_what_transformers_loads(kick, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM
 
-    from kick.cli import compress
+    from kick.compress import single
 
-    monkeypatch.setattr(compress, "PAUSE", 0.0)
+    monkeypatch.setattr(single, "PAUSE", 0.0)
     folder = tmp_path / "pruned"
     status, out, err = kick(
         "compress", "smoke", "--method", "wanda", "--sparsity", "2:4", "--sequences", 2, "--length", 64,

@@ -245,14 +245,14 @@ BAD = {
     "given twice": (
         "  - {method: wanda, sparsity: 0.5}\n  - method: [wanda]\n    sparsity: 0.5\n    damping: 0.01\n",
         6,
-        ["wanda-0.5 is given twice: lines 5 and 6"],
+        ["wanda-0.5 is given twice: line 5 and line 6"],
     ),
     "level given twice": (
         "  - {method: wanda, sparsity: [0.5, 0.5]}\n",
         5,
         ["given twice: in line 5"],
     ),
-    "dense twice": ("  - dense\n  - dense\n", 6, ["dense is given twice: lines 5 and 6"]),
+    "dense twice": ("  - dense\n  - dense\n", 6, ["dense is given twice: line 5 and line 6"]),
     "unknown task": ("  - dense\ntasks: [suite, fact]\n", 6, ["unknown task 'fact'", "'facts'"]),
     "unknown model": ("  - dense\nmodel: huge\n", 6, ["unknown model 'huge'", "'tiny'"]),
     "unknown corpus": (

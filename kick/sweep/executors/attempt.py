@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kick.errors import CellFailed, KickError
+from kick.errors import KickError
 from kick.records import Job
 from kick.store import StoreError
 from kick.sweep.contract import Outcome
@@ -37,7 +37,7 @@ def attempt(work: Callable[[Job], None], job: Job) -> Attempt:
         return Attempt("stopped", "interrupted")
     except StoreError as error:
         return Attempt("halted", str(error), traceback.format_exc())
-    except (CellFailed, KickError) as error:
+    except KickError as error:
         return Attempt("failed", str(error), traceback.format_exc())
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".strip().removesuffix(":")

@@ -82,13 +82,13 @@ def show(
     """The view of a sweep over all the jobs of a matrix, done ones included.
 
     Args:
-        how: auto is the live view in a terminal and lines elsewhere.
+        how: auto is the live view in a terminal and lines elsewhere, in a notebook too.
         stream: where to; by default standard error, and standard output for JSON lines.
     """
     board = Board(jobs, store)
     if how == "json":
         return Show(board, JsonLines(stream or sys.stdout))
     console = Console(file=stream or sys.stderr)
-    if how == "live" or (how == "auto" and console.is_terminal):
+    if how == "live" or (how == "auto" and console.is_terminal and not console.is_jupyter):
         return Show(board, LiveView(console))
     return Show(board, Lines(stream or sys.stderr))

@@ -1,0 +1,124 @@
+"""What a run of a matrix would do and cost: cells with their states, estimates, warnings, what is stale."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kick.matrix import costs, measure, stale
+from kick.matrix.load import Given
+from kick.matrix.plan import Plan
+from kick.store import Store
+from kick.sweep import run
+from kick.sweep.progress.board import duration
+from kick.sweep.run import RunOptions
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of a plan. `items` is None if it is not known before the text is tokenised; `note` says why a
+    cell failed."""
+
+    variant: str
+    task: str
+    items: int | None
+    key: str
+    state: Literal["done", "failed", "to do"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a variant's job needs: seconds on one worker, bytes of memory, bytes of disk."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run of a matrix would do. `estimates` are by variant, `seconds_left` on one worker; `stale`
+    names the causes for which stored cells no longer count."""
+
+    matrix: str
+    cells: tuple[PlannedCell, ...]
+    estimates: Mapping[str, Needs]
+    seconds_left: float
+    warnings: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    def frame(self) -> DataFrame:
+        """The cells as a DataFrame with a row per cell: variant, task, items, key, state, note."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(cell) for cell in self.cells])
+
+    def lines(self) -> list[str]:
+        """Totals, warnings and stale cells in words."""
+        states = Counter(cell.state for cell in self.cells)
+        memory = max(one.memory for one in self.estimates.values())
+        disk = sum(one.disk for one in self.estimates.values())
+        told = ", ".join(f"{count} {state}" for state, count in states.items())
+        return [
+            f"{len(self.cells)} cells: {told}",
+            f"estimate: {duration(self.seconds_left)} on one worker, {memory / 1e9:.1f} GB of memory a job, "
+            f"{disk / 1e6:.1f} MB of disk",
+            *(f"warning: {warning}" for warning in self.warnings),
+            *self.stale,
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Preview:
+    """The plan of a matrix, with what its store holds. No weights are loaded, unless `timed`: one forward
+    is then measured for a better estimate.
+
+    Raises KickError for a matrix that is wrong or cannot fit the machine.
+    """
+    planned, store = run.prepare(matrix, options)
+    if timed:
+        measure.measure(planned.variants[0].model)
+        planned, store = run.prepare(matrix, options)
+    cells = _cells(planned, store)
+    waiting = {cell.key for cell in cells if cell.state != "done"}
+    left = sum(
+        job.cost * sum(cell.key in waiting for cell in job.cells) / len(job.cells) for job in planned.jobs
+    )
+    local = None if "://" in options.out else Path(options.out)
+    return Preview(
+        planned.matrix.name,
+        cells,
+        {name: Needs(one.total, one.memory, one.disk) for name, one in planned.estimates.items()},
+        left,
+        tuple(costs.preflight(planned.estimates, local)),
+        tuple(stale.summary(planned.stale(store))),
+    )
+
+
+def _cells(planned: Plan, store: Store) -> tuple[PlannedCell, ...]:
+    done = store.done_among(planned.keys)
+    failed = {failure.key: failure.cause for failure in store.failures()}
+    return tuple(
+        PlannedCell(
+            cell.variant.name,
+            cell.task.name,
+            cell.task.limit or planned.tasks[cell.task.name].size,
+            key,
+            "done" if key in done else "failed" if key in failed else "to do",
+            failed.get(key, ""),
+        )
+        for key, cell in planned.by_key.items()
+    )
