@@ -85,6 +85,7 @@ def plan(
     out: FolderOrUrl | None = None,
     limit: int | None = None,
     tasks: Sequence[FolderOrUrl] = (),
+    plugins: Sequence[FolderOrUrl] = (),
     options: RunOptions | None = None,
     timed: bool = False,
 ) -> Preview:
@@ -95,6 +96,7 @@ def plan(
         out: where results are stored, results/ by default.
         limit: items of every task, in place of the matrix's own.
         tasks: folders of your own task files.
+        plugins: files or folders of your own methods.
         options: everything else; what is given beside it comes first.
         timed: measure one forward of the model for a better estimate.
 
@@ -113,7 +115,7 @@ def plan(
     """
     from kick.sweep.preview import preview
 
-    return preview(matrix, _options(options, out=out, limit=limit, tasks=tasks), timed=timed)
+    return preview(matrix, _options(options, out=out, limit=limit, tasks=tasks, plugins=plugins), timed=timed)
 
 
 def run(
@@ -122,6 +124,7 @@ def run(
     out: FolderOrUrl | None = None,
     limit: int | None = None,
     tasks: Sequence[FolderOrUrl] = (),
+    plugins: Sequence[FolderOrUrl] = (),
     workers: int | None = None,
     options: RunOptions | None = None,
 ) -> Run:
@@ -135,6 +138,7 @@ def run(
         out: where results are stored, results/ by default: a folder or an fsspec URL.
         limit: items of every task, in place of the matrix's own.
         tasks: folders of your own task files.
+        plugins: files or folders of your own methods.
         workers: jobs at once.
         options: everything else, such as `kick.RunOptions(executor="inline", offline=True)`; what is given
             beside it comes first.
@@ -150,7 +154,7 @@ def run(
     """
     from kick.sweep import run as sweep_run
 
-    how = _options(options, out=out, limit=limit, tasks=tasks, workers=workers)
+    how = _options(options, out=out, limit=limit, tasks=tasks, plugins=plugins, workers=workers)
     planned, summary = sweep_run.run(matrix, how, how.command or _called(matrix), say)
     return Run(planned.matrix.name, f"{how.out.rstrip('/')}/{planned.matrix.name}", summary)
 
@@ -163,6 +167,7 @@ def compress_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     out: str | PathLike[str] | None = None,
     data_root: str | None = None,
+    plugins: Sequence[FolderOrUrl] = (),
 ) -> CompressedModel:
     """Compress a model by a recipe, and save it if `out` is given; the model, its tokenizer and a report.
 
@@ -175,6 +180,7 @@ def compress_model(
         tokenizer: of a loaded model; without one, that of the folder or hub id it was loaded from.
         out: a folder to save to, new or empty; `CompressedModel.save` does so later.
         data_root: a local mirror of data sets.
+        plugins: files or folders of your own methods.
 
     Raises:
         KickError: a name, option or folder that is wrong, or a step that cannot serve this model.
@@ -189,18 +195,13 @@ def compress_model(
     True
     """
     from kick.compress import single
+    from kick.plugins import load as load_plugins
 
-    chosen: CalibrationSpec | Sequence[Tensor]
-    if isinstance(calibration, str):
-        chosen = _calibration({"corpus": calibration})
-    elif isinstance(calibration, Mapping):
-        chosen = _calibration(calibration)
-    else:
-        chosen = calibration
+    load_plugins(_paths("plugins", plugins))
     return single.compress_model(
         fspath(model) if isinstance(model, str | PathLike) else model,
         _recipe(recipe),
-        chosen,
+        _calibration(calibration),
         tokenizer=tokenizer,
         out=None if out is None else Path(out),
         data_root=data_root,
@@ -267,13 +268,18 @@ def _options(given: RunOptions | None, **named: Any) -> RunOptions:
 
     if named.get("out") is not None:
         named["out"] = fspath(named["out"])
-    if (folders := named.pop("tasks", ())) and not isinstance(folders, str | PathLike):
-        named["task_folders"] = tuple(map(fspath, folders))
-    elif folders:
-        raise KickError(f"tasks: got {folders!r}; expected a list of folders")
+    for field, name in (("task_folders", "tasks"), ("plugins", "plugins")):
+        named[field] = _paths(name, named.pop(name, ())) or None
     return replace(
         given or RunOptions(), **{name: value for name, value in named.items() if value is not None}
     )
+
+
+def _paths(name: str, given: Sequence[FolderOrUrl]) -> tuple[str, ...]:
+    """Paths as text. Raises KickError for one path in place of a list."""
+    if isinstance(given, str | PathLike):
+        raise KickError(f"{name}: got {fspath(given)!r}; expected a list of paths")
+    return tuple(map(fspath, given))
 
 
 def _called(matrix: Given) -> list[str]:
@@ -303,12 +309,18 @@ def _recipe(given: Mapping[str, Any] | Step | Sequence[Mapping[str, Any] | Step]
     return steps
 
 
-def _calibration(given: Mapping[str, Any]) -> CalibrationSpec:
-    """The calibration that a mapping names, as a matrix file has it. Raises KickError."""
+def _calibration(
+    given: str | Mapping[str, Any] | CalibrationSpec | Sequence[Tensor],
+) -> CalibrationSpec | Sequence[Tensor]:
+    """The calibration that a corpus' name or a mapping stands for; others as they are. Raises KickError."""
     from kick.compress.calibrate.corpus import CORPORA
     from kick.matrix.load import calibration
     from kick.registry import unknown
 
+    if isinstance(given, str):
+        given = {"corpus": given}
+    if not isinstance(given, Mapping):
+        return given
     spec = CalibrationSpec(**calibration(given))
     if spec.corpus not in CORPORA:
         raise KickError(unknown("calibration corpus", spec.corpus, CORPORA))

@@ -153,8 +153,25 @@ def test_a_run_tells_what_failed_and_goes_on(tmp_path):
     assert place == ("dense", "too_long")
     assert "window of tokens" in cause
     assert set(ran.results()["task"]) == {"kick_mini_mcq"}
-    with pytest.raises(kick.KickError, match="expected a list of folders"):
+    with pytest.raises(kick.KickError, match="expected a list of paths"):
         kick.run(matrix, tasks=str(folder))
+
+
+def test_methods_from_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "zero_out.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom kick.compress.method import method\n"
+        "from kick.model import blocks, linears\n\n\n"
+        '@method("zero_out_api", title="Zero out", paper="a test", kind="prune")\n@dataclass(frozen=True)\n'
+        'class ZeroOut:\n    """All weights of the first block are zero."""\n\n'
+        "    def __call__(self, model, calibration):\n"
+        "        for linear in linears(blocks(model)[0]):\n            linear.weight.zero_()\n"
+    )
+    step = {"method": "zero_out_api"}
+    made = kick.compress_model("smoke", step, plugins=[file])
+    assert not made.model.model.layers[0].mlp.up_proj.weight.any()
+    planned = kick.plan({**MINE, "variants": [step]}, plugins=[file], out=tmp_path)
+    assert {cell.variant for cell in planned.cells} == {"dense", "zero_out_api"}
 
 
 def test_a_notebook_is_shown_lines(monkeypatch):
