@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import kick.compress.methods as _package
+from kick.compress import twin
+from kick.compress.calibrate.corpus import check_positions
 from kick.compress.context import Calibration, Propagate, Quantized
 from kick.compress.dense import DenseWeights
 from kick.compress.depth import check_depth
@@ -74,13 +76,20 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
         raise KickError(f"{recipe[0].method} makes up for earlier steps: put it after another method")
     if "structure" in kinds and "compensate" in kinds:
         raise KickError("a compensation needs the dense weights in place; not after structured pruning")
+    twin.check_runs(model, [build(step) for step in recipe])
 
 
 def check_saved(model: nn.Module, recipe: Sequence[Step]) -> None:
-    """Raises KickError where it is plain that what a step makes of the model could not be saved."""
-    for made in map(build, recipe):
-        if hasattr(made, "check_saved"):
-            made.check_saved(model)
+    """Raises KickError where what the recipe makes of the model cannot be saved: an empty twin is tried."""
+    made = [build(step) for step in recipe]
+    for one in made:
+        if hasattr(one, "check_saved"):
+            one.check_saved(model)
+    try:
+        twin.check_saved(model, made)
+    except KickError as error:
+        adding = [step.method for step in recipe if step.options.get("bias") is True]
+        raise KickError(f"{error}; or {adding[0]} with `bias: false`" if adding else str(error)) from error
 
 
 def compress(
@@ -117,6 +126,7 @@ def compress(
     if needs_calibration(recipe) and not len(calibration):
         names = ", ".join(step.method for step in recipe if _methods[step.method].calibrated)
         raise KickError(f"{names} needs calibration sequences; got none")
+    check_positions(model.config, max((one.shape[-1] for one in calibration), default=0))
     check(model, recipe)
     with _dense_weights(model, recipe, calibration), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -25,7 +25,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
 from kick.compress.context import Calibration, Quantized
 from kick.compress.dense import DenseWeights, merge_branch
@@ -73,7 +73,8 @@ def save(
     ):
         folder = Path(scratch) / "checkpoint"
         try:
-            kind = _write(model, calibration, folder)
+            with _generation_apart(model, folder):
+                kind = _write(model, calibration, folder)
         except StrictDataclassError as error:
             raise CellFailed(
                 f"{type(model.config).__name__} does not describe this model: {error}"
@@ -91,6 +92,24 @@ def save(
             out.rmdir()
         folder.rename(out)
     return manifest
+
+
+@contextmanager
+def _generation_apart(model: nn.Module, folder: Path) -> Iterator[None]:
+    """Within it the model has the default generation config; its own is written as it is afterwards.
+
+    transformers refuses to save some that it loads: Vicuna's has a temperature without do_sample.
+    """
+    own = getattr(model, "generation_config", None)
+    if own is None:
+        yield
+        return
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+    own.to_json_file(folder / "generation_config.json", use_diff=True)
 
 
 def check_out(out: Path) -> None:
@@ -176,7 +195,6 @@ def _write_packed(model: nn.Module, formats: Mapping[str, Quantized], grid: Grid
     config = model.config.to_dict() | {"quantization_config": _quantization_config(model, grid)}
     config["architectures"] = [type(model).__name__]
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-    model.generation_config.save_pretrained(folder)
 
 
 def _quantization_config(model: nn.Module, grid: Grid) -> dict[str, Any]:

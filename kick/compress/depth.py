@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kick.compress.context import Calibration, tokens
+from kick.compress.twin import Form
 from kick.errors import KickError
 from kick.model import block_list
 from kick.model.structure import device_of, hidden_of
@@ -18,8 +20,6 @@ from kick.model.structure import device_of, hidden_of
 # Settings that say of each block what it is ("layer_types") have one of these in their name: a list of end
 # tokens can be as long
 _OF_EACH = ("layer", "block")
-# Settings that say it by the block's number
-_NUMBERED = ("layer_indices", "layer_period", "mlp_only_layers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +63,33 @@ def check_depth(model: nn.Module, layers: int) -> None:
     count = len(block_list(model)[1])
     if layers >= count:
         raise KickError(f"{layers} layers cannot be dropped of {count}; drop at most {count - 1}")
-    config = vars(model.config)
-    places = [name for name in sorted(config) if name.endswith(_NUMBERED) and config[name]]
-    if layers and places:
-        raise KickError(
-            f"the config of {type(model).__name__} says by {', '.join(places)} of what kind each block is, "
-            "and would be wrong with blocks dropped; choose a method that keeps them all"
-        )
+
+
+def forms(model: nn.Module, layers: int) -> list[Form]:
+    """What dropping any so many blocks may make of a model, as far as its form goes.
+
+    A block that is kept stands at its place less the number of blocks that went before it. These forms have
+    each block at each such place, so that no other choice of blocks has a block where none of these has it.
+    """
+    count = len(block_list(model)[1])
+    gone = [{*range(first), *range(count - layers + first, count)} for first in range(layers + 1)]
+    return [partial(_without, gone=blocks) for blocks in gone]
+
+
+def last(model: nn.Module, layers: int) -> list[Form]:
+    """What dropping the last blocks makes of a model."""
+    count = len(block_list(model)[1])
+    return [partial(_without, gone=set(range(count - layers, count)))]
+
+
+def _without(model: nn.Module, gone: Collection[int]) -> None:
+    Stack.of(model).without(gone).place(model)
 
 
 def drop(model: nn.Module, gone: Collection[int], calibration: Calibration) -> None:
     """Take blocks out of the model and of its config, and note which."""
     calibration.note("dropped layers", layers=sorted(gone))
-    Stack.of(model).without(gone).place(model)
+    _without(model, gone)
 
 
 @contextmanager

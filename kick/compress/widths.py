@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from kick.compress.sparsity import Sparsity
+from kick.compress.twin import Form
 from kick.errors import KickError
 from kick.model import Linear, block_list, linears
 
+_WIDTHS = {"num_heads": "num_attention_heads"}  # what modules call a width that the config names otherwise
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -115,6 +118,23 @@ def remaining(model: nn.Module, share: float) -> tuple[Coupled, int, int]:
     return structure, groups - level.count(groups), channels - level.count(channels)
 
 
+def forms(share: float, bias: bool = False) -> list[Form]:
+    """What a model becomes if that share of its groups of heads and MLP channels goes, whichever they are."""
+    return [partial(_narrowed, share=share, bias=bias)]
+
+
+def _narrowed(model: nn.Module, share: float, bias: bool) -> None:
+    first, groups, channels = remaining(model, share)
+    for block in block_list(model)[1]:
+        structure = coupled(block, model)
+        device = structure.o.weight.device
+        cut(structure, KeptWidths(torch.arange(groups, device=device), torch.arange(channels, device=device)))
+        if bias:
+            sizes = structure.o.weight.shape[0], structure.down.weight.shape[0]
+            add_bias(structure, ("o", "down"), [torch.zeros(size, device=device) for size in sizes], model)
+    describe(model, groups, channels, first)
+
+
 def check_saved(model: nn.Module, share: float) -> None:
     """Raises KickError where the model's class has no config for what is left: Llama's wants a hidden size
     that is a multiple of the heads."""
@@ -140,8 +160,12 @@ def _valid(model: nn.Module, groups: int, channels: int, structure: Coupled) -> 
 
 
 def describe(model: nn.Module, groups: int, channels: int, structure: Coupled) -> None:
-    """Write the new widths into the model's config."""
+    """Write the new widths into the model's config, and where its modules keep a copy of them."""
     _write(model.config, groups, channels, structure)
+    for module in block_list(model)[1].modules():
+        for name in ("intermediate_size", "num_heads", "num_attention_heads", "num_key_value_heads"):
+            if isinstance(vars(module).get(name), int):
+                setattr(module, name, getattr(model.config, _WIDTHS.get(name, name)))
 
 
 def _write(config: Any, groups: int, channels: int, structure: Coupled) -> None:

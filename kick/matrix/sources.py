@@ -74,13 +74,18 @@ def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
 
 
 def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
-    from kick.compress.calibrate.corpus import check_length
+    from transformers import AutoConfig
+
+    from kick.compress.calibrate.corpus import check_length, check_positions
     from kick.model.source import locate, tokenizer_in
 
+    folder = locate(model.name, model.revision)
+
     def tokenizer() -> Any:
-        return tokenizer_in(locate(model.name, model.revision))
+        return tokenizer_in(folder)
 
     check_length(spec, tokenizer, root)
+    check_positions(AutoConfig.from_pretrained(folder, trust_remote_code=False), spec.length)
 
 
 @cache

@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kick.errors import KickError
 from kick.records import CalibrationSpec
@@ -103,6 +103,18 @@ def sequences(
     ids = _ids(spec, tokenizer, data_root)
     starts = windows(len(ids), spec.length, spec.sequences, spec.seed)
     return [torch.tensor([ids[start : start + spec.length]]) for start in starts]
+
+
+def check_positions(config: Any, length: int) -> None:
+    """Raises KickError where sequences of `length` tokens are longer than a model's positions."""
+    config = getattr(config, "text_config", None) or config
+    known = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
+    positions = next((count for count in known if count is not None), length)
+    if length > positions:
+        raise KickError(
+            f"calibration sequences have length {length}, but the model has {positions} positions; "
+            f"expected a length of at most {positions}"
+        )
 
 
 def check_length(

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
-from kick.compress.depth import Stack, check_depth, last_states
+from kick.compress.depth import Stack, check_depth, forms, last_states
 from kick.compress.method import method, option
+from kick.compress.twin import Form
 from kick.errors import CellFailed
 from kick.model import blocks
 
@@ -49,6 +50,10 @@ class LaCo:
     def check(self, model: nn.Module) -> None:
         """Raises KickError where the model has no more blocks than that."""
         check_depth(model, self.layers)
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """What the model may become; where the threshold decides how often, after one merge."""
+        return forms(model, self.layers or self.merge - 1)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kick.compress.context import calibration_of
-from kick.compress.depth import check_depth, drop
+from kick.compress.depth import check_depth, drop, last
 from kick.compress.method import method, option
+from kick.compress.twin import Form
 from kick.model import blocks
 
 
@@ -35,6 +36,10 @@ class LastN:
     def check(self, model: nn.Module) -> None:
         """Raises KickError where the model has no more blocks than that."""
         check_depth(model, self.layers)
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """What the model becomes."""
+        return last(model, self.layers)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         count = len(blocks(model))

@@ -21,6 +21,7 @@ from kick.compress.calibrate.gradients import Gradients, gradients
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
+from kick.compress.twin import Form
 from kick.compress.widths import (
     Coupled,
     KeptWidths,
@@ -29,6 +30,7 @@ from kick.compress.widths import (
     coupled,
     cut,
     describe,
+    forms,
     largest,
     remaining,
 )
@@ -57,6 +59,10 @@ class LlmPruner:
     def check_saved(self, model: nn.Module) -> None:
         """Raises KickError where no config describes what would be left."""
         check_saved(model, self.share)
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """What the model becomes."""
+        return forms(self.share)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)

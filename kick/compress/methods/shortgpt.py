@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
-from kick.compress.depth import check_depth, drop, outputs_of, run
+from kick.compress.depth import check_depth, drop, forms, outputs_of, run
 from kick.compress.method import method, option
+from kick.compress.twin import Form
 from kick.errors import CellFailed
 from kick.model import blocks
 
@@ -37,6 +38,10 @@ class ShortGpt:
     def check(self, model: nn.Module) -> None:
         """Raises KickError where the model has no more blocks than that."""
         check_depth(model, self.layers)
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """What the model may become."""
+        return forms(model, self.layers)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
