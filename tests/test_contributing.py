@@ -1,0 +1,134 @@
+"""CONTRIBUTING's worked examples, added in place to a copy of the package and run there."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+WHERE = TEXT.split("## What to add where\n", 1)[1].split("\n## ", 1)[0]
+SECTIONS = dict(re.findall(r"^### An? (.*?)\n(.*?)(?=^### |\Z)", WHERE, flags=re.M | re.S))
+COUNTS = dict(re.findall(r"^\| an? (.*?) \| (\d+) \|", WHERE, flags=re.M))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.M | re.S)
+RUNS = """
+import sys
+from kick import cli
+for line in sys.stdin.read().splitlines():
+    try:
+        cli.main(line.split())
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
+MATRIX = """
+name: examples
+model: smoke
+tasks: [colour_mix, kick_mini_perplexity]
+limit: {kick_mini_perplexity: 2}
+calibration: {sequences: 2, length: 64}
+replicas: []
+variants:
+  - {method: peak_input, sparsity: 0.5}
+  - {method: wanda, sparsity: 0.5}
+"""
+COMMANDS = """
+run examples.yaml --executor shuffled --tasks tasks/colours
+leaderboard results/examples --out page
+figures results/examples --out figures
+"""
+
+
+def files(section):
+    """What an example writes: path -> text; a diff's path stands in its first line."""
+    written = {}
+    for language, text in BLOCK.findall(SECTIONS[section]):
+        if language == "json":  # the data of the task before it
+            written[str(Path(list(written)[-1]).with_suffix(".jsonl"))] = text
+            continue
+        head = text.split("\n", 1)[0]
+        written[re.sub(r"^(#|---) ", "", head)] = text
+    return written
+
+
+def changed(text, diff):
+    """A file's text with the lines of a diff: after the line before them, or in place of it."""
+    before = old = None
+    for line in diff.splitlines()[1:]:
+        if line[0] == "-":
+            old = line[1:] + "\n"
+            assert text.count(old) == 1, old
+        elif line[0] == "+":
+            new = line[1:] + "\n"
+            text = text.replace(old, new) if old else text.replace(before, before + new)
+            before, old = new, None
+        else:
+            before = line[1:] + "\n"
+            assert text.count(before) == 1, before
+    return text
+
+
+def add_examples(folder):
+    for section in SECTIONS:
+        for name, text in files(section).items():
+            file = folder / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(changed(file.read_text(), text) if text.startswith("---") else text)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the package with the examples in it, a matrix run there, its page and figures made."""
+    folder = tmp_path_factory.mktemp("copy")
+    skipped = shutil.ignore_patterns("__pycache__")
+    for name in ("kick", "tasks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=skipped)
+    add_examples(folder)
+    (folder / "examples.yaml").write_text(MATRIX)
+    run_there(folder, [sys.executable, "-c", RUNS], COMMANDS.strip())
+    return folder
+
+
+def run_there(folder, command, text=""):
+    surroundings = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=surroundings, input=text, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_method_and_the_task_are_measured_by_the_executor(copy):
+    runs = [json.loads(file.read_text()) for file in copy.glob("results/examples/*/run.json")]
+    scores = {
+        (run["cell"]["variant"]["name"], score["metric"]): score for run in runs for score in run["scores"]
+    }
+    assert scores["peak_input-0.5", "acc"]["n"] == 3
+    values = {scores[name, "perplexity"]["value"] for name in ("dense", "peak_input-0.5", "wanda-0.5")}
+    assert len(values) == 3
+
+
+def test_the_table_and_the_figure_are_written(copy):
+    page = (copy / "page" / "leaderboard.md").read_text()
+    assert re.search(r"### Verdicts per variant\n\n\| variant \|.*\n.*\n\| Peak", page, flags=re.I)
+    assert {file.suffix for file in copy.glob("figures/against_dense.*")} == {".png", ".pdf", ".csv"}
+
+
+def test_the_examples_keep_to_the_layers_and_to_the_style(copy):
+    (copy / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "test_layers.py", copy / "tests")
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    run_there(copy, [sys.executable, "-m", "pytest", "tests/test_layers.py", "-k", "not brings_no_torch"])
+    names = [name for section in SECTIONS for name in files(section) if name.endswith(".py")]
+    run_there(copy, [sys.executable, "-m", "ruff", "check", *names])
+
+
+def test_the_numbers_of_files_are_those_of_the_examples():
+    assert COUNTS.keys() == SECTIONS.keys()
+    for section, count in COUNTS.items():
+        touched = [name for name in files(section) if not name.endswith(".jsonl")]
+        assert len(touched) == int(count), (section, touched)
