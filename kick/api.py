@@ -71,8 +71,8 @@ class Run:
         """The cause of each failure, by variant and task."""
         from kick.store import Store
 
-        failed = [one for one in Store(self.folder).failures() if one.cell]
-        return {(one.cell.variant.name, one.cell.task.name): one.cause for one in failed}
+        failed = [(one.cell, one.cause) for one in Store(self.folder).failures()]
+        return {(cell.variant.name, cell.task.name): cause for cell, cause in failed if cell}
 
     def results(self) -> DataFrame:
         """The scores, see `kick.results`."""
@@ -279,13 +279,13 @@ def _paths(name: str, given: Sequence[FolderOrUrl]) -> tuple[str, ...]:
     """Paths as text. Raises KickError for one path in place of a list."""
     if isinstance(given, str | PathLike):
         raise KickError(f"{name}: got {fspath(given)!r}; expected a list of paths")
-    return tuple(map(fspath, given))
+    return tuple(fspath(path) for path in given)
 
 
 def _called(matrix: Given) -> list[str]:
     """What is recorded as the command of a run from Python."""
-    short = isinstance(matrix, str | PathLike) and "\n" not in fspath(matrix)
-    return [f"kick.run({fspath(matrix)!r})" if short else "kick.run(...)"]
+    name = fspath(matrix) if isinstance(matrix, str | PathLike) else "\n"
+    return ["kick.run(...)" if "\n" in name else f"kick.run({name!r})"]
 
 
 def _recipe(given: Mapping[str, Any] | Step | Sequence[Mapping[str, Any] | Step]) -> list[Step]:

@@ -104,12 +104,12 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
         raise KickError("there is no finished cell in these results; `kick run` makes some")
     cells = [cell for cell in cells if matrix is None or cell.run.matrix == matrix]
     sections = list(_sections(cells))
-    meant = [tuple(_named(one, part) for one in (a, b)) for part in sections]
-    for place, one in enumerate((a, b)):
-        if not any(pair[place] for pair in meant):
-            known = {name for cell in cells for name in (cell.variant.name, cell.label)}
-            raise KickError(unknown("variant", one, known))
-    both = [(part, *pair) for part, pair in zip(sections, meant, strict=True) if all(pair)]
+    meant = [(part, _named(a, part), _named(b, part)) for part in sections]
+    for one, known in ((a, [first for _, first, _ in meant]), (b, [second for _, _, second in meant])):
+        if not any(known):
+            names = {name for cell in cells for name in (cell.variant.name, cell.label)}
+            raise KickError(unknown("variant", one, names))
+    both = [(part, first, second) for part, first, second in meant if first and second]
     if any(first == second for _, first, second in both):
         raise KickError(f"{a} is compared with itself; name two variants, as `kick status` lists them")
     if len(both) != 1:

@@ -84,13 +84,11 @@ def compress_model(
     if out is not None:
         compress.check_saved(network, recipe)
     spec = calibration if isinstance(calibration, CalibrationSpec) else CalibrationSpec("tokens")
-    sequences: Sequence[Tensor] = ()
+    device, tokens = next(network.parameters()).device, tuple[Tensor, ...]()
     if compress.needs_calibration(recipe):
-        if spec is calibration:
-            sequences = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
-        else:
-            sequences = [_checked(one, network) for one in calibration]
-    tokens = tuple(one.to(network.device) for one in sequences)
+        if isinstance(calibration, CalibrationSpec):
+            calibration = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
+        tokens = tuple(_checked(one, network).to(device) for one in calibration)
     context = Calibration(tokens, spec.propagate, offload, progress=_told(PAUSE))
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
