@@ -73,6 +73,16 @@ def test_the_task_runs_in_a_matrix(tmp_path):
     assert (score["metric"], score["n"]) == ("exact_match", 2)
 
 
+def test_the_lines_of_python_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = load(tmp_path, "from_python", block("python", "kick.compress_model("))
+    told = capsys.readouterr().out
+    assert "6 cells: 6 to do" in told
+    assert "LlamaForCausalLM'> 0.5" in told
+    assert (module.ran.status, module.ran.done, module.found.b_label) == (0, 6, "wanda 50 %")
+    assert set(module.frame["variant"]) == {"dense", "wanda-0.5", "rtn-4bit-g32"}
+
+
 def test_the_figure_draws(tmp_path):
     import pandas as pd
 
