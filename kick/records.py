@@ -281,7 +281,8 @@ class Result:
 
     counts: items, requests, truncated, ...; seconds: load, compress, answer, score; compression: the
     achieved sparsity, footprint and notes; provenance: versions, git commit, machine, command, time;
-    samples: file, sha256, rows.
+    samples: file, sha256, rows; about: what the task's file says for readers, as its title and family. No
+    part of these facts is in the key.
     """
 
     key: str
@@ -294,6 +295,7 @@ class Result:
     compression: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     samples: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
     key_version: int = KEY_VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from kick.analysis import traits as analysis_traits
-from kick.analysis.headlines import place, task_info
+from kick.analysis.headlines import info, place
 from kick.analysis.items import Items
 from kick.analysis.rows import number
 from kick.errors import Damaged, KickError
@@ -102,7 +102,7 @@ def gather(stores: Sequence[Stored]) -> tuple[list[StoredCell], list[str]]:
     """The cells of these stores in a fixed order, the newest of each, with notes of what was left out."""
     cells, notes = _newest(_based([(run, store) for store in stores for run in store.runs()]))
     cells = labelled(cells)
-    cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run.cell.task.name), cell.setting))
+    cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run), cell.setting))
     return cells, notes
 
 
@@ -146,7 +146,8 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "dense": cell.variant.dense,
         **cell.traits,
         "task": spec.name,
-        "title": task_info(spec.name).title,
+        "title": info(run).title,
+        "family": info(run).family,
         "setting": cell.setting,
         "shots": number(spec.shots),
         "limit": number(spec.limit),

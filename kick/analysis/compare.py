@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kick.analysis.cells import Stored, StoredCell, by_asked, gather
-from kick.analysis.headlines import headline, task_info
+from kick.analysis.headlines import headline, info
 from kick.analysis.items import Items, aggregate, difference
 from kick.errors import KickError
 from kick.records import Sample
@@ -162,7 +162,7 @@ def _compare(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
 def _task(a: StoredCell, b: StoredCell) -> ComparedTask:
     first, second = (cell.store.samples(cell.run.key) for cell in (a, b))
     before, after = Items.of(first), Items.of(second)
-    name = headline(a.run.cell.task.name, [score.metric for score in a.run.scores])
+    name = headline(a.run)
     metric = metrics.describe(name)
     found = difference(before, after, metric)
     if found is None:
@@ -172,7 +172,7 @@ def _task(a: StoredCell, b: StoredCell) -> ComparedTask:
     better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
     return ComparedTask(
         task=a.run.cell.task.name,
-        title=task_info(a.run.cell.task.name).title,
+        title=info(a.run).title,
         setting=a.setting,
         metric=name,
         unit=metric.unit,

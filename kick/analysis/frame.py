@@ -8,7 +8,7 @@ Columns (NaN or "" where there is nothing):
     matrix, base, variant, label, key, dense    where a row stands; `base` is the base model's name
     method, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
     corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
-    task, title, setting, shots, limit, chat_template, group    what was asked; group "" is all items
+    task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
     value, low, high, stderr, n, missing        the score, with its 95 % interval over items
     dense_value, gap, gap_low, gap_high, relative    against dense; relative is the gap as a share of dense
@@ -31,7 +31,7 @@ import pandas as pd
 
 from kick.analysis import pairs
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
-from kick.analysis.headlines import headline, task_info
+from kick.analysis.headlines import headline, info
 from kick.analysis.kept import StatisticsCache, beside_dense
 from kick.analysis.rows import number, plain_gap
 from kick.errors import KickError
@@ -81,7 +81,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
 
 def _left_out(error: Unreadable) -> str:
     cell = error.cell
-    task = task_info(cell.run.cell.task.name).title
+    task = info(cell.run).title
     lost = "; without it the task has no differences and no verdicts" if cell.variant.dense else ""
     return f"Left out: {cell.traits['label']} on {task}{lost}. {error}."
 
@@ -99,7 +99,7 @@ def _rows(cells: Sequence[StoredCell], kept: StatisticsCache | None) -> Iterator
 
 def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
     facts = describe(cell)
-    primary = headline(cell.run.cell.task.name, [score.metric for score in cell.run.scores])
+    primary = headline(cell.run)
     before = {score.metric: score.value for score in dense.run.scores} if dense else {}
     found = found or {"gaps": {}, "groups": []}
     for score in cell.run.scores:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
+from kick.records import Result
 from kick.stats import metrics
 from kick.stats.metrics import describe
 from kick.tasks import index
+from kick.tasks.task import ABOUT
 
 # The headline of a task that names none: the first of these that it has, else its first compared metric.
 HEADLINES = (
@@ -27,19 +28,21 @@ HEADLINES = (
 )
 
 
-# The order in which tasks stand: knowledge, reading, writing, then the distances.
+# The families of tasks, which the paper's figures and tables ask for, in the order in which tasks are listed:
+# knowledge, reading, writing, those of no family, then the distances.
 ORDER = (
-    r"kick_factoid_qa|kick_mini_factoid",
-    r"kick_mcr_qa|kick_mini_mcq|mmlu",
-    r"kick_icra_qa\w*closed|kick_mini_closed",
-    r"kick_icra_qa\w*open|kick_mini_open",
-    r"kick_conflict_qa|kick_mini_conflict",
-    r"kick_summarization(?!_fidelity)|kick_mini_summary",
-    r"kick_instruction_following|kick_mt_bench",
-    r"(?!kick_|wikitext)",
-    r"kick_perplexity|kick_mini_perplexity|wikitext",
-    r"kick_fidelity|kick_mini_fidelity|kick_summarization_fidelity",
+    "factoid_qa",
+    "mcr_qa",
+    "icra_qa_closed",
+    "icra_qa_open",
+    "conflict_qa",
+    "summarization",
+    "instruction_following",
+    "",
+    "perplexity",
+    "fidelity",
 )
+FOREIGN = {"mcr_qa": "mmlu", "perplexity": "wikitext"}  # of lm-eval's tasks, by the start of their names
 
 
 @dataclass(frozen=True)
@@ -48,39 +51,48 @@ class TaskInfo:
 
     name: str
     title: str
+    family: str = ""
     primary: str = ""
     pair: str = ""
+
+
+def info(run: Result) -> TaskInfo:
+    """What a result says of its task; for what it does not say, the installed task file's word."""
+    about = run.about if isinstance(run.about, Mapping) else {}  # of a file that anyone may have written
+    said = {key: about[key] for key in ABOUT if isinstance(about.get(key), str) and about[key]}
+    return replace(task_info(run.cell.task.name), **said)
 
 
 @cache
 def task_info(name: str) -> TaskInfo:
     """What kick's task files say; for a task of another origin its name, spelt out."""
     known = index.own()
-    if name not in known:
-        return TaskInfo(name, name.replace("_", " "))
-    options = (known[name][1].get("metadata") or {}).get("kick") or {}
-    title = options.get("title") or name.replace("_", " ")
-    return TaskInfo(name, title, options.get("primary") or "", options.get("pair") or "")
+    options = {}
+    if name in known:
+        options = (known[name][1].get("metadata") or {}).get("kick") or {}
+    said = {key: str(options[key]) for key in ABOUT if options.get(key)}
+    family = next((family for family, start in FOREIGN.items() if name.startswith(start)), "")
+    return TaskInfo(**{"name": name, "title": name.replace("_", " "), "family": family} | said)
 
 
-def place(task: str) -> tuple[int, str]:
-    """Where a task stands among others; to sort by."""
-    found = next((number for number, start in enumerate(ORDER) if re.match(start, task)), len(ORDER))
-    return found, task
+def place(run: Result) -> tuple[int, str]:
+    """Where a result's task is listed among others; to sort by."""
+    family = info(run).family
+    return ORDER.index(family if family in ORDER else ""), run.cell.task.name
 
 
-def headline(task: str, names: Iterable[str]) -> str:
+def headline(run: Result) -> str:
     """Which of a task's metrics stands for it: its file's, but a judge's grade before a diagnostic."""
-    names = list(names)
-    primary = task_info(task).primary
+    names = [score.metric for score in run.scores]
+    primary = info(run).primary
     if primary in names:
         return "judge" if "judge" in names and not describe(primary).compared else primary
     compared = [name for name in names if name not in metrics.known or metrics.known[name].compared]
     return next((name for name in HEADLINES if name in names), (compared or names or [""])[0])
 
 
-def closed_open(tasks: Iterable[str]) -> Mapping[str, str]:
-    """Closed-book tasks of these, each with its open-book pair."""
-    tasks = list(tasks)
-    pairs = {name: task_info(name).pair for name in tasks if "closed" in name}
-    return {name: pair for name, pair in pairs.items() if pair in tasks}
+def closed_open(runs: Iterable[Result]) -> Mapping[str, str]:
+    """Closed-book tasks of these results, each with its open-book pair."""
+    tasks = {run.cell.task.name: info(run) for run in runs}
+    closed = [one for one in tasks.values() if "closed" in (one.family or one.name)]
+    return {one.name: one.pair for one in closed if one.pair in tasks}

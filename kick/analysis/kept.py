@@ -99,7 +99,7 @@ def beside_dense(
 ) -> dict[str, Any]:
     """{"gaps": {metric: columns}, "groups": [row]} of a cell's items beside dense's, which `ours` reads."""
     names = [score.metric for score in cell.run.scores]
-    primary = headline(cell.run.cell.task.name, names)
+    primary = headline(cell.run)
     described = [metrics.describe(name) for name in names]
 
     def make() -> dict[str, Any]:

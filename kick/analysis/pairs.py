@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kick.analysis.cells import StoredCell, describe
-from kick.analysis.headlines import closed_open, headline, task_info
+from kick.analysis.headlines import closed_open, headline, info
 from kick.analysis.items import Items, align
 from kick.analysis.rows import compared
 from kick.stats import metrics
@@ -34,7 +34,7 @@ LOST = ("knowledge_lost", "reading_lost")
 
 def rows(cells: Sequence[StoredCell], kept: Keeping) -> list[dict[str, Any]]:
     """The rows of every variant that was asked a task closed and open; none where nothing pairs."""
-    books = closed_open({cell.run.cell.task.name for cell in cells})
+    books = closed_open(cell.run for cell in cells)
     found: list[dict[str, Any]] = []
     for closed, opened in books.items():
         others = _by_place(cells, opened)
@@ -62,7 +62,7 @@ def _section(
     if dense_name is None:
         return
     dense = closed[dense_name], opened[dense_name]
-    metric = headline(dense[0].run.cell.task.name, [score.metric for score in dense[0].run.scores])
+    metric = headline(dense[0].run)
     ours = functools.cache(lambda: _right(*dense, metric))
     for name in both:
         pair = closed[name], opened[name]
@@ -74,8 +74,8 @@ def _section(
 
 def _facts(closed: StoredCell, opened: StoredCell) -> dict[str, Any]:
     names = closed.run.cell.task.name, opened.run.cell.task.name
-    title = " and ".join(task_info(name).title for name in names)
-    facts = {**describe(closed), "task": "|".join(names), "title": title}
+    title = " and ".join(info(cell.run).title for cell in (closed, opened))
+    facts = {**describe(closed), "task": "|".join(names), "title": title, "family": ""}
     facts["seconds"] = facts["compress_seconds"] = 0.0  # counted with the two tasks themselves
     return facts
 

@@ -27,6 +27,7 @@ from kick.records import Result, Sample, TaskSpec
 from kick.store import Store
 from kick.store.files import open_files
 from kick.tasks import evaluate, index
+from kick.tasks.protocol import facts_of
 
 FOLDER = ".judge"  # beside the matrices; a name that the store takes for no matrix
 KINDS: tuple[Kind, ...] = ("instruction", "summary")
@@ -142,7 +143,7 @@ def _kinds(names: set[str], folders: Sequence[Path]) -> dict[str, Kind]:
     found: dict[str, Kind] = {}
     for name, (file, config) in index.own(folders).items():
         options = (config.get("metadata") or {}).get("kick") or {}
-        kind = options.get("judge") or _implied(options.get("protocol"), config.get("process_results"))
+        kind = options.get("judge") or _implied(options, config.get("process_results"))
         if not kind or name not in names:
             continue
         if kind not in KINDS:
@@ -151,10 +152,11 @@ def _kinds(names: set[str], folders: Sequence[Path]) -> dict[str, Kind]:
     return found
 
 
-def _implied(protocol: str | None, scoring: str | None) -> Kind | None:
-    if protocol == "turns":
-        return "instruction"
-    return "summary" if protocol is None and scoring == "kick.tasks.scoring.summary" else None
+def _implied(options: Mapping[str, Any], scoring: str | None) -> str:
+    facts = facts_of(options)
+    if facts is not None:
+        return facts.judged
+    return "summary" if scoring == "kick.tasks.scoring.summary" else ""
 
 
 def _home(store: Store, result: Result) -> Store:

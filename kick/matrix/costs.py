@@ -26,11 +26,12 @@ import psutil
 from kick.errors import KickError
 from kick.matrix.rates import Rates, place_of
 from kick.records import ModelSpec
+from kick.tasks.protocol import TOKENS as OTHER_TOKENS
+from kick.tasks.protocol import protocols
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# of an item, before any was measured; a generated token costs as much as several read
-TOKENS = {"multiple_choice": 100, "generate_until": 150, "perplexity": 512, "fidelity": 100}
-OTHER_TOKENS = 200
+# of an item of lm-eval's kinds, before any was measured; a protocol says its own
+TOKENS = {"multiple_choice": 100, "generate_until": 150}
 ITEMS = 32  # of a task whose size is not known before it is tokenised
 SOLVER = 1e-7  # seconds a parameter: statistics, factorisation, column sweep
 SIMPLE = 2e-8
@@ -140,8 +141,13 @@ def estimate(spec: ModelSpec, size: Shape, work: JobWork, rates: Rates) -> Estim
 def _answer(task: str, items: int, size: Shape, work: JobWork, rates: Rates) -> float:
     if (known := place_of(task, size.parameters)) in rates.items:
         return items * rates.items[known]
-    tokens = TOKENS.get(work.kinds.get(task, ""), OTHER_TOKENS)
-    return items * tokens * 2 * size.parameters / rates.flops
+    return items * tokens_of(work.kinds.get(task, "")) * 2 * size.parameters / rates.flops
+
+
+def tokens_of(kind: str) -> int:
+    """What an item costs, in tokens read, of a protocol's task, or of one with an lm-eval output type."""
+    facts = protocols.facts().get(kind)
+    return facts.tokens if facts else TOKENS.get(kind, OTHER_TOKENS)
 
 
 # ---------------------------------------------------------------------------------------- what fits

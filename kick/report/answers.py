@@ -60,7 +60,7 @@ def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: in
     """
     if not cells or not cells[0].variant.dense:
         return []
-    metric = headline(cells[0].run.cell.task.name, [score.metric for score in cells[0].run.scores])
+    metric = headline(cells[0].run)
     first = _samples(cells[0])
     items = [name for name, sample in first.items() if _text(sample) is not None]
     if not items:  # a choice among given answers

@@ -15,18 +15,6 @@ from kick.stats.paired import MARGIN
 SECTION = ["matrix", "base"]
 PAIRED = "|"  # in a task's name: derived of two tasks
 
-# What a published task is called here: by the start of the name, kick's own on real data and KICK-Mini's.
-FAMILIES = {
-    "factoid_qa": r"kick_factoid_qa|kick_mini_factoid",
-    "mcr_qa": r"kick_mcr_qa|kick_mini_mcq|mmlu",
-    "icra_qa_closed": r"kick_icra_qa\w*closed|kick_mini_closed",
-    "icra_qa_open": r"kick_icra_qa\w*open|kick_mini_open",
-    "summarization": r"kick_summarization(?!_fidelity)|kick_mini_summary",
-    "instruction_following": r"kick_instruction_following|kick_mt_bench",
-    "perplexity": r"kick_perplexity|kick_mini_perplexity|wikitext",
-    "fidelity": r"kick_fidelity|kick_mini_fidelity|kick_summarization_fidelity",
-}
-
 
 class Nothing(Exception):
     """A table or figure that this frame cannot feed; the message says what is missing."""
@@ -58,9 +46,8 @@ def headlines(frame: pd.DataFrame, *, replicas: bool = False) -> pd.DataFrame:
 
 
 def family(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of a published task's counterparts."""
-    single = ~frame["task"].str.contains(PAIRED, regex=False)
-    return frame[single & frame["task"].str.match(FAMILIES[name])]
+    """The rows of the tasks of a family: a published task's counterparts."""
+    return frame[frame["family"] == name]
 
 
 def level(frame: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -148,6 +148,7 @@ class Worker:
                 seconds=seconds,
                 peak_memory=_peak(),
                 compression=report,
+                about=task.about,
                 provenance={
                     **provenance(list(self.command)),
                     "engine": engine.notes(),

@@ -18,6 +18,7 @@ import datasets
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
+from kick.tasks.protocol import protocol
 from kick.tasks.task import Aggregate, Item
 
 PREFIX_WORDS = 32
@@ -49,6 +50,13 @@ def _scores(values: Mapping[str, float]) -> dict[str, float]:
     return scores
 
 
+@protocol(
+    "fidelity",
+    title="divergence from the dense model's answers",
+    keys=("prompted",),
+    tokens=100,
+    metrics=("fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "dppl", "margin"),
+)
 class Fidelity(HarnessTask):
     """A task whose requests are made of the dense model's greedy continuations."""
 

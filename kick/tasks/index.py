@@ -20,15 +20,13 @@ from kick.errors import KickError
 from kick.registry import near, unknown
 from kick.tasks import data, lm_eval_names
 from kick.tasks import files as written
+from kick.tasks.protocol import facts_of, protocols
 from kick.tasks.task import FunctionName, Task
 
 log = logging.getLogger(__name__)
 
-# The keys of `metadata.kick`
-_OWN = {
-    *("protocol", "title", "primary", "group", "judge", "pair", "sample", "standard_error"),
-    *("seqlen", "separator", "context_tokens", "prompted"),
-}
+# The keys of `metadata.kick` that every task may have; a protocol has more of its own
+_OWN = ("protocol", "title", "family", "primary", "group", "judge", "pair", "sample", "standard_error")
 # where lm-eval takes worked examples from: the first of these that a task names
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
 
@@ -102,13 +100,28 @@ def _check_form(file: Path, config: Mapping[str, Any]) -> None:
     for key, value in (("metadata", metadata), ("metadata.kick", own)):
         if value is not None and not isinstance(value, dict):
             raise KickError(f"task file {file}: {key}: got {value!r}; wanted: a mapping of keys")
-    if unheard := sorted(set(own or {}) - _OWN):
-        raise KickError(f"task file {file}: metadata.kick: {unknown('key', unheard[0], _OWN)}")
+    _check_own(file, own or {})
     metrics = config.get("metric_list")
     if metrics is not None and not (isinstance(metrics, list) and all(isinstance(m, dict) for m in metrics)):
         raise KickError(
             f"task file {file}: metric_list: got {metrics!r}; wanted: a list as [{{metric: exact_match}}]"
         )
+
+
+def _check_own(file: Path, own: Mapping[str, Any]) -> None:
+    """Raises KickError for a protocol that is not known, and for keys that it does not have."""
+    where, name = f"task file {file}: metadata.kick", own.get("protocol")
+    facts = protocols.facts()
+    if name is not None and name not in facts:
+        raise KickError(f"{where}: {unknown('protocol', str(name), facts)}")
+    keys = (*_OWN, *(facts[name].keys if name else ()))
+    for key in sorted(set(own) - set(keys)):
+        if others := [one.name for one in facts.values() if key in one.keys]:
+            has = f"the protocol is {name}" if name else "there is no protocol"
+            raise KickError(f"{where}: the key {key!r} goes with protocol: {others[0]}; here {has}")
+        raise KickError(f"{where}: {unknown('key', key, keys)}")
+    if not isinstance(own.get("family", ""), str):
+        raise KickError(f"{where}: family: got {own['family']!r}; expected: text, such as factoid_qa")
 
 
 def own(extra: Sequence[Path] = ()) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -141,21 +154,17 @@ def _description(name: str, file: Path, config: Mapping[str, Any]) -> dict[str, 
         "title": options.get("title", config.get("task_alias", "")),
         "members": _members(name, config) if group else [],
         "primary": options.get("primary"),
-        "metrics": _metrics(config, options.get("protocol")),
+        "metrics": _metrics(config, options),
         "file": str(file),
     }
 
 
-_MEASURED = {
-    "perplexity": ["perplexity"],
-    "fidelity": ["fdt", "sdt", "agreement", "kl_mean", "kl_median", "kl_p99", "kl_max", "dppl", "margin"],
-}
-
-
-def _metrics(config: Mapping[str, Any], protocol: str | None) -> list[str]:
-    """What kick reports of a task; under a protocol of its own that is not what lm-eval reports."""
-    named = [m["metric"] for m in config.get("metric_list", []) if isinstance(m.get("metric"), str)]
-    return _MEASURED.get(protocol, named)
+def _metrics(config: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """What kick reports of a task; under some protocols that is not what lm-eval reports."""
+    facts = facts_of(options)
+    if facts and facts.metrics:
+        return list(facts.metrics)
+    return [m["metric"] for m in config.get("metric_list", []) if isinstance(m.get("metric"), str)]
 
 
 def expand(wanted: Iterable[str], extra: Sequence[Path] = ()) -> list[str]:
@@ -254,23 +263,11 @@ def check_names(wanted: Iterable[str], extra: Sequence[Path] = ()) -> None:
 
 
 def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | None) -> Task:
-    from kick.tasks.fidelity import Fidelity
     from kick.tasks.lm_eval_task import HarnessTask
-    from kick.tasks.perplexity import Perplexity
-    from kick.tasks.reading import Reading
-    from kick.tasks.turns import Turns
 
-    kinds = {
-        None: HarnessTask,
-        "perplexity": Perplexity,
-        "fidelity": Fidelity,
-        "reading": Reading,
-        "turns": Turns,
-    }
     protocol = ((config.get("metadata") or {}).get("kick") or {}).get("protocol")
-    if protocol not in kinds:
-        raise KickError(f"task {name}: {unknown('protocol', str(protocol), filter(None, kinds))}")
-    return kinds[protocol](name, _built(manager, name, config, root, _from_files(config)), config)
+    kind = protocols[protocol] if protocol else HarnessTask
+    return kind(name, _built(manager, name, config, root, _from_files(config)), config)
 
 
 def _from_files(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,12 @@ from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks import forms
 from kick.tasks.files import texts
 from kick.tasks.generation import chat_renderer, generate_request
-from kick.tasks.task import Aggregate, FunctionName, Item, digest
+from kick.tasks.protocol import facts_of
+from kick.tasks.task import ABOUT, Aggregate, FunctionName, Item, digest
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 SCORING = ("process_results", "metric_list", "filter_list", "doc_to_target", "should_decontaminate")
 LABELS = ("task", "task_alias", "tag", "group", "metadata", "custom_dataset", "dataset_kwargs", "include")
-# of metadata.kick: what changes the requests
-ASKED = ("protocol", "seqlen", "separator", "context_tokens", "prompted")
 
 
 class HarnessTask:
@@ -48,6 +47,7 @@ class HarnessTask:
         self.task = task
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.generates = task.OUTPUT_TYPE == "generate_until"
+        self.about = {key: str(self.options[key]) for key in ABOUT if self.options.get(key)}
         self.default_shots = task.get_config("num_fewshot") or 0
         self._docs = _listed(task.eval_docs)
         forms.check(name, task, self._docs)
@@ -55,11 +55,12 @@ class HarnessTask:
         self.digest = digest(
             [
                 {key: _unnamed(value) for key, value in config.items() if key not in SCORING + LABELS},
-                {key: self.options[key] for key in ASKED if key in self.options},
+                self._asked(),
                 _meanings(task, exclude=SCORING),
                 meaning.versions(type(self).__module__),
                 _jsonable(self._docs),
                 _jsonable(_fewshot_docs(task)),
+                *_outside(type(self)),
             ]
         )
         self.scoring = digest(
@@ -70,6 +71,12 @@ class HarnessTask:
         )
         self._instances: dict[str, list] = {}  # by item id
         self._spec: tuple | None = None
+
+    def _asked(self) -> dict[str, Any]:
+        """What of `metadata: {kick: ...}` changes the requests: the protocol and its own keys."""
+        facts = facts_of(self.options)
+        keys = ("protocol", *facts.keys) if facts else ()
+        return {key: self.options[key] for key in keys if key in self.options}
 
     def items(
         self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
@@ -289,6 +296,11 @@ def _meanings(
         if functions := _functions(value):
             found[name] = [meaning.digest(function) for function in functions]
     return found
+
+
+def _outside(kind: type) -> list[str]:
+    """What the code of a protocol from outside kick means; kick's own counts by the versions of its files."""
+    return [] if kind.__module__.partition(".")[0] == "kick" else [meaning.digest(kind)]
 
 
 def _functions(value: Any) -> list[Callable]:

@@ -14,9 +14,17 @@ from typing import Any
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
+from kick.tasks.protocol import protocol
 from kick.tasks.task import Aggregate, Item, digest
 
 
+@protocol(
+    "perplexity",
+    title="perplexity of a corpus, by windows",
+    keys=("seqlen", "separator"),
+    tokens=512,
+    metrics=("perplexity",),
+)
 class Perplexity(HarnessTask):
     """Token perplexity by windows. An item is a window; its score `nll` is nats per token."""
 

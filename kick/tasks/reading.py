@@ -13,11 +13,13 @@ from typing import Any
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
+from kick.tasks.protocol import protocol
 from kick.tasks.task import Item
 
 CONTEXT_TOKENS = 768
 
 
+@protocol("reading", title="questions on a context, which is cut by tokens", keys=("context_tokens",))
 class Reading(HarnessTask):
     """A task whose documents have a `context` that stands in the prompt, an `answer`, and its `start`.
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from kick.records import Request, Response, Sample, TaskSpec, canonical
 
+ABOUT = ("title", "family", "primary", "pair")  # of metadata.kick: what results keep of a task for readers
 PREVIEW = 400  # characters of the prompt's end that are kept with a sample, for people to read
 
 
@@ -56,6 +57,7 @@ class Task(Protocol):
     needs_reference: bool  # its requests are made of the dense model's answers
     generates: bool  # its answers are generated text
     default_shots: int
+    about: Mapping[str, str]  # ABOUT, as far as its file says it
     size: int | None  # items without a limit; None where only the tokenizer tells
 
     def check(self, spec: TaskSpec) -> None:

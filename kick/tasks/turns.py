@@ -13,9 +13,11 @@ from typing import Any
 
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
+from kick.tasks.protocol import protocol
 from kick.tasks.task import Item
 
 
+@protocol("turns", title="instructions in two turns", judged="instruction")
 class Turns(HarnessTask):
     """A task whose documents have `turns`, a list of one or two user messages."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kick.analysis import headlines
 from kick.analysis import traits as analysis_traits
 from kick.analysis.frame import read
 from kick.analysis.groups import DISCIPLINES, MACRO, SUBJECTS
@@ -303,3 +304,20 @@ def test_the_noise_band_of_a_distance_ends_at_dense(metric, higher_is_better, ba
     row = {"metric": metric, "value": 0.5, "noise": 0.1, "higher_is_better": higher_is_better}
     assert wording.noise_band(row) == pytest.approx(band)
     assert wording.noise_band(row | {"noise": float("nan")}) is None
+
+
+def test_a_family_is_stored_with_the_result_and_older_results_have_one_by_their_file(frame, store):
+    """Results of a task that is not installed are in the figures of the family that they name."""
+    mine = FakeStore()
+    for one_result in list(fill(FakeStore(), [DENSE], ["kick_mini_mcq"], n=20).results.values()):
+        other = replace(one_result, about={"family": "mcr_qa", "title": "Mine", "pair": ["not text"]})
+        other = replace(other, cell=replace(other.cell, task=replace(other.cell.task, name="my_own")))
+        mine.put(other, store.samples(next(iter(store.items))))
+    rows = read([mine], paired=False).frame
+    assert set(rows["family"]) == {"mcr_qa"}
+    assert set(rows["title"]) == {"Mine"}
+    found = frame[frame["group"] == ""].groupby("task")["family"].first()
+    assert found["kick_mini_open"] == "icra_qa_open"
+    assert found["kick_mini_mcq"] == "mcr_qa"
+    assert headlines.task_info("mmlu_astronomy").family == "mcr_qa"  # lm-eval's, which says nothing
+    assert headlines.task_info("arc_easy").family == ""

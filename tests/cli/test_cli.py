@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from kick import cli
+from kick.store import Store
 
 
 @pytest.fixture
@@ -73,6 +74,15 @@ def test_a_variant_that_gets_a_name_is_renamed_and_not_run_again(kick, smoke_res
     assert {state["variant"] for state in json.loads(out)} == {"dense", "wanda-0.5", "Four bits"}
     status, out, _ = kick("compare", results / "smoke", "dense", "four bits", "--json")
     assert (status, json.loads(out)["b_label"]) == (0, "Four bits")
+
+
+def test_results_keep_what_their_task_files_say_for_readers(smoke_results):
+    said = {one.cell.task.name: one.about for one in Store(smoke_results / "smoke").runs()}
+    assert said["kick_mini_factoid"] == {
+        "title": "Closed-book facts",
+        "family": "factoid_qa",
+        "primary": "exact_match",
+    }
 
 
 def test_status_of_a_folder(kick, smoke_results):
