@@ -78,7 +78,11 @@ def test_a_variant_that_gets_a_name_is_renamed_and_not_run_again(kick, smoke_res
 
 def test_results_keep_what_their_task_files_say_for_readers(smoke_results):
     said = {one.cell.task.name: one.about for one in Store(smoke_results / "smoke").runs()}
-    assert said["kick_mini_mcq"] == {"title": "Multiple choice", "family": "mcr_qa", "primary": "acc"}
+    assert said["kick_mini_mcq"] == {
+        "title": "Multiple choice by likelihood",
+        "family": "mcr_qa",
+        "primary": "acc",
+    }
 
 
 def test_status_of_a_folder(kick, smoke_results):
