@@ -7,12 +7,13 @@ from pathlib import Path
 
 import typer
 
+from kick.cli import panels
 from kick.cli.terminal import Json, Plugins, TaskFolders, print_json, print_table
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.COMPRESS)
 def methods(as_json: Json = False, plugins: Plugins = None) -> None:
     """The compression methods with their options, sources and needs."""
     from kick import compress
@@ -31,7 +32,7 @@ def methods(as_json: Json = False, plugins: Plugins = None) -> None:
             print(f"    {option['name']}: {option['type']}, {default}{choices}. {option['help']}")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
     """The tasks and groups; any of lm-eval's own can be named too."""
     from kick.tasks import describe
@@ -47,7 +48,7 @@ def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
     print_table(["name", "kind", "title", "metrics or members"], rows)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def doctor(as_json: Json = False) -> None:
     """What works on this machine, and what to do about the rest."""
     from kick.cli import doctor
@@ -66,6 +67,8 @@ def doctor(as_json: Json = False) -> None:
     name="lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
+    rich_help_panel=panels.SHARE,
 )
 def lm_eval() -> None:
-    """lm-eval's own command line, with the engine as `--model kick`. Handled before any option is read."""
+    """Run lm-eval's own command line, with kick's engine as `--model kick` and kick's tasks."""
+    # never called: `main` hands its words to lm-eval before Typer reads any

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from kick import api
+from kick.cli import panels
 from kick.cli.terminal import Json, Plugins, Results, opened, print_json
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.READ)
 def leaderboard(
     results: Results,
     out: Annotated[str, typer.Option(help="the folder to write")],
@@ -30,7 +31,7 @@ def leaderboard(
         print(file)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.READ)
 def figures(
     results: Results,
     out: Annotated[str, typer.Option(help="the folder to write")],
@@ -49,7 +50,7 @@ def figures(
         print(f"table {written.name}: {files or f'not written, {written.skipped}'}")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.READ)
 def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
     """Compare two variants item by item: differences, intervals, and the items that flipped."""
     from kick.report import compare_view

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kick import api
+from kick.cli import panels
 from kick.cli.terminal import (
     DataRoot,
     Json,
@@ -27,7 +28,7 @@ from kick.printable import say
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def run(
     matrix: Matrix,
     out: Out = "results",
@@ -74,7 +75,7 @@ def _scores(ran: api.Run) -> None:
     print(f"results: {ran.folder}\nnext: kick leaderboard {ran.folder} --out leaderboards/{ran.matrix}")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def plan(
     matrix: Matrix,
     out: Out = "results",
@@ -101,7 +102,7 @@ def plan(
     print(found)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def status(results: Results, as_json: Json = False) -> None:
     """What is done, running, failed with its cause."""
     from kick.cli import plan as cli_plan
@@ -114,7 +115,7 @@ def status(results: Results, as_json: Json = False) -> None:
     print(cli_plan.status_line(states))
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def rescore(results: str, tasks: TaskFolders = None) -> None:
     """Score again from stored answers, with no model."""
     from kick.sweep import rescore as sweep_rescore
@@ -123,7 +124,7 @@ def rescore(results: str, tasks: TaskFolders = None) -> None:
     print(f"{done} cells scored again")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def reproduce(
     cell: Annotated[str, typer.Argument(help="RESULTS/KEY")],
     data_root: DataRoot = None,
@@ -138,7 +139,11 @@ def reproduce(
     raise typer.Exit(0 if found.equal else 1)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    cls=panels.MethodCommand,
+    context_settings=panels.OPEN,
+    rich_help_panel=panels.COMPRESS,
+)
 def compress(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")],
@@ -158,7 +163,7 @@ def compress(
     print_json(api.compress_model(model, recipe, calibration=spec, out=out, data_root=data_root).manifest)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RUN)
 def judge(
     matrix: Matrix,
     out: Out = "results",

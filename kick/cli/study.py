@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from kick.cli import panels
 from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table
 from kick.errors import KickError
 from kick.printable import say
@@ -39,7 +40,11 @@ def studies() -> None:
     """Studies beyond a matrix."""
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    cls=panels.MethodCommand,
+    context_settings=panels.OPEN,
+    rich_help_panel=panels.STUDY,
+)
 def components(
     context: typer.Context,
     model: Model,

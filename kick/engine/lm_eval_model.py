@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lm_eval.models.huggingface  # noqa: F401  (before the registry is asked: it registers its own names)
 import torch
@@ -23,6 +24,7 @@ from kick.errors import KickError
 from kick.model import load, resolve
 from kick.model.decoding import RULES
 from kick.records import Request, Response
+from kick.tasks.data import tasks_folder
 from kick.tasks.generation import chat_renderer, generate_request
 
 if TYPE_CHECKING:
@@ -141,12 +143,26 @@ def _pair(response: Response) -> tuple[float, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """lm-eval's command line (`kick lm-eval ...`); `arguments` default to those of the process."""
+    """lm-eval's command line (`kick lm-eval ...`); `arguments` default to those of the process.
+
+    It finds kick's own tasks beside its own, and beside those of `--include_path`.
+    """
+    from lm_eval import tasks
     from lm_eval.__main__ import cli_evaluate
 
     if arguments is not None:
         sys.argv = ["kick lm-eval", *arguments]
-    cli_evaluate()
+    theirs = tasks.TaskManager
+
+    def with_ours(*args: Any, include_path: str | Path | list[str | Path] | None = None, **rest: Any) -> Any:
+        more = [include_path] if isinstance(include_path, str | Path) else list(include_path or ())
+        return theirs(*args, include_path=[tasks_folder(), *more], **rest)
+
+    tasks.TaskManager = with_ours  # their command line takes one folder, and has no hook
+    try:
+        cli_evaluate()
+    finally:
+        tasks.TaskManager = theirs
 
 
 if __name__ == "__main__":

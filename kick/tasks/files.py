@@ -14,6 +14,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,45 @@ def texts(value: Any) -> Any:
 
 # ---------------------------------------------------------------------------------------- reading
 
+LOCAL = ("json", "csv", "parquet", "text")  # `dataset_path`s whose data are files
+
+
+def located(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A task file's content with its data files relative to `folder`, where the task file is."""
+    options = config.get("dataset_kwargs")
+    if config.get("dataset_path", "json") not in LOCAL or not isinstance(options, Mapping):
+        return dict(config)
+    named = options.get("data_files")
+
+    def place(entry: Any) -> Any:
+        if isinstance(entry, Mapping):
+            return {split: place(one) for split, one in entry.items()}
+        if isinstance(entry, list | tuple):
+            return [place(one) for one in entry]
+        return str(folder / entry) if isinstance(entry, str) and "://" not in entry else entry
+
+    return {**config, "dataset_kwargs": {**options, "data_files": place(named)}} if named else dict(config)
+
+
+def rows_of(file: Path) -> list[Row]:
+    """The rows of a .csv, .tsv, .jsonl, .json or .parquet file, each value as it is written there.
+
+    Raises KickError for another kind of file, and one that is not there or cannot be read.
+    """
+    if not file.is_file():
+        raise KickError(f"there is no file {str(file)!r}")
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_table(file).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise KickError(f"{file} cannot be read as Parquet: {error}") from error
+    readers = {".csv": _csv, ".tsv": partial(_csv, sep="\t"), ".jsonl": _json, ".json": _json}
+    if file.suffix not in readers:
+        raise KickError(f"{file}: expected: a table, as {', '.join(readers)} or .parquet")
+    return readers[file.suffix](file)
+
 
 def ours(form: str | None, options: Mapping[str, Any]) -> bool:
     """Whether a task's data set is local files of a form that is read here.
@@ -198,7 +238,7 @@ def _listed(entries: Any) -> list[Any]:
 def _found(entry: str) -> list[Path]:
     paths = [Path(entry)] if Path(entry).is_file() else [Path(name) for name in sorted(glob(entry))]
     if not paths:
-        raise KickError(f"there is no file {entry!r} (from {Path.cwd()}); data_files are relative to there")
+        raise KickError(f"there is no file {entry!r}; data_files are relative to the folder of the task file")
     return paths
 
 

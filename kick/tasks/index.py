@@ -64,6 +64,7 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise KickError(f"task file {file} is no valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise KickError(f"task file {file} must be a mapping of keys, got {type(config).__name__}")
+    config = written.located(config, file.parent)
     includes = config.pop("include", [])
     merged: dict[str, Any] = {}
     for include in [includes] if isinstance(includes, str) else includes:
@@ -271,10 +272,12 @@ def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | No
 
 
 def _from_files(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a task read its user's files as they are written, where its data set is such files."""
+    """What makes a task read its user's files, as they are written where that can be."""
     form, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
-    if config.get("custom_dataset") or not written.ours(form, options):
+    if config.get("custom_dataset") or form not in written.LOCAL or not options.get("data_files"):
         return {}
+    if not written.ours(form, options):
+        return {"dataset_kwargs": options}
     return {"custom_dataset": partial(written.load, form, options), "dataset_kwargs": {}, "metadata": {}}
 
 

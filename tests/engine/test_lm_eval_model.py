@@ -34,6 +34,17 @@ def test_lm_eval_runs_with_kick_as_its_model(tmp_path, monkeypatch):
     assert 0 <= json.loads(file.read_text())["results"]["tiny_numbers"]["acc,none"] <= 1
 
 
+def test_kicks_own_tasks_are_found_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kick"])
+    ours_only = partial(lm_eval.tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", ours_only)
+    asked = ["run", "--model", "kick", "--model_args", "pretrained=smoke", "--tasks", "kick_mini_mcq"]
+    main([*asked, "--limit", "2", "--output_path", str(tmp_path / "out")])
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    assert json.loads(file.read_text())["results"]["kick_mini_mcq"]["acc,none"] in (0, 0.5, 1)
+    assert lm_eval.tasks.TaskManager is ours_only
+
+
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="../shared/data/gsm8k is absent: lm-eval's gsm8k NOT RUN")
 def test_one_of_lm_evals_own_tasks_from_local_data(tmp_path, monkeypatch):
     """As docs/protocol.md says: a group of one's own names lm-eval's task and where its data is."""
@@ -50,7 +61,7 @@ def test_one_of_lm_evals_own_tasks_from_local_data(tmp_path, monkeypatch):
     monkeypatch.setattr(
         lm_eval.tasks,
         "TaskManager",
-        lambda include_path, **rest: with_theirs(include_path=[str(include_path), str(theirs)]),
+        lambda include_path, **rest: with_theirs(include_path=[*include_path, str(theirs)]),
     )
     out = tmp_path / "out"
     asked = [
