@@ -236,6 +236,14 @@ def test_a_loaded_model_is_compressed_in_place_and_left_as_it_was(loaded):
     assert made.report["footprint"] == named.report["footprint"]
 
 
+def test_a_smaller_model_can_be_trained_as_the_whole_one_could(loaded):
+    made = kick.compress_model(
+        loaded, {"method": "flap", "share": 0.3}, calibration={"sequences": 2, "length": 64}
+    )
+    assert made.report["footprint"]["parameters"] < 205376
+    assert all(parameter.requires_grad for parameter in made.model.parameters())
+
+
 def test_calibration_as_token_tensors(loaded):
     from kick.compress.calibrate.corpus import sequences
     from kick.model import load as load_model
@@ -288,6 +296,15 @@ def test_what_is_wrong_with_a_recipe_or_calibration_is_told(recipe, calibration,
     with pytest.raises(kick.KickError) as caught:
         kick.compress_model("smoke", recipe, calibration=calibration)
     assert words in str(caught.value)
+
+
+def test_what_is_no_loaded_model_is_refused(loaded):
+    with pytest.raises(kick.KickError, match="model: got Linear; expected a name"):
+        kick.compress_model(torch.nn.Linear(3, 3), RTN)
+    with torch.device("meta"):
+        empty = type(loaded)(loaded.config)
+    with pytest.raises(kick.KickError, match="meta device"):
+        kick.compress_model(empty, RTN)
 
 
 def test_a_model_that_came_from_nowhere_needs_its_tokenizer(loaded):

@@ -16,6 +16,9 @@ from kick.cli.terminal import Json, Plugins, Results, opened, print_json
 
 app = typer.Typer()
 
+OneFolder = Annotated[str, typer.Argument(help="a folder (or URL) of results")]
+Named = Annotated[str, typer.Argument(help='a variant: its name (wanda-0.5) or its label ("wanda 50 %")')]
+
 
 @app.command(rich_help_panel=panels.READ)
 def leaderboard(
@@ -51,7 +54,7 @@ def figures(
 
 
 @app.command(rich_help_panel=panels.READ)
-def compare(results: str, a: str, b: str, as_json: Json = False) -> None:
+def compare(results: OneFolder, a: Named, b: Named, as_json: Json = False) -> None:
     """Compare two variants item by item: differences, intervals, and the items that flipped."""
     from kick.report import compare_view
 

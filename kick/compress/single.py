@@ -79,6 +79,7 @@ def compress_model(
     if isinstance(given, str):
         network, tokenizer = model.load(model.resolve(given), device=paths.device())
     else:
+        _check_loaded(given)
         network, tokenizer = given, tokenizer or _tokenizer_of(given, needed=out is not None)
     compress.check(network, recipe)
     if out is not None:
@@ -104,6 +105,16 @@ def _savable(recipe: Sequence[Step], out: Path | None) -> Path | None:
         if any(methods[step.method].activations for step in recipe):
             raise KickError(RUNNING)
     return paths.offload_folder()
+
+
+def _check_loaded(given: object) -> None:
+    """Raises KickError for what is not a model of transformers with its weights."""
+    if not isinstance(given, PreTrainedModel):
+        raise KickError(
+            f"model: got {type(given).__name__}; expected a name, a path, or a model of transformers"
+        )
+    if any(parameter.device.type == "meta" for parameter in given.parameters()):
+        raise KickError("the model has weights on the meta device, which hold no values; load it whole")
 
 
 def _tokenizer_of(network: PreTrainedModel, needed: bool) -> PreTrainedTokenizerBase | None:
@@ -141,18 +152,20 @@ def _checked(tokens: Tensor, network: PreTrainedModel) -> Tensor:
 
 @contextmanager
 def _frozen(network: PreTrainedModel) -> Iterator[None]:
-    """Within it the model is in eval mode and asks no gradients; afterwards it is as it was."""
+    """Within it the model is in eval mode and asks no gradients; afterwards it is as it was.
+
+    Parameters that a method put in the place of others ask gradients if all did before.
+    """
     training = [module for module in network.modules() if module.training]
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if any(parameter.device.type == "meta" for parameter in network.parameters()):
-        raise KickError("the model has weights on the meta device, which hold no values; load it whole")
+    everything = len(learning) == sum(1 for _ in network.parameters())
     network.eval().requires_grad_(False)
     try:
         yield
     finally:
         for module in training:
             module.training = True
-        for parameter in learning:
+        for parameter in network.parameters() if everything else learning:
             parameter.requires_grad_(True)
 
 
