@@ -257,7 +257,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric over the items of a cell, with its 95 % interval; None where it could not be computed."""
+    """One metric over the items of a cell, with its 95 % interval; None where it could not be computed.
+
+    `units`: how many of the n items are independent (documents of windows); None: all of them.
+    """
 
     metric: str
     value: float | None
@@ -267,6 +270,7 @@ class Score:
     high: float | None
     higher_is_better: bool = True
     missing: int = 0
+    units: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("value", "stderr", "low", "high"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,13 @@ import pandas as pd
 from kick.analysis.cells import Stored, StoredCell, by_asked, gather
 from kick.analysis.headlines import headline, info
 from kick.analysis.items import Items, aggregate, difference
+from kick.analysis.verdicts import inside, noise, verdict
 from kick.errors import KickError
 from kick.records import Sample
 from kick.registry import unknown
 from kick.stats import metrics, paired
+
+MUTUAL = "acc_mutual_info"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class ComparedTask:
-    """b against a on one task; `flips` are the items that changed, the lost ones first."""
+    """b against a on one task; `flips` are the items that changed, the lost ones first.
+
+    noise: the largest gap of a dense replica to dense, NaN where none was measured; verdict: in words, from
+    b's side, as on the page (`kick.analysis.verdicts`); "" where the metric has none, or a is zero.
+    """
 
     task: str
     title: str
@@ -49,19 +56,10 @@ class ComparedTask:
     a: float
     b: float
     difference: paired.Difference
+    noise: float
+    verdict: str
     p_holm: float
     flips: tuple[Flip, ...]
-
-    @property
-    def verdict(self) -> str:
-        """From b's side: matching, worse, better or undecided; "" where a is zero.
-
-        A share of zero is no margin that b could be within.
-        """
-        found = self.difference
-        if found.verdict != "not matching":
-            return found.verdict
-        return "better" if (found.gap > 0) == self.higher_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class Compared:
 
 
 def _row(task: ComparedTask) -> dict[str, Any]:
-    own = ("task", "title", "setting", "metric", "unit", "a", "b", "p_holm", "verdict")
-    paired = ("n", "gap", "low", "high", "p", "lost", "won")
+    own = ("task", "title", "setting", "metric", "unit", "a", "b", "noise", "p_holm", "verdict")
+    paired = ("n", "units", "gap", "low", "high", "p", "lost", "won")
     numbers = {name: getattr(task.difference, name) for name in paired}
     return {name: getattr(task, name) for name in own} | numbers
 
@@ -146,30 +144,52 @@ def _compare(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
     for (_, _, task, setting), part in by_asked(cells).items():
         sides = {cell.variant.name: cell for cell in part if cell.variant.name in (a, b)}
         if len(sides) == 2:
-            tasks.append(_task(sides[a], sides[b]))
+            tasks.append(_task(sides[a], sides[b], part))
         elif sides:
             missing.append(f"{task} ({setting})" if setting else task)
     if not tasks:
         raise KickError(f"{a} and {b} have no task in common; `kick status` lists what is done")
-    adjusted = paired.holm([task.difference.p for task in tasks])
-    tasks = [
-        ComparedTask(**{**vars(task), "p_holm": float(p)}) for task, p in zip(tasks, adjusted, strict=True)
-    ]
+    tasks = _adjusted(tasks)
     labels = {cell.variant.name: cell.label for cell in cells}
     return Compared(*cells[0].section, a, b, labels[a], labels[b], tuple(tasks), tuple(missing))
 
 
-def _task(a: StoredCell, b: StoredCell) -> ComparedTask:
+def _adjusted(tasks: Sequence[ComparedTask]) -> list[ComparedTask]:
+    """The tasks with Holm's p: those with a verdict are one family, distances and diagnostics another."""
+    p = np.full(len(tasks), math.nan)
+    compared = np.array([metrics.describe(task.metric).compared for task in tasks])
+    raw = np.array([task.difference.p for task in tasks])
+    for family in (compared, ~compared):
+        p[family] = paired.holm(raw[family])
+    return [replace(task, p_holm=float(own)) for task, own in zip(tasks, p, strict=True)]
+
+
+def _noise(cells: Sequence[StoredCell], metric: str) -> float:
+    """The noise floor of a metric, by the dense replicas among the cells that were asked the same."""
+    values = {
+        cell.variant.name: score.value
+        for cell in cells
+        for score in cell.run.scores
+        if score.metric == metric
+    }
+    dense = next((values.get(cell.variant.name) for cell in cells if cell.variant.dense), None)
+    replicas = [values.get(cell.variant.name) for cell in cells if cell.variant.replica]
+    return noise(value - dense for value in replicas if value is not None and dense is not None)
+
+
+def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> ComparedTask:
     first, second = (cell.store.samples(cell.run.key) for cell in (a, b))
     before, after = Items.of(first), Items.of(second)
     name = headline(a.run)
     metric = metrics.describe(name)
-    found = difference(before, after, metric)
+    found = difference(before, after, metric, dense=a.variant.dense)
     if found is None:
         raise KickError(
             f"{a.run.cell.task.name}: the samples have no {metric.column}; `kick rescore` adds it"
         )
     better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
+    floor = _noise(cells, name)
+    noisy = inside(found.gap, floor) and not (a.variant.replica or b.variant.replica)
     return ComparedTask(
         task=a.run.cell.task.name,
         title=info(a.run).title,
@@ -180,13 +200,18 @@ def _task(a: StoredCell, b: StoredCell) -> ComparedTask:
         a=aggregate(before, metric),
         b=aggregate(after, metric),
         difference=found,
+        noise=floor,
+        verdict=verdict(found.verdict, found.gap, better, noisy),
         p_holm=math.nan,
-        flips=tuple(_changed(first, second, metric.column, better)),
+        flips=tuple(_changed(first, second, metric, better)),
     )
 
 
-def _changed(first: Sequence[Sample], second: Sequence[Sample], column: str, better: bool) -> list[Flip]:
+def _changed(
+    first: Sequence[Sample], second: Sequence[Sample], metric: metrics.Metric, better: bool
+) -> list[Flip]:
     """Items whose score changed: losses first, the largest change first; scores without text have none."""
+    column = metric.column
     others = {sample.item: sample for sample in second}
     pairs = [(sample, others[sample.item]) for sample in first if sample.item in others]
     changes = [(one, other, _score(other, column) - _score(one, column)) for one, other in pairs]
@@ -198,8 +223,8 @@ def _changed(first: Sequence[Sample], second: Sequence[Sample], column: str, bet
             one.item,
             one.preview,
             one.target,
-            _answer(one),
-            _answer(other),
+            _answer(one, metric),
+            _answer(other, metric),
             _score(one, column),
             _score(other, column),
         )
@@ -211,12 +236,20 @@ def _score(sample: Sample, column: str) -> float:
     return float(sample.scores.get(column, math.nan))
 
 
-def _answer(sample: Sample) -> str:
-    """The generated text, or which of the choices has the highest log-likelihood."""
+def _answer(sample: Sample, metric: metrics.Metric) -> str:
+    """The generated text, or which of the choices has the highest log-likelihood.
+
+    With lm-eval's acc_mutual_info each choice is asked a second time without the question, behind all others.
+    """
     texts = [response.text for response in sample.responses if response.text is not None]
     if texts:
         return texts[0]
     logs = [response.logprob for response in sample.responses]
+    alone: list[float | None] = []
+    if any(name.partition("@")[0] == MUTUAL for name in sample.scores):
+        logs, alone = logs[: len(logs) // 2], logs[len(logs) // 2 :]
+    if alone and metric.name.partition("@")[0] == MUTUAL and None not in (*logs, *alone):
+        logs = [log - bare for log, bare in zip(logs, alone, strict=True)]
     if len(logs) > 1 and None not in logs:
         return f"choice {int(np.argmax(logs)) + 1} of {len(logs)}"
     return ""

@@ -10,8 +10,9 @@ Columns (NaN or "" where there is nothing):
     corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
     task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
-    value, low, high, stderr, n, missing        the score, with its 95 % interval over items
-    dense_value, gap, gap_low, gap_high, relative    against dense; relative is the gap as a share of dense
+    value, low, high, stderr, n, units, missing the score, with its 95 % interval over the independent units
+    dense_value, gap, gap_low, gap_high              against dense
+    relative, relative_low, relative_high            the same as a share of dense: variant over dense minus 1
     p, p_holm, test, verdict, lost, won, detectable  see `kick.stats.paired`; verdict "dense" on dense rows
     noise, within_noise                         the largest gap of a dense replica; this gap is inside it
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
@@ -112,6 +113,7 @@ def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, A
             "unit": metrics.describe(score.metric).unit,
             **{name: number(getattr(score, name)) for name in ("value", "low", "high", "stderr")},
             "n": score.n,
+            "units": score.n if score.units is None else score.units,
             "missing": score.missing,
             **plain_gap(number(score.value), number(before.get(score.metric))),
             **found["gaps"].get(score.metric, {}),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kick.records import Sample
 from kick.stats import intervals, paired
-from kick.stats.metrics import Metric
+from kick.stats.metrics import Metric, support_of, units_of
+from kick.stats.resample import RESAMPLES
 
 Floats = NDArray[np.float64]
 
@@ -67,14 +68,36 @@ def align(first: Items, second: Items) -> tuple[Items, Items]:
 
 
 def difference(
-    dense: Items, variant: Items, metric: Metric, resamples: int = intervals.RESAMPLES
+    first: Items, second: Items, metric: Metric, *, dense: bool = True, resamples: int = RESAMPLES
 ) -> paired.Difference | None:
-    """The paired difference of a metric; None where one side's samples do not have it."""
-    if not (dense.has(metric) and variant.has(metric)):
+    """The paired difference second minus first; None where one side's samples do not have the metric.
+
+    `dense`: whether the first side is the dense model, with which a distance to it begins. A metric that is
+    not compared has no verdict.
+    """
+    if not (first.has(metric) and second.has(metric)):
         return None
-    before, after = align(dense, variant)
+    before, after = align(first, second)
     values, weights = before.values(metric)
-    return paired.paired(values, after.values(metric)[0], metric.kind, weights, resamples=resamples)
+    found = paired.paired(
+        values,
+        after.values(metric)[0],
+        metric.kind,
+        weights,
+        support=support_of(metric, before.columns),
+        units=units_of(metric, before.columns),
+        resamples=resamples,
+    )
+    if dense and metric.ends_at_dense:
+        found = _from_zero(found, metric.higher_is_better)
+    return found if metric.compared else replace(found, verdict="")
+
+
+def _from_zero(found: paired.Difference, higher_is_better: bool) -> paired.Difference:
+    """The difference of a distance to dense, than which nothing is nearer."""
+    if higher_is_better:
+        return replace(found, high=min(found.high, max(found.gap, 0.0)))
+    return replace(found, low=max(found.low, min(found.gap, 0.0)))
 
 
 def aggregate(items: Items, metric: Metric) -> float:
@@ -85,16 +108,26 @@ def aggregate(items: Items, metric: Metric) -> float:
     return intervals.aggregate(values, metric.kind, weights)
 
 
-def score(items: Items, metric: Metric, resamples: int = intervals.RESAMPLES) -> dict[str, float]:
-    """value, low, high, stderr, n and missing of a metric over these items."""
+def score(items: Items, metric: Metric, resamples: int = RESAMPLES) -> dict[str, float]:
+    """value, low, high, stderr, n, units and missing of a metric over these items."""
     values, weights = items.values(metric)
-    low, high, stderr = intervals.interval(values, metric.kind, weights, resamples=resamples)
-    known = int(np.isfinite(values).sum())
+    units = units_of(metric, items.columns)
+    low, high, stderr = intervals.interval(
+        values,
+        metric.kind,
+        weights,
+        support=support_of(metric, items.columns),
+        units=units,
+        resamples=resamples,
+    )
+    finite = np.isfinite(values)
+    known = int(finite.sum())
     return {
         "value": aggregate(items, metric),
         "low": low,
         "high": high,
         "stderr": stderr,
         "n": known,
+        "units": known if units is None else len(np.unique(units[finite])),
         "missing": len(values) - known,
     }

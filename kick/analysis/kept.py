@@ -20,9 +20,10 @@ from kick.analysis.cells import StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
 from kick.records import Result
-from kick.stats import intervals, metrics, paired
+from kick.stats import bounded, equivalence, intervals, metrics, paired, resample, studentised, support
 
-COMPUTING = (metrics, intervals, paired, groups, items, pairs, rows)  # and this module
+STATISTICS = (bounded, equivalence, intervals, metrics, paired, resample, support, studentised)
+COMPUTING = (*STATISTICS, groups, items, pairs, rows)  # and this module
 
 
 class StatisticsCache:
@@ -108,7 +109,7 @@ def beside_dense(
         if before is not None and not cell.variant.dense:
             gaps = [items.difference(before, theirs, metric) for metric in described]
             both = zip(gaps, described, strict=True)
-            found = {metric.name: rows.gap(gap, metric) for gap, metric in both}
+            found = {metric.name: rows.gap(gap) for gap, metric in both}
         parts = groups.rows(metrics.describe(primary), before, theirs, is_dense=cell.variant.dense)
         return {"gaps": found, "groups": list(parts)}
 

@@ -10,7 +10,7 @@ from kick.analysis.items import Items
 from kick.stats.metrics import Metric
 from kick.stats.paired import Difference
 
-PLAIN = ("gap_low", "gap_high", "p", "lost", "won", "detectable")
+PLAIN = ("gap_low", "gap_high", "relative_low", "relative_high", "p", "lost", "won", "detectable")
 
 
 def number(value: float | None) -> float:
@@ -25,19 +25,21 @@ def plain_gap(value: float, dense: float) -> dict[str, Any]:
     return columns | dict.fromkeys(PLAIN, math.nan)
 
 
-def gap(found: Difference | None, metric: Metric) -> dict[str, Any]:
+def gap(found: Difference | None) -> dict[str, Any]:
     """The columns of a paired difference; none where there is none."""
     if found is None or found.n == 0:
         return {}
     return {
         "gap_low": found.low,
         "gap_high": found.high,
+        "relative_low": found.relative_low,
+        "relative_high": found.relative_high,
         "p": found.p,
         "lost": number(found.lost),
         "won": number(found.won),
         "detectable": found.detectable,
         "test": found.test,
-        "verdict": found.verdict if metric.compared else "",
+        "verdict": found.verdict,
     }
 
 
@@ -62,5 +64,5 @@ def compared(metric: Metric, theirs: Items, dense: Items | None, is_dense: bool)
     """`measured`, with the paired difference where the variant is not the dense one itself."""
     row = measured(metric, theirs, dense)
     if dense is not None and not is_dense:
-        row |= gap(items.difference(dense, theirs, metric, RESAMPLES), metric)
+        row |= gap(items.difference(dense, theirs, metric, resamples=RESAMPLES))
     return row

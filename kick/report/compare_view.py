@@ -36,7 +36,7 @@ def _table(found: Compared) -> Table:
             task.verdict or wording.NOTHING,
             wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
-        about = plain(f"{wording.metric_label(task.metric)}, n = {gap.n}")
+        about = plain(f"{wording.metric_label(task.metric)}, {wording.count(gap.n, gap.units)}")
         title = Text(plain(task.title)).append(f"\n{about}", style="dim")
         table.add_row(title, *numbers)
     return table

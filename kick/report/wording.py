@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from kick.analysis import verdicts
+from kick.analysis.verdicts import WITHIN_NOISE
 from kick.errors import KickError
 from kick.printable import ACTING, code_point
 from kick.stats import metrics
@@ -36,7 +38,6 @@ VERDICTS = {
     "undecided": "neither can be shown with this many items",
     "": "no verdict",
 }
-WITHIN_NOISE = "inside the noise"
 
 # method -> (title, source)
 METHODS: Mapping[str, tuple[str, str]] = {
@@ -150,23 +151,16 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def better(row: Mapping[str, Any]) -> bool:
-    """Whether the gap to dense is in the good direction."""
-    return known(row["gap"]) and (row["gap"] > 0) == bool(row["higher_is_better"]) and row["gap"] != 0
-
-
 def verdict(row: Mapping[str, Any]) -> str:
-    """The verdict in words: "matching", "worse", "better", "undecided", "inside the noise", "dense", "".
+    """The verdict of a row of the frame in words (`kick.analysis.verdicts`)."""
+    return verdicts.verdict(
+        str(row["verdict"]), float(row["gap"]), bool(row["higher_is_better"]), bool(row["within_noise"])
+    )
 
-    A gap that a dense replica shows too is no difference, whatever the test says.
-    """
-    if row["verdict"] in ("dense", "matching"):
-        return str(row["verdict"])
-    if bool(row["within_noise"]):
-        return WITHIN_NOISE
-    if row["verdict"] == "not matching":
-        return "better" if better(row) else "worse"
-    return str(row["verdict"])
+
+def count(n: int, units: float) -> str:
+    """ "n = 141", or "n = 141 in 60 documents" where items of one document are not independent."""
+    return f"n = {n}" if not known(units) or units in (0, n) else f"n = {n} in {units:g} documents"
 
 
 MARKS = {

@@ -1,6 +1,11 @@
 """Statistics: what a score means, how sure it is, and two scores on the same items.
 
-metrics     every metric: its unit, direction and how items are summed up
-intervals   one score: means and their intervals
-paired      two scores on the same items: differences, equivalence, Holm
+support      what one item's score can be
+metrics      every metric: its unit, direction, scale and how items are summed up
+intervals    one score: means and their intervals
+paired       two scores on the same items: differences, Holm
+equivalence  whether two scores are shown to be within a margin
+bounded      scores with known ends: bounds that hold for every distribution
+studentised  skewed means over independent units
+resample     resamples of items
 """

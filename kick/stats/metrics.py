@@ -6,10 +6,15 @@ which column it reads and how the items are brought together. Nothing here loads
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kick.registry import Registry
+from kick.stats.support import BINARY, COUNT, GRADE, REAL, SHARE, Support
 
 Kind = Literal["mean", "exp_mean"]
 Unit = Literal["share", "nats", "tokens", "ratio", "words", "points"]
@@ -23,7 +28,10 @@ class Metric:
     column: the item score that is read. weight: the column that weighs the items (its sum is divided by), or
     None for equal weights. higher_is_better: the direction of good.
     compared: whether "within 5 % of dense" means something for it; false for diagnostics and for distances to
-    the dense model, whose dense value is their end of scale.
+    the dense model, whose dense value is their end of support.
+    support: what an item's score can be, which decides the kind of interval and test.
+    ceiling: the column of each item's highest possible score, where the items tell it.
+    units: the column that says which independent unit (document) an item is of; None: each is its own.
     """
 
     name: str
@@ -35,6 +43,14 @@ class Metric:
     description: str
     weight: str | None = None
     compared: bool = True
+    support: Support = REAL
+    ceiling: str | None = None
+    units: str | None = None
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """All columns that are read."""
+        return frozenset(filter(None, (self.column, self.weight, self.ceiling, self.units)))
 
     @property
     def ends_at_dense(self) -> bool:
@@ -54,20 +70,51 @@ known: Registry[Metric] = Registry("metric")
 def describe(name: str) -> Metric:
     """The metric of that name; one that no table knows is taken as a plain mean where higher is better.
 
-    lm-eval's own tasks may bring metrics of any name, so an unknown one is no error.
+    lm-eval's own tasks may bring metrics of any name, so an unknown one is no error. Of several filters each
+    gives `name@filter`, which means what `name` does.
     """
     if name in known:
         return known[name]
+    plain, _, chosen = name.partition("@")
+    if chosen and plain in known and known[plain].column == plain:
+        meant = known[plain]
+        return replace(meant, name=name, column=name, label=f"{meant.label} ({chosen})", ceiling=None)
     return Metric(name, "mean", name, True, "ratio", name.replace("_", " "), "a metric of the task's own")
 
 
+def support_of(metric: Metric, columns: Mapping[str, NDArray]) -> Support:
+    """The metric's support; where the items tell their highest possible score, it ends at the largest of
+    these."""
+    highest = columns.get(metric.ceiling) if metric.ceiling else None
+    if highest is None or not np.isfinite(highest).any():
+        return metric.support
+    return replace(metric.support, high=float(np.nanmax(highest)))
+
+
+def units_of(metric: Metric, columns: Mapping[str, NDArray]) -> NDArray | None:
+    """Which independent unit each item `(n,)` is of; None where each is its own, or that is not known."""
+    units = columns.get(metric.units) if metric.units else None
+    return units if units is not None and np.isfinite(units).all() else None
+
+
 def _enter(
-    unit: Unit, better: Literal["higher", "lower"], compared: bool, *rows: tuple[str, str, str]
+    unit: Unit,
+    better: Literal["higher", "lower"],
+    compared: bool,
+    support: Support,
+    *rows: tuple[str, str, str],
+    ceiling: str | None = None,
 ) -> None:
-    """Enter plain means that share unit and direction: (name, label, description) each."""
+    """Enter plain means that share unit, direction and support: (name, label, description) each."""
     for name, label, description in rows:
         known.add(
-            name, Metric(name, "mean", name, better == "higher", unit, label, description, compared=compared)
+            name,
+            Metric(
+                *(name, "mean", name, better == "higher", unit, label, description),
+                compared=compared,
+                support=support,
+                ceiling=ceiling,
+            ),
         )
 
 
@@ -75,34 +122,42 @@ _enter(
     "share",
     "higher",
     True,
+    BINARY,
     ("exact_match", "exact match", "the answer equals one of the aliases after the TriviaQA normalisation"),
-    (
-        "f1",
-        "token F1",
-        "token overlap with the gold answer, normalised likewise, best over the aliases",
-    ),
     ("contains", "contains", "an alias stands in the answer, on word boundaries"),
     ("acc", "accuracy", "the gold choice has the highest log-likelihood"),
+    ("acc_mutual_info", "accuracy by mutual information", "the same, less the choice's log-likelihood alone"),
     ("acc_norm", "normalised accuracy", "the same with log-likelihood per byte of the choice"),
     ("among_labels", "right among labels", "of the answers that are a label, the share that is right"),
     ("from_context", "from context", "the answer that the passage gives, against common knowledge"),
-    ("rouge1", "ROUGE-1", "unigram F1 against the reference summary"),
-    ("rouge2", "ROUGE-2", "bigram F1 against the reference summary"),
-    ("rougeL", "ROUGE-L", "longest common subsequence F1 against the reference summary"),
     ("known_and_read", "known, and answered open", "right with the book closed and right with the passage"),
     ("read_only", "answered open only", "wrong with the book closed, right with the passage"),
 )
 _enter(
     "share",
+    "higher",
+    True,
+    SHARE,
+    (
+        "f1",
+        "token F1",
+        "token overlap with the gold answer, normalised likewise, best over the aliases",
+    ),
+    ("rouge1", "ROUGE-1", "unigram F1 against the reference summary"),
+    ("rouge2", "ROUGE-2", "bigram F1 against the reference summary"),
+    ("rougeL", "ROUGE-L", "longest common subsequence F1 against the reference summary"),
+)
+_enter(
+    "share",
     "lower",
     False,
+    BINARY,
     ("format_failure", "format failure", "the answer has not the form that was asked for"),
     ("empty", "empty", "the answer is empty"),
     ("loop", "loop", "the answer repeats itself until its end"),
     ("unfinished", "unfinished", "the answer was cut off by the token limit"),
     ("cut", "context cut", "the context was longer than the task's limit of tokens, and cut"),
     ("refusal", "refusal", "the answer declines to answer"),
-    ("copied", "copied n-grams", "share of the answer's word n-grams that stand in its source"),
     ("from_memory", "from memory", "the answer of common knowledge, against the passage"),
     ("from_neither", "from neither", "neither the passage's answer nor common knowledge's"),
     ("known_not_read", "known, lost when reading", "right with the book closed, wrong with the passage"),
@@ -113,21 +168,30 @@ _enter(
         "reading lost",
         "of what dense answers only with the passage, the share now wrong",
     ),
-    ("sdt", "SDT", "share of the dense continuation's positions where the argmax differs, teacher-forced"),
     ("flips", "flips", "items whose right/wrong differs from the dense model's"),
     ("right_to_wrong", "right to wrong", "items that dense gets right and the variant wrong"),
     ("wrong_to_right", "wrong to right", "items that dense gets wrong and the variant right"),
 )
 _enter(
     "share",
+    "lower",
+    False,
+    SHARE,
+    ("copied", "copied n-grams", "share of the answer's word n-grams that stand in its source"),
+    ("sdt", "SDT", "share of the dense continuation's positions where the argmax differs, teacher-forced"),
+)
+_enter(
+    "share",
     "higher",
     False,
+    SHARE,
     ("agreement", "top-1 agreement", "share of positions with dense's argmax, teacher-forced"),
 )
 _enter(
     "nats",
     "lower",
     False,
+    COUNT,
     ("kl_mean", "KL mean", "KL(dense || compressed) per token, mean over the continuation"),
     ("kl_median", "KL median", "the same, median over the continuation"),
     ("kl_p99", "KL 99 %", "the same, 99th percentile over the continuation"),
@@ -138,12 +202,15 @@ _enter(
     "tokens",
     "higher",
     False,
+    COUNT,
     ("fdt", "FDT", "first token that diverges from dense's greedy continuation"),
+    ceiling="positions",
 )
 _enter(
     "words",
     "higher",
     False,
+    COUNT,
     ("length", "length", "words in the answer"),
     ("distinct", "distinct words", "different words in the answer"),
 )
@@ -151,12 +218,14 @@ _enter(
     "tokens",
     "higher",
     False,
+    COUNT,
     ("distinct_tokens", "distinct tokens", "different tokens in the answer"),
 )
 _enter(
     "points",
     "higher",
     True,
+    GRADE,
     ("judge", "judge", "the judge's grade, 1 to 10"),
     ("judge_coherence", "judge: coherence", "the judge's grade, 1 to 10"),
     ("judge_consistency", "judge: consistency", "the judge's grade, 1 to 10"),
@@ -167,10 +236,17 @@ _enter(
     "share",
     "higher",
     False,
+    SHARE,
     ("judge_win", "judge: preferred", "preferred to dense's answer in both orders; a tie or a turn is half"),
+)
+_enter(
+    "share",
+    "higher",
+    False,
+    BINARY,
     ("judge_same_order", "judge: same in both orders", "pairs in which the order changed no preference"),
 )
-_enter("share", "lower", False, ("judge_failure", "judge failures", "verdicts that did not parse"))
+_enter("share", "lower", False, SHARE, ("judge_failure", "judge failures", "verdicts that did not parse"))
 
 for _metric in (
     Metric(
@@ -181,6 +257,7 @@ for _metric in (
         "ratio",
         "perplexity",
         "exp of the mean negative log-likelihood over all scored tokens of all windows",
+        units="document",
     ),
     Metric(
         "dppl",

@@ -1,6 +1,6 @@
 """Two scores on the same items: paired differences, equivalence, Holm, and what n items can show.
 
-The statistics themselves are described in `kick.stats.intervals`.
+The rules by kind of score are those of `kick.stats.intervals`; docs/statistics.md has their error rates.
 """
 
 from __future__ import annotations
@@ -11,51 +11,58 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from kick.stats import bounded, equivalence, studentised
+from kick.stats.equivalence import Verdict
 from kick.stats.intervals import (
     LEAST,
     LEVEL,
-    RESAMPLES,
     Floats,
     Kind,
-    finished,
-    finite_rows,
+    known_rows,
     percentiles,
     ratio_of,
-    resampled_means,
-    right_or_wrong,
+    safe_exp,
     student,
+    summed,
 )
+from kick.stats.resample import RESAMPLES, resampled_means
+from kick.stats.support import REAL, Support
 
-Verdict = Literal["matching", "not matching", "undecided", ""]
 MARGIN = 0.05  # "matching": within this share of the dense score
 POWER = 0.8
+TAIL = (1 - LEVEL) / 2
 
 
 @dataclass(frozen=True)
 class Difference:
     """A variant against the dense model on the same items.
 
-    gap: variant minus dense, in the metric's own unit; low, high: its 95 % interval; p: two-sided, of no
-    difference, by `test` ("mcnemar": exact, right/wrong items; "bootstrap": the interval turned round);
-    verdict: whether the variant's score is within the margin of the dense one ("" where dense is 0);
-    lost, won: items right-to-wrong and wrong-to-right, None unless items are right or wrong;
-    detectable: the smallest true gap that this many items show in 80 % of studies, at alpha 5 %.
+    gap: variant minus dense, in the metric's own unit; low, high: its 95 % interval;
+    relative_low, relative_high: the 95 % interval of variant over dense minus 1, of scores that are never
+    negative at least -1, else NaN; p: two-sided, of no difference, by `test` ("mcnemar": exact, right/wrong
+    items; "bootstrap"); verdict: whether the variant's score is within the margin of the dense one ("" where
+    dense is 0); lost, won: items right-to-wrong and wrong-to-right, None unless items are right or wrong;
+    detectable: the smallest true gap that this many items show in 80 % of studies, at alpha 5 %;
+    units: how many of the items are independent.
     """
 
     n: int
-    gap: float
-    low: float
-    high: float
-    stderr: float
-    p: float
-    test: Literal["mcnemar", "bootstrap", ""]
-    verdict: Verdict
-    lost: int | None
-    won: int | None
-    detectable: float
+    gap: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    stderr: float = math.nan
+    p: float = math.nan
+    test: Literal["mcnemar", "bootstrap", ""] = ""
+    verdict: Verdict = ""
+    lost: int | None = None
+    won: int | None = None
+    detectable: float = math.nan
+    relative_low: float = math.nan
+    relative_high: float = math.nan
+    units: int = 0
 
 
 def paired(
@@ -64,50 +71,137 @@ def paired(
     kind: Kind = "mean",
     weights: ArrayLike | None = None,
     *,
-    margin: float = MARGIN,
+    support: Support = REAL,
+    units: NDArray | None = None,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Difference:
     """The paired difference variant minus dense; `dense` and `variant` `(n,)` hold the same items in order.
 
     The verdict is two one-sided tests at 5 % (TOST): "matching" where the score is shown to lie within
-    `margin` of the dense score, "not matching" where it is shown to lie outside and differs at the two-sided
-    5 % too (`p`), else "undecided". The dense score's own uncertainty is part of it: each resample compares
-    with its own dense score.
+    `MARGIN` of the dense score, "not matching" where it is shown to lie outside and differs at the two-sided
+    5 % too (`p`), else "undecided". The dense score's uncertainty is part of it. `support` and `units`: as
+    `kick.stats.intervals.interval` has them.
     """
-    columns = finite_rows(dense, variant, *(() if weights is None else (weights,)))
+    columns, units = known_rows(units, dense, variant, *(() if weights is None else (weights,)))
     n, weight = len(columns), None if weights is None else 2
     if n < 2:
-        return Difference(n, *[math.nan] * 5, "", "undecided" if n else "", None, None, math.nan)
-    shares = kind == "mean" and weight is None and bool(((columns >= 0) & (columns <= 1)).all())
-    binary = shares and right_or_wrong(columns)
-    same = bool((columns[:, 0] == columns[:, 1]).all())
-    imagined = [[[1, 0], [0, 1]]] if binary or (shares and same) else []
-    drawn = resampled_means(np.vstack([columns, *imagined]), resamples, seed).T
-    before, after = ratio_of(drawn, weight, 0), ratio_of(drawn, weight, 1)
-    gaps = finished(after, kind) - finished(before, kind)
+        return Difference(n, verdict="undecided" if n else "", units=n)
+    if kind == "exp_mean":
+        return _exp_means(n, *summed(columns, units, weight), resamples)
+    support = support.of(columns[:, :2])
+    if weight is None and support.bounded:
+        return _bounded(columns, support, resamples)
+    return _means(columns, weight, support, resamples)
+
+
+def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
+    """Of scores with known ends; of right/wrong ones the flips tell more."""
+    n, binary = len(columns), support.binary
     point = columns.mean(axis=0)
-    gap = float(finished(ratio_of(point, weight, 1), kind) - finished(ratio_of(point, weight, 0), kind))
-    low, high = np.clip(percentiles(gaps, (1 - LEVEL) / 2, n), *((-1, 1) if shares else (-np.inf, np.inf)))
-    stderr = float(gaps.std() * math.sqrt(n / (n - 1)))
-    lost, won = _flips(columns) if binary else (None, None)
-    p = mcnemar(lost, won) if binary else 1.0 if same else _bootstrap_p(gaps, columns, n)
-    verdict = "" if kind == "mean" and point[0] == 0 else _equivalence(before, after, kind, margin, n)
-    if verdict == "not matching" and p >= 1 - LEVEL:  # chance, by the test of no difference
-        verdict = "undecided"
+    gap = float(point[1] - point[0])
+    bounds = bounded.pair_bounds(columns, support, resamples, 0)
+    found = equivalence.outcomes(columns)
+    # right/wrong pairs get one imagined item lost and one won (after Bonett and Price 2012)
+    imagined = [[[support.high, support.low], [support.low, support.high]]] if binary else []
+    table = np.vstack([columns, *imagined])
+    gaps = np.diff(resampled_means(table, resamples), axis=1)[:, 0]
+    stderr = float(np.diff(table, axis=1).std() / math.sqrt(len(table)) * math.sqrt(n / (n - 1)))
+    low, high = percentiles(gaps, TAIL, n) if binary else bounds.gap(TAIL)
+    relative = bounds.relative(TAIL) if support.low >= 0 and point[0] > 0 else (math.nan, math.nan)
+    p = mcnemar(found.lost, found.won) if binary else _bootstrap_p(gaps, columns, n)
+    verdict: Verdict = ""
+    if point[0] > 0:
+        verdict = equivalence.of_outcomes(found, MARGIN) if binary else equivalence.of_bounds(bounds, MARGIN)
+    reach = support.high - support.low
     return Difference(
         n=n,
         gap=gap,
-        low=float(min(low, gap)),
-        high=float(max(high, gap)),
+        low=max(min(low, gap), -reach),
+        high=min(max(high, gap), reach),
         stderr=stderr,
         p=p,
         test="mcnemar" if binary else "bootstrap",
-        verdict=verdict,
-        lost=lost,
-        won=won,
+        verdict=_beyond_chance(verdict, p),
+        lost=found.lost if binary else None,
+        won=found.won if binary else None,
         detectable=detectable(n, stderr * math.sqrt(n)),
+        **_spanning(relative, gap, float(point[0])),
+        units=n,
     )
+
+
+def _means(columns: Floats, weight: int | None, support: Support, resamples: int) -> Difference:
+    """Of means without known ends."""
+    n = len(columns)
+    before, after = (ratio_of(resampled_means(columns, resamples).T, weight, column) for column in (0, 1))
+    point = columns.mean(axis=0)
+    dense = float(ratio_of(point, weight, 0))
+    gap, gaps = float(ratio_of(point, weight, 1)) - dense, after - before
+    low, high = percentiles(gaps, TAIL, n)
+    stderr = float(gaps.std() * math.sqrt(n / (n - 1)))
+    p = _bootstrap_p(gaps, columns, n)
+    relative = (math.nan, math.nan)
+    if support.low >= 0 and before.min() > 0:
+        ends = percentiles(after / before, TAIL, n)
+        relative = max(0.0, ends[0]) - 1, ends[1] - 1
+    verdict = _beyond_chance("" if dense == 0 else _equivalence(before, after, n), p)
+    return Difference(
+        n=n,
+        gap=gap,
+        low=min(low, gap),
+        high=max(high, gap),
+        stderr=stderr,
+        p=p,
+        test="bootstrap",
+        verdict=verdict,
+        detectable=detectable(n, stderr * math.sqrt(n)),
+        **_spanning(relative, gap, dense),
+        units=n,
+    )
+
+
+def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Difference:
+    """Of perplexities: the log of their ratio is the mean difference; `sums` `(u, 2)` and `counts` by unit.
+
+    The gap's interval is that of the ratio, times the dense perplexity.
+    """
+    units = len(sums)
+    dense = safe_exp(float(sums[:, 0].sum() / counts.sum()))
+    gap = safe_exp(float(sums[:, 1].sum() / counts.sum())) - dense
+    if units < 2:
+        return Difference(n, gap, verdict="undecided", units=units)
+    log = studentised.ratio(sums, counts, (-1.0, 1.0), resamples, 0)
+    low, high = (safe_exp(end) - 1 for end in log.interval(TAIL))
+    least, most = log.interval(equivalence.LIMIT)
+    floor, ceiling = math.log(1 - MARGIN), math.log(1 + MARGIN)
+    verdict = equivalence.of_limits(least > floor, most < ceiling, most < floor or least > ceiling)
+    stderr, p = log.stderr * (dense + gap), log.p()
+    return Difference(
+        n=n,
+        gap=gap,
+        low=min(low * dense, gap),
+        high=max(high * dense, gap),
+        stderr=stderr,
+        p=p,
+        test="bootstrap",
+        verdict=_beyond_chance(verdict, p),
+        detectable=detectable(units, stderr * math.sqrt(units)),
+        **_spanning((low, high), gap, dense),
+        units=units,
+    )
+
+
+def _beyond_chance(verdict: Verdict, p: float) -> Verdict:
+    """ "Not matching" only where the test of no difference does not call it chance."""
+    return "undecided" if verdict == "not matching" and p >= 1 - LEVEL else verdict
+
+
+def _spanning(relative: tuple[float, float], gap: float, dense: float) -> dict[str, float]:
+    """The ends of the relative change, which hold the change itself."""
+    if math.isnan(relative[0]):
+        return {}
+    at = gap / dense
+    return {"relative_low": min(relative[0], at), "relative_high": max(relative[1], at)}
 
 
 def mcnemar(lost: int, won: int, *, mid: bool = False) -> float:
@@ -144,11 +238,6 @@ def detectable(n: int, sd: float, *, power: float = POWER, alpha: float = 1 - LE
     return float(-(student(alpha / 2, n) + student(1 - power, n)) * sd / math.sqrt(n))
 
 
-def _flips(columns: Floats) -> tuple[int, int]:
-    """Items right-to-wrong and wrong-to-right."""
-    return int((columns[:, 0] > columns[:, 1]).sum()), int((columns[:, 0] < columns[:, 1]).sum())
-
-
 def _student_p(differences: Floats) -> float:
     """Two-sided p of the one-sample t test; 0 where all differ by the same."""
     n, sd = len(differences), differences.std(ddof=1)
@@ -157,22 +246,12 @@ def _student_p(differences: Floats) -> float:
     return float(2 * special.stdtr(n - 1, -abs(differences.mean()) / sd * math.sqrt(n)))
 
 
-def _equivalence(before: Floats, after: Floats, kind: Kind, margin: float, n: int) -> Verdict:
+def _equivalence(before: Floats, after: Floats, n: int) -> Verdict:
     """TOST on resampled means: the distance to either end of the margin, at one-sided 5 % each."""
-    if kind == "exp_mean":
-        above_low = after - before - math.log(1 - margin)
-        above_high = after - before - math.log(1 + margin)
-    else:
-        above_low = after - before + margin * np.abs(before)
-        above_high = after - before - margin * np.abs(before)
-    tail = 1 - LEVEL
-    least_low, most_low = percentiles(above_low, tail, n)
-    least_high, most_high = percentiles(above_high, tail, n)
-    if least_low > 0 and most_high < 0:
-        return "matching"
-    if most_low < 0 or least_high > 0:
-        return "not matching"
-    return "undecided"
+    tail = equivalence.LIMIT
+    least_low, most_low = percentiles(after - before + MARGIN * np.abs(before), tail, n)
+    least_high, most_high = percentiles(after - before - MARGIN * np.abs(before), tail, n)
+    return equivalence.of_limits(least_low > 0, most_high < 0, most_low < 0 or least_high > 0)
 
 
 def _bootstrap_p(gaps: Floats, columns: Floats, n: int) -> float:
@@ -180,6 +259,8 @@ def _bootstrap_p(gaps: Floats, columns: Floats, n: int) -> float:
 
     Where no resample crosses zero the paired t test says how small p is, which the resamples cannot.
     """
+    if (columns[:, 0] == columns[:, 1]).all():
+        return 1.0
     if n < LEAST:
         return _student_p(columns[:, 1] - columns[:, 0])
     below = float((gaps < 0).mean() + (gaps == 0).mean() / 2)

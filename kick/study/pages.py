@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kick.analysis import frame
+from kick.analysis import frame, items
 from kick.errors import KickError
 from kick.records import Cell, Variant
 from kick.report import figures, wording
-from kick.stats import intervals, metrics, paired
+from kick.stats import metrics, paired
 from kick.store import Store
 from kick.study.allocation import quantiles
 from kick.study.components import Study, WeightMatrix, allocation, harm
@@ -93,10 +93,10 @@ def by_component(study: Study, store: Store) -> StudyTable:
     counts, rows = allocation(study, store), []
     for name, group in groups.items():
         columns = [_arrays(study.cell(study.alone(one), study.options.probe), store) for one in group]
-        means = {measure: np.mean([own[measure] for own in columns], axis=0) for measure in MEASURES}
+        means = {name: np.mean([own[name] for own in columns], axis=0) for name in columns[0]}
         worst = group[int(np.argmin([own["fdt"].mean() for own in columns]))]
         share = sum(counts[one.name] for one in group) / sum(one.rows * one.columns for one in group)
-        row = [name, str(len(group)), *(_with_interval(means[measure], measure) for measure in MEASURES)]
+        row = [name, str(len(group)), *(_with_interval(means, metrics.describe(name)) for name in MEASURES)]
         rows.append([*row, str(worst.block), f"{100 * share:.1f}"])
     return StudyTable(heads, rows)
 
@@ -110,11 +110,17 @@ def _arrays(cell: Cell, store: Store) -> dict[str, np.ndarray]:
     return store.scores(cell.key)[1]
 
 
-def _with_interval(values: np.ndarray, measure: str, kind: intervals.Kind = "mean") -> str:
+def _with_interval(columns: Mapping[str, np.ndarray], metric: metrics.Metric) -> str:
     """ "12.3 (10.1 to 14.8)"."""
-    unit = metrics.describe(measure).unit
-    low, high, _ = intervals.interval(values, kind)
-    return f"{wording.number(intervals.aggregate(values, kind), unit)} ({wording.span(low, high, unit)})"
+    found = items.score(_items(columns), metric)
+    span = wording.span(found["low"], found["high"], metric.unit)
+    return f"{wording.number(found['value'], metric.unit)} ({span})"
+
+
+def _items(columns: Mapping[str, np.ndarray]) -> items.Items:
+    """Columns of the same items in the same order."""
+    names = tuple(map(str, range(len(next(iter(columns.values()))))))
+    return items.Items(names, ("",) * len(names), columns)
 
 
 # ------------------------------------------------------------------------------ guided against uniform
@@ -146,17 +152,21 @@ def _compared(
     study: Study, store: Store, name: str, task: str
 ) -> tuple[metrics.Metric, list[str], paired.Difference]:
     metric = metrics.describe(name)
-    variants = (study.dense, *_pair(study, store))
-    stored = [store.scores(study.cell(variant, task).key) for variant in variants]
-    order = {item: place for place, item in enumerate(stored[1][0])}
-    values = []
-    for items, columns in stored:
-        mine = np.empty(len(order))
-        mine[[order[item] for item in items]] = columns[metric.column]
-        values.append(mine)
-    dense = wording.number(intervals.aggregate(values[0], metric.kind), metric.unit)
-    texts = [dense, *(_with_interval(one, name, metric.kind) for one in values[1:])]
-    return metric, texts, paired.paired(values[1], values[2], metric.kind)
+    stored = [
+        items.Items(tuple(names), ("",) * len(names), columns)
+        for names, columns in (
+            store.scores(study.cell(variant, task).key) for variant in (study.dense, *_pair(study, store))
+        )
+    ]
+    dense, uniform, guided = stored[0], *items.align(stored[1], stored[2])
+    texts = [
+        wording.number(items.aggregate(dense, metric), metric.unit),
+        *(_with_interval(one.columns, metric) for one in (uniform, guided)),
+    ]
+    found = items.difference(uniform, guided, metric, dense=False)
+    if found is None:
+        raise KickError(f"{task}: its items have no {metric.column}; `kick rescore` adds it")
+    return metric, texts, found
 
 
 def _pair(study: Study, store: Store) -> tuple[Variant, Variant]:

@@ -13,6 +13,7 @@ import numpy as np
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, Score, TaskSpec
 from kick.stats import intervals, metrics
+from kick.stats.metrics import support_of, units_of
 from kick.tasks.lm_eval_task import unflatten
 from kick.tasks.task import Aggregate, Item, Task
 
@@ -152,8 +153,7 @@ def summarise(task: Task, samples: Sequence[Sample]) -> tuple[Score, ...]:
 def _names(columns: Mapping[str, np.ndarray]) -> dict[str, bool]:
     """The metrics that these columns can give; true for those that lm-eval itself gave an item."""
     table = [name for name, metric in metrics.known.items() if metric.column in columns]
-    read = {metrics.describe(name).column for name in table}
-    read |= {metrics.describe(name).weight for name in table}
+    read = frozenset().union(*(metrics.describe(name).columns for name in table))
     named = [
         name for name in table if (metrics.describe(name).weight or metrics.describe(name).column) in columns
     ]
@@ -170,9 +170,14 @@ def _from_table(metric: metrics.Metric, columns: Mapping[str, np.ndarray], direc
     values = columns[metric.column]
     weights = columns[metric.weight] if metric.weight else None
     value = intervals.aggregate(values, metric.kind, weights)
-    low, high, stderr = intervals.interval(values, metric.kind, weights)
+    units = units_of(metric, columns)
+    low, high, stderr = intervals.interval(
+        values, metric.kind, weights, support=support_of(metric, columns), units=units
+    )
     missing = int(np.isnan(values).sum())
-    return Score(metric.name, value, len(values) - missing, stderr, low, high, direction, missing)
+    known = len(values) - missing
+    independent = None if units is None else len(np.unique(units[~np.isnan(values)]))
+    return Score(metric.name, value, known, stderr, low, high, direction, missing, independent)
 
 
 def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], direction: bool) -> Score:

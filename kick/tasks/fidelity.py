@@ -45,6 +45,8 @@ def _paragraphs(doc: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 def _scores(values: Mapping[str, float]) -> dict[str, float]:
     scores = {name: value for name, value in values.items() if name not in ("length", "dppl")}
+    if "length" in values:
+        scores["positions"] = values["length"]  # the highest FDT that the item can have
     if "dppl" in values:
         scores["continuation_nll"] = math.log(values["dppl"])
     return scores

@@ -8,8 +8,11 @@ from rich.console import Console
 
 from kick.analysis.compare import compare
 from kick.errors import KickError
+from kick.records import Response, Sample
+from kick.report import wording
 from kick.report.compare_view import view
 from kick.stats import paired
+from kick.stats.support import BINARY
 from tests.support.synthetic import DENSE, FakeStore, fill, pruned, result, samples
 
 
@@ -26,7 +29,7 @@ def test_each_task_has_the_paired_difference(store, found):
         for r in store.runs()
         if r.cell.task.name == task.task
     }
-    assert task.difference == paired.paired(tables["wanda-0.5"], tables["magnitude-0.5"])
+    assert task.difference == paired.paired(tables["wanda-0.5"], tables["magnitude-0.5"], support=BINARY)
     flipped = [a != b for a, b in zip(tables["wanda-0.5"], tables["magnitude-0.5"], strict=True)]
     assert len(task.flips) == sum(flipped) == task.difference.lost + task.difference.won
     lost = [flip for flip in task.flips if flip.b_score < flip.a_score]
@@ -60,9 +63,7 @@ def test_it_can_be_read_in_a_terminal(found):
 
 
 def test_without_a_margin_the_verdict_is_a_dash(found):
-    task = found.tasks[0]
-    task = replace(task, difference=replace(task.difference, verdict=""))
-    assert task.verdict == ""
+    task = replace(found.tasks[0], verdict="")
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(view(replace(found, tasks=(task,))))
     line = next(line for line in console.export_text().splitlines() if task.title in line)
@@ -74,6 +75,38 @@ def test_the_frame_has_a_row_per_task(found):
     assert frame["task"].tolist() == [task.task for task in found.tasks]
     assert frame["verdict"].tolist() == [task.verdict for task in found.tasks]
     assert frame["gap"].tolist() == [task.difference.gap for task in found.tasks]
+
+
+def test_the_verdict_is_the_pages_own_with_its_noise_floor_and_none_for_distances(store, frame):
+    """Every variant against dense: what `kick compare` says of it is what the page says."""
+    words = set()
+    for name in ("wanda-0.3", "magnitude-0.5", "gptq-8bit", "gptq-4bit"):
+        for task in compare(store, "dense", name).tasks:
+            rows = frame[(frame["variant"] == name) & (frame["task"] == task.task) & frame["primary"]]
+            row = rows[rows["group"] == ""].iloc[0]
+            assert task.verdict == wording.verdict(row)
+            assert task.noise == pytest.approx(row["noise"], nan_ok=True)
+            words.add((task.metric, task.verdict))
+    assert any(verdict == "inside the noise" for _, verdict in words)
+    assert {verdict for metric, verdict in words if metric == "fdt"} <= {"", "inside the noise"}
+
+
+def test_choices_without_the_question_are_not_counted_as_choices():
+    """lm-eval's acc_mutual_info asks each choice again without the question, behind the others."""
+    store = FakeStore()
+    for variant, logs in (
+        (DENSE, (-1.0, -2.0, -1.5, -9.0)),
+        (pruned("wanda", 0.5), (-3.0, -2.0, -1.5, -9.0)),
+    ):
+        right = {**dict.fromkeys(("acc", "acc_norm"), float(logs[0] > logs[1])), "acc_mutual_info": 1.0}
+        items = [
+            Sample(f"item-{i}", "p", "Q", "first", tuple(Response(logprob=log) for log in logs), dict(right))
+            for i in range(3)
+        ]
+        store.put(result("kick_mini_mcq", variant, items), items)
+    (task,) = compare(store, "dense", "wanda-0.5").tasks
+    assert (task.metric, len(task.flips)) == ("acc", 3)
+    assert {(flip.a_answer, flip.b_answer) for flip in task.flips} == {("choice 1 of 2", "choice 2 of 2")}
 
 
 def test_results_without_a_cell_are_said_to_be():

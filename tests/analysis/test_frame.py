@@ -14,7 +14,7 @@ from kick.analysis.groups import of as groups_of
 from kick.errors import KickError
 from kick.records import Step
 from kick.report import wording
-from kick.stats import intervals, paired
+from kick.stats import intervals, metrics, paired
 from tests.support.synthetic import (
     BATCH,
     DENSE,
@@ -67,11 +67,13 @@ def test_scores_are_those_of_the_runs(store, frame):
 def test_gaps_are_the_paired_statistics_of_the_samples(store, frame, task, metric, score, kind):
     row = one(frame, "magnitude-0.5", task, metric)
     dense, theirs = column(store, "dense", task, score), column(store, "magnitude-0.5", task, score)
-    found = paired.paired(dense, theirs, kind)
+    found = paired.paired(dense, theirs, kind, support=metrics.describe(metric).support)
     for name, value in (
         ("gap", found.gap),
         ("gap_low", found.low),
         ("gap_high", found.high),
+        ("relative_low", found.relative_low),
+        ("relative_high", found.relative_high),
         ("p", found.p),
         ("detectable", found.detectable),
         ("dense_value", intervals.aggregate(dense, kind)),

@@ -42,8 +42,8 @@ def test_what_a_worker_noted_with_its_cell_is_used(store, monkeypatch):
         kept.note(store, run, runs["dense", task])
     paired = items.difference
 
-    def of_two_tasks(*arguments):  # with a number of resamples: those are no single cell's
-        return paired(*arguments) if len(arguments) == 4 else pytest.fail("computed anew")
+    def of_two_tasks(*arguments, **options):  # with a number of resamples: those are no single cell's
+        return paired(*arguments, **options) if options else pytest.fail("computed anew")
 
     monkeypatch.setattr("kick.analysis.items.difference", of_two_tasks)
     pd.testing.assert_frame_equal(first, frame.read([store]).frame, check_exact=True)

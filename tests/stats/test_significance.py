@@ -9,6 +9,7 @@ from scipy import stats
 
 from kick.stats.intervals import aggregate, interval, resampled_means, spread, wilson
 from kick.stats.paired import detectable, holm, mcnemar, paired
+from kick.stats.support import BINARY, COUNT, SHARE
 
 PAIRS = 2000
 
@@ -35,7 +36,10 @@ def test_no_difference_is_rejected_in_five_percent_of_graded_pairs():
 
 def test_no_difference_is_rejected_in_five_percent_of_right_wrong_pairs():
     rng = np.random.default_rng(2)
-    found = [paired(*right_wrong(rng, 1500, lost=0.2, won=0.2), resamples=200) for _ in range(PAIRS)]
+    found = [
+        paired(*right_wrong(rng, 1500, lost=0.2, won=0.2), support=BINARY, resamples=200)
+        for _ in range(PAIRS)
+    ]
     assert all(one.test == "mcnemar" for one in found)
     assert 0.04 <= np.mean([one.p < 0.05 for one in found]) <= 0.06
     assert 0.04 <= np.mean([mcnemar(one.lost, one.won, mid=True) < 0.05 for one in found]) <= 0.06
@@ -53,7 +57,7 @@ def test_the_interval_of_a_score_covers_in_ninety_five_percent():
     rng = np.random.default_rng(3)
     inside_share = inside_grade = inside_perplexity = 0
     for _ in range(PAIRS):
-        low, high, _ = interval(rng.random(150) < 0.35)
+        low, high, _ = interval(rng.random(150) < 0.35, support=BINARY)
         inside_share += low <= 0.35 <= high
         low, high, _ = interval(rng.beta(0.6, 0.9, 100), resamples=3000)
         inside_grade += low <= 0.4 <= high
@@ -64,7 +68,7 @@ def test_the_interval_of_a_score_covers_in_ninety_five_percent():
 
 
 def test_a_mean_of_few_counts_is_not_said_to_be_below_none():
-    low, high, _ = interval([0.0, 0.0, 9.0])
+    low, high, _ = interval([0.0, 0.0, 9.0], support=COUNT)
     assert low == 0.0
     assert high > 9.0  # three items leave more open than they show
     low, _, _ = interval([-1.0, 0.0, 9.0])
@@ -75,7 +79,7 @@ def test_the_interval_of_a_difference_covers_in_ninety_five_percent():
     rng = np.random.default_rng(4)
     inside_flips = inside_grades = 0
     for _ in range(PAIRS):
-        found = paired(*right_wrong(rng, 800, lost=0.15, won=0.05), resamples=1000)
+        found = paired(*right_wrong(rng, 800, lost=0.15, won=0.05), support=BINARY, resamples=1000)
         inside_flips += found.low <= -0.1 <= found.high
         found = paired(*graded(rng, 100, effect=0.05), resamples=3000)
         inside_grades += found.low <= 0.05 <= found.high
@@ -95,7 +99,8 @@ def test_planted_flips_are_found_at_the_stated_power():
     n, flips = 1500, 0.2
     effect = detectable(n, math.sqrt(flips))
     lost, won = (flips + effect) / 2, (flips - effect) / 2
-    found = [paired(*right_wrong(rng, n, lost=lost, won=won), resamples=200, seed=i) for i in range(1000)]
+    made = [right_wrong(rng, n, lost=lost, won=won) for _ in range(1000)]
+    found = [paired(*pair, support=BINARY, resamples=200) for pair in made]
     assert 0.75 <= np.mean([one.p < 0.05 for one in found]) <= 0.84
     assert np.mean([one.detectable for one in found]) == pytest.approx(effect, rel=0.02)
 
@@ -117,11 +122,12 @@ def test_matching_is_seldom_claimed_at_the_margin_and_mostly_where_it_holds():
 def test_agreement_on_a_few_items_is_undecided_and_on_many_matching():
     few, many = np.ones(48), np.ones(2000)
     few[24:] = many[1000:] = 0
-    assert paired(few, few).verdict == "undecided"
-    assert paired(few, few).low < 0 < paired(few, few).high
-    assert paired(many, many).verdict == "matching"
-    assert paired(many, many).p == 1
-    assert paired(many / 2 + 0.1, many / 2 + 0.1).low < 0  # graded shares that do not differ
+    for support in (BINARY, SHARE):
+        assert paired(few, few, support=support).verdict == "undecided"
+        assert paired(few, few, support=support).low < 0 < paired(few, few, support=support).high
+        assert paired(many, many, support=support).verdict == "matching"
+        assert paired(many, many, support=support).p == 1
+    assert paired(many / 2 + 0.1, many / 2 + 0.1, support=SHARE).low < 0  # graded shares that do not differ
 
 
 def test_a_perplexity_matches_within_five_percent_of_the_ratio():
@@ -141,21 +147,22 @@ def test_nothing_is_called_worse_that_mcnemar_calls_chance():
     dense = np.array([1.0] * 7 + [0.0] * 25)
     variant = dense.copy()
     variant[:5] = 0.0
-    found = paired(dense, variant)
+    found = paired(dense, variant, support=BINARY)
     assert found.p == pytest.approx(0.0625)
     assert found.verdict == "undecided"
     variant[5] = 0.0
-    assert paired(dense, variant).verdict == "not matching"
+    assert paired(dense, variant, support=BINARY).verdict == "not matching"
 
 
 def test_a_dense_score_of_zero_has_no_verdict():
-    assert paired(np.zeros(50), np.ones(50)).verdict == ""
+    assert paired(np.zeros(50), np.ones(50), support=BINARY).verdict == ""
+    assert paired(np.zeros(50), np.ones(50), support=SHARE).verdict == ""
 
 
 def test_missing_items_leave_both_sides_of_the_pair():
     dense = [1, 1, 0, math.nan, 1, 0, 1]
     variant = [1, 0, 0, 1, math.nan, 0, 0]
-    found = paired(dense, variant)
+    found = paired(dense, variant, support=BINARY)
     assert (found.n, found.lost, found.won) == (5, 2, 0)
     assert found.gap == pytest.approx(-0.4)
 
@@ -179,7 +186,9 @@ def test_a_handful_of_items_is_not_taken_for_many():
         low, high, _ = interval(rng.normal(0.5, 0.1, 6), resamples=1000)
         inside += low <= 0.5 <= high
     assert 0.93 <= inside / 1000 <= 0.97
-    assert interval([0.0, 0.1, 0.9])[:2] == (0, 1)
+    low, high, _ = interval([0.0, 0.1, 0.9], support=SHARE)
+    assert 0 <= low < 0.1
+    assert 0.8 < high <= 1
 
 
 def test_weights_divide_by_their_sum():
@@ -216,7 +225,7 @@ def test_wilson_is_scipys_and_never_a_point():
     assert wilson(0, 40)[1] > 0.05
     low, high = wilson(30, 40)
     assert low < 0.75 < high
-    assert interval([1] * 30 + [0] * 10)[:2] == (low, high)
+    assert interval([1] * 30 + [0] * 10, support=BINARY)[:2] == (low, high)
     theirs = stats.binomtest(30, 40).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((theirs.low, theirs.high))
 
@@ -242,6 +251,9 @@ def test_seeds_are_spread_apart_from_items():
 
 
 def test_a_difference_of_shares_is_no_larger_than_all():
-    found = paired([0.0, 1.0], [1.0, 0.0])
+    found = paired([0.0, 1.0], [1.0, 0.0], support=BINARY)
     assert (found.low, found.high) == (-1.0, 1.0)
+    found = paired([0.0, 1.0], [1.0, 0.0], support=SHARE)
+    assert -1.0 <= found.low < -0.5
+    assert 0.5 < found.high <= 1.0
     assert paired([0.0, 9.0], [9.0, 0.0]).high > 9.0

@@ -181,7 +181,7 @@ def result(task: str, one: Variant, found: Sequence[Sample], matrix: str = "synt
         if metric.column not in TASKS[task]:
             continue
         values = np.array([sample.scores[metric.column] for sample in found])
-        low, high, stderr = intervals.interval(values, metric.kind, resamples=500)
+        low, high, stderr = intervals.interval(values, metric.kind, support=metric.support, resamples=500)
         missing = int(np.isnan(values).sum())
         value = intervals.aggregate(values, metric.kind)
         better = metric.higher_is_better

@@ -25,7 +25,10 @@ def _differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 @figure("differences", "Differences to dense, with verdicts", _differences)
 def differences(rows: pd.DataFrame) -> Figure:
-    """Every variant's gap as a share of the dense score, a column a task; better is to the right."""
+    """Every variant's change as a share of the dense score, a column a task; better is to the right.
+
+    Whiskers are intervals of the ratio, which of a score that is never negative do not pass -100 %.
+    """
     tasks, labels = select.tasks(rows), list(dict.fromkeys(rows["label"]))
     width, height = 1.7 + 1.35 * len(tasks), 1.1 + 0.19 * len(labels)
     drawn = Figure(figsize=(width, height), layout="constrained")
@@ -49,25 +52,29 @@ def _face(verdict: str, look: palette.Look) -> str:
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
-    sign = np.where(rows["higher_is_better"], 100.0, -100.0) / rows["dense_value"].abs()
-    shown = rows.assign(at=rows["gap"] * sign, first=rows["gap_low"] * sign, second=rows["gap_high"] * sign)
+    shown = rows.assign(
+        **{
+            name: rows[of] * 100
+            for name, of in (("at", "relative"), ("first", "relative_low"), ("second", "relative_high"))
+        }
+    )
+    up = 1 if rows["higher_is_better"].iloc[0] else -1
     axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=style.SKY, alpha=0.22, linewidth=0, zorder=0)
     axes.axvline(0, color=style.INK, linewidth=0.6, zorder=1)
-    reach = min(110.0, max(12.0, float(shown[["at", "first", "second"]].abs().max().max()) * 1.05))
+    ends = shown[["at", "first", "second"]]
+    reach = min(110.0, max(12.0, float(ends.abs().max().max()) * 1.05))
     for _, row in shown.iterrows():
         verdict, place = wording.verdict(row), labels.index(row["label"])
         look = palette.VERDICTS[verdict]
-        low, high = sorted((row["first"], row["second"]))
-        axes.plot([low, high], [place, place], color=look.hex, linewidth=1.1, zorder=2)
+        axes.plot([row["first"], row["second"]], [place, place], color=look.hex, linewidth=1.1, zorder=2)
         at = np.clip(row["at"], -reach, reach)
         beyond = at != row["at"]
-        mark = "<" if beyond else look.marker
+        mark = "<" if beyond else look.marker  # worse is to the left, beyond the axis
         axes.plot(
             at, place, mark, color=look.hex, markerfacecolor=_face(verdict, look), markersize=4, zorder=3
         )
-    axes.set_xlim(
-        -reach * 1.05, min(reach, max(12.0, float(shown[["at", "first", "second"]].max().max()) * 1.2))
-    )
+    best = min(reach, max(12.0, float((ends * up).max().max()) * 1.2))
+    axes.set_xlim(-reach * 1.05 * up, best * up)  # better is to the right, so a loss's axis runs backwards
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -106,7 +113,7 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
     right = max(1.3, float(rows["ratio"].max()) * 1.1)
     sign = np.where(rows["higher_is_better"], 100.0, -100.0)
     shown = rows.assign(at=rows["relative"] * sign)
-    lowest = np.minimum(shown["gap_low"] * sign, shown["gap_high"] * sign) / shown["dense_value"].abs()
+    lowest = np.minimum(shown["relative_low"] * sign, shown["relative_high"] * sign)
     floor = min(-20.0, float(lowest.min()) * 1.05)
     axes.add_patch(
         Rectangle((0.9, floor), 0.15, -100 * MARGIN - floor, color=style.ORANGE, alpha=0.2, linewidth=0)
@@ -114,7 +121,7 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(0, color=style.INK, linewidth=0.6)
     for _, row in shown.iterrows():
         look = palette.method_look(row["method"])
-        bounds = np.array([[row["gap_low"]], [row["gap_high"]]]) / abs(row["dense_value"]) * 100
+        bounds = np.array([[row["relative_low"]], [row["relative_high"]]]) * 100
         reach = np.abs(np.sort(bounds * (1 if row["higher_is_better"] else -1), axis=0) - row["at"])
         face = look.hex if wording.verdict(row) in ("worse", "better") else "white"
         axes.errorbar(

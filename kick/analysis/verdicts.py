@@ -1,0 +1,33 @@
+"""The verdict on a difference in words: one rule for the page, `kick compare` and every export."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+WITHIN_NOISE = "inside the noise"
+
+
+def verdict(shown: str, gap: float, higher_is_better: bool, inside_noise: bool) -> str:
+    """ "matching", "worse", "better", "undecided", "inside the noise", "dense", or "" where there is none.
+
+    `shown`: what the test says (`kick.stats.paired`). A gap that a dense replica shows too is no difference,
+    whatever the test says; what is shown to match matches, inside the noise or not.
+    """
+    if shown in ("dense", "matching"):
+        return shown
+    if inside_noise:
+        return WITHIN_NOISE
+    if shown == "not matching":
+        return "better" if (gap > 0) == higher_is_better and gap != 0 else "worse"
+    return shown
+
+
+def noise(gaps: Iterable[float]) -> float:
+    """The noise floor: the largest gap of a dense replica to dense; NaN where none was measured."""
+    return max((abs(gap) for gap in gaps if math.isfinite(gap)), default=math.nan)
+
+
+def inside(gap: float, floor: float) -> bool:
+    """Whether a gap is inside the noise; a floor of no width holds nothing."""
+    return floor > 0 and abs(gap) <= floor
