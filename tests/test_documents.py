@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,28 @@ def test_the_check_of_the_site_finds_what_is_broken(tmp_path, extra, wrong):
 def test_the_check_of_the_site_finds_fonts_from_elsewhere(tmp_path):
     (tmp_path / "s.css").write_text("@import url('https://fonts.org/x.css');")
     assert check["problems"](tmp_path) == ["s.css fetches a file from elsewhere"]
+
+
+def commands():
+    """Each `kick ...` line of a code block in a document, as the words of a shell."""
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), flags=re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True) if "kick " in line else []
+                if words[:1] == ["kick"] and words[1:2] != ["lm-eval"]:
+                    yield pytest.param(words[1:], id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("words", commands())
+def test_the_commands_exist_with_their_options(words):
+    from typer.main import get_command
+
+    from kick.cli import app
+
+    command = get_command(app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, words
+        command = command.commands[words.pop(0)]
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    free = command.name == "compress"  # takes the options of the methods too
+    assert free or {word for word in words if word.startswith("--")} <= known
