@@ -22,7 +22,7 @@ from pathlib import Path
 from types import CodeType
 
 from kick.errors import KickError
-from kick.registry import NameTaken
+from kick.registry import NameTaken, forget
 
 GROUP = "kick.plugins"
 PREFIX = "kick_plugin_"
@@ -78,6 +78,7 @@ def _load_file(file: Path) -> None:
     if spec is None or spec.loader is None:
         raise KickError(f"--plugins: {file} cannot be imported as Python")
     spec.loader_state = state
+    forget(name)
     module = module_from_spec(spec)
     sys.modules[name] = module  # where inspect looks for the source of a class
     with _imports_from(file.parent):
@@ -85,6 +86,7 @@ def _load_file(file: Path) -> None:
             spec.loader.exec_module(module)
         except Exception as error:  # whatever a user's file raises is told as one line, never ignored
             del sys.modules[name]
+            forget(name)
             raise KickError(_told(error, file)) from error
 
 

@@ -47,7 +47,10 @@ class UnknownName(KeyError):
 
 
 class NameTaken(ValueError):
-    """A name that another module has entered already."""
+    """A name that is in the table already."""
+
+
+_tables: list[Registry] = []
 
 
 class Registry(Mapping[str, T]):
@@ -63,16 +66,22 @@ class Registry(Mapping[str, T]):
         self.kind = kind
         self._items: dict[str, T] = {}
         self._origins: dict[str, str] = {}
+        _tables.append(self)
 
     def add(self, name: str, item: T, origin: str = "") -> None:
         """Enter `item` under `name`.
 
-        `origin` is the module that enters it: one that is imported anew may replace what it entered before.
-        Raises NameTaken where another module has taken the name.
+        `origin` is the module that enters it, which `forget` takes back. Raises NameTaken where the name is
+        taken.
         """
-        if name in self._items and not (origin and self._origins[name] == origin):
+        if name in self._items:
             raise NameTaken(f"the {self.kind} name {name!r} is taken by {self._origin(name)}; choose another")
         self._items[name], self._origins[name] = item, origin
+
+    def forget(self, origin: str) -> None:
+        """Take out what that module has entered."""
+        for name in [name for name, known in self._origins.items() if known == origin]:
+            del self._items[name], self._origins[name]
 
     def _origin(self, name: str) -> str:
         """Who entered the name, for people: a module of kick, or a file."""
@@ -95,6 +104,12 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+def forget(origin: str) -> None:
+    """Take out of every table what a module has entered, before it is imported anew."""
+    for table in _tables:
+        table.forget(origin)
 
 
 def import_files(package: ModuleType) -> None:

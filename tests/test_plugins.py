@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kick import cli, meaning, plugins
+from kick import cli, meaning, plugins, registry
 from kick.compress.method import methods
 from kick.errors import KickError
 
@@ -53,6 +53,7 @@ def _no_plugin_of_another_test():
     yield
     for name in [*sys.modules]:
         if name.startswith(plugins.PREFIX) or name in ("_shared", "_helper"):
+            registry.forget(name)
             del sys.modules[name]
 
 
@@ -80,6 +81,11 @@ def test_a_file_is_imported_once_and_again_when_it_or_its_neighbour_changed(tmp_
     plugins.load([file])
     assert methods["once"].cls().by == 0.6
     assert methods["once"].digest != first.digest
+    edited(file, "once", "renamed")
+    plugins.load([file])
+    assert "once" not in methods
+    edited(file, "renamed", "once")
+    plugins.load([file])
     edited(tmp_path / "_shared.py", "1.0", "2.0")
     second = methods["once"]
     plugins.load([file])
@@ -102,6 +108,10 @@ def test_nothing_is_left_on_the_path_and_no_compiled_file_beside_the_users(tmp_p
         ("import math\n\nmath.sqrt(-1)\n", r"broken\.py:3: ValueError: "),
         ("class Own(Exception): ...\nraise Own('one\\ntwo')\n", r"broken\.py:2: Own: one two$"),
         ("import _helper\n", r"_helper\.py:2: ZeroDivisionError: division by zero$"),
+        (
+            METHOD.replace("from _shared import FACTOR", "").format(name="twice") * 2,
+            r"broken\.py:\d+: the method name 'twice' is taken by .*broken\.py",
+        ),
         (
             METHOD.replace("from _shared import FACTOR", "").format(name="wanda"),
             r"broken\.py:\d+: the method name 'wanda' is taken by kick\.compress\.methods\.wanda",
@@ -170,6 +180,37 @@ def test_kick_methods_lists_it(tmp_path, kick):
     (one,) = [one for one in json.loads(out) if one["name"] == "listed"]
     assert status == 0
     assert (one["title"], one["paper"], one["kind"]) == ("Shrunk weights", "Nobody, 2031", "prune")
+
+
+SHOWN = """
+from matplotlib.figure import Figure
+
+from kick.report import select, tables
+from kick.report.figures import figure
+
+@figure("dots_of_ones_own", "Dots", select.headlines)
+def dots(rows):
+    drawn = Figure()
+    drawn.subplots().plot(rows["value"], rows["task"], "o")
+    return drawn
+
+@tables.table("counts_of_ones_own", "How many items")
+def counts(frame):
+    rows = select.headlines(frame)
+    cells = tuple((row["label"], str(row["n"])) for row in select.records(rows))
+    return tables.Table("How many items", ("variant", "n"), cells, rows)
+"""
+
+
+def test_figures_and_tables_of_ones_own_are_written(tmp_path, kick, smoke_results):
+    (tmp_path / "shown.py").write_text(SHOWN)
+    common = (smoke_results, "--plugins", tmp_path / "shown.py", "--out", tmp_path / "out")
+    status, _, err = kick("figures", *common)
+    assert status == 0, err
+    assert (tmp_path / "out" / "dots_of_ones_own.png").exists()
+    status, _, err = kick("leaderboard", *common)
+    assert status == 0, err
+    assert "How many items" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
 MATRIX = """

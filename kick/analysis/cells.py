@@ -177,17 +177,26 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:
             model = models.get(run.cell.reference or "") or of_matrix.get(run.matrix) or model
         several = len(digests.get(model.title, ())) > 1
         base = f"{model.title} ({model.digest[:6]})" if several else model.title
-        cells.append(StoredCell(run, store, base, _traits(run.cell.variant, known)))
+        cells.append(StoredCell(run, store, base, _traits(run, known)))
     return cells
 
 
-def _traits(variant: Variant, known: dict[str, tuple[Variant, dict[str, Any]]]) -> dict[str, Any]:
+def _traits(run: Result, known: dict[str, tuple[Variant, dict[str, Any]]]) -> dict[str, Any]:
     """The variant's columns, computed once for cells of one variant that follow each other."""
+    variant = run.cell.variant
     before = known.get(variant.name)
     if before is None or before[0] != variant:
-        before = variant, {"label": analysis_traits.label(variant), **analysis_traits.traits(variant)}
+        stored = steps_of(run)
+        label = analysis_traits.label(variant, stored)
+        before = variant, {"label": label, **analysis_traits.traits(variant, stored)}
         known[variant.name] = before
     return before[1]
+
+
+def steps_of(run: Result) -> Sequence[Any]:
+    """The steps of a result's compression record; none where there are not any."""
+    steps = run.compression.get("steps")
+    return steps if isinstance(steps, list | tuple) else ()
 
 
 def _newest(cells: Sequence[StoredCell]) -> tuple[list[StoredCell], list[str]]:

@@ -6,7 +6,7 @@ A row whose samples are not there keeps its score and plain gap, without interva
 Columns (NaN or "" where there is nothing):
 
     matrix, base, variant, label, key, dense    where a row stands; `base` is the base model's name
-    method, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
+    method, place, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
     corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
     task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric

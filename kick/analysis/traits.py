@@ -4,37 +4,58 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from kick import catalog
+from kick.catalog import Facts, level_of, number, recorded, share
 from kick.records import Step, Variant, key
 
-FIXED_BITS = {"llm.int8": 8, "smoothquant": 8, "nf4": 4}  # widths that are no option of the method
-STRUCTURED = ("flap", "llm-pruner", "last-n", "shortgpt", "laco")  # heads, channels or blocks go
+DENSE_PLACE, RECIPE_PLACE = -1, 9000  # before every method, and after
 
 
-def traits(variant: Variant) -> dict[str, Any]:
-    """The columns that describe a variant.
+def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
+    """The columns that describe a variant; `stored` are the steps of its results' compression record.
 
     method: the steps' names joined by " + ", "dense" for none; sparsity: the share asked for, steps
-    multiplied out; pattern: "unstructured", "2:4", "structured" or ""; bits, group_size: NaN where nothing
-    is quantized; recipe: a hash of all but the calibration seed, which tells seeds of one recipe.
+    multiplied out; place: where the method stands in tables and legends; pattern: "unstructured", "2:4",
+    "structured" or ""; bits, group_size: NaN where nothing is quantized; recipe: a hash of all but the
+    calibration seed, which tells seeds of one recipe.
     """
-    steps = variant.recipe
+    steps, known = variant.recipe, facts(variant, stored)
+    bits = [known[step.method].width(step.options) for step in steps]
+    patterns = [known[step.method].pattern(step.options) for step in steps]
     return {
         "method": method(variant),
         "sparsity": _sparsity(steps),
-        "pattern": _pattern(steps),
-        "bits": _least(_bits(step) for step in steps),
-        "group_size": _least(_number(step.options.get("group_size")) for step in steps if _bits(step)),
-        "structured": any(step.method in STRUCTURED for step in steps),
+        "place": _place(variant, known),
+        "pattern": next(filter(None, patterns), ""),
+        "bits": _least(bits),
+        "group_size": _least(
+            number(step.options.get("group_size")) for step, width in zip(steps, bits, strict=True) if width
+        ),
+        "structured": any(known[step.method].structured for step in steps),
         "replica": variant.replica or "",
         "checkpoint": variant.checkpoint,
         "recipe": _recipe(variant),
-        **_place(steps),
+        **_matrix(steps),
         **_calibration(variant),
     }
+
+
+def facts(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Facts]:
+    """What is known of each method of a variant: what its result says, else what this installation says.
+
+    A method of which nothing is known has its name for a title, and no kind.
+    """
+    found: dict[str, Facts] = {}
+    for place, step in enumerate(variant.recipe):
+        record = stored[place] if place < len(stored) else None
+        told = recorded(step.method, record) if isinstance(record, Mapping) else None
+        unknown = Facts(step.method, title=step.method, paper="", kind="")
+        found[step.method] = told or catalog.known().get(step.method) or unknown
+    return found
 
 
 def method(variant: Variant) -> str:
@@ -44,7 +65,7 @@ def method(variant: Variant) -> str:
     return "checkpoint" if variant.checkpoint else "dense"
 
 
-def label(variant: Variant) -> str:
+def label(variant: Variant, stored: Sequence[Any] = ()) -> str:
     """The variant for readers: "wanda 50 %", "gptq 4-bit", "wanda 2:4 + rtn 4-bit", "dense (batch)".
 
     The matrix file's own `name` comes first; a checkpoint without one is called by its last folder.
@@ -54,76 +75,45 @@ def label(variant: Variant) -> str:
     if variant.replica:
         return f"dense ({variant.replica} replica)"
     if variant.recipe:
-        return " + ".join(_step_label(step) for step in variant.recipe)
+        known = facts(variant, stored)
+        return " + ".join(_step_label(step, known[step.method]) for step in variant.recipe)
     return replace(variant.model, name=variant.name).title if variant.checkpoint else "dense"
 
 
-def _step_label(step: Step) -> str:
-    level, bits = _level(step), _bits(step)
+def _step_label(step: Step, known: Facts) -> str:
+    level, bits = level_of(step.options), known.width(step.options)
     parts = [step.method]
     if isinstance(level, str) and ":" in level:
         parts.append(level)
-    elif _number(level) is not None:
-        parts.append(f"{100 * _number(level):g} %")
+    elif (asked := share(level)) is not None:
+        parts.append(f"{100 * asked:g} %")
     if bits:
         parts.append(f"{bits:g}-bit")
     for name, text in (("layers", "{} layers"), ("rank", "rank {}")):
-        if _number(step.options.get(name)):
+        if number(step.options.get(name)):
             parts.append(text.format(step.options[name]))
     return " ".join(parts)
-
-
-def _level(step: Step) -> Any:
-    """What says how much a step prunes: the option sparsity, or the share of heads and channels."""
-    return step.options.get("sparsity", step.options.get("share"))
-
-
-def share(level: Any) -> float | None:
-    """The share that a sparsity asks for: 0.5 of 0.5, of "0.5" and of "2:4"; None where it is none."""
-    if isinstance(level, str) and ":" in level:
-        pruned, _, of = level.partition(":")
-        return int(pruned) / int(of) if pruned.isdigit() and of.isdigit() and int(of) else None
-    return _number(level)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _sparsity(steps: Iterable[Step]) -> float:
     """The pruned share after all steps: one step's share of what the ones before have left."""
     kept = 1.0
     for step in steps:
-        kept *= 1 - (share(_level(step)) or 0.0)
+        kept *= 1 - (share(level_of(step.options)) or 0.0)
     return 1 - kept
 
 
-def _pattern(steps: Iterable[Step]) -> str:
-    for step in steps:
-        level = _level(step)
-        if isinstance(level, str) and ":" in level:
-            return level
-        if step.method in STRUCTURED:
-            return "structured"
-        if share(level):
-            return "unstructured"
-    return ""
-
-
-def _bits(step: Step) -> float | None:
-    return _number(step.options.get("bits")) or FIXED_BITS.get(step.method)
+def _place(variant: Variant, known: Mapping[str, Facts]) -> int:
+    if len(variant.recipe) == 1:
+        return known[variant.recipe[0].method].order
+    return RECIPE_PLACE if variant.recipe or variant.checkpoint else DENSE_PLACE
 
 
 def _least(values: Iterable[float | None]) -> float:
     return min((value for value in values if value is not None), default=math.nan)
 
 
-def _place(steps: Iterable[Step]) -> dict[str, Any]:
+def _matrix(steps: Iterable[Step]) -> dict[str, Any]:
     """The one weight matrix that a component study changes: its layer and name, of a step's option `only`."""
     for step in steps:
         only = step.options.get("only")
@@ -182,4 +172,4 @@ def achieved(compression: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _first(record: Mapping[str, Any], *names: str) -> float:
-    return next((float(record[name]) for name in names if _number(record.get(name)) is not None), math.nan)
+    return next((float(record[name]) for name in names if number(record.get(name)) is not None), math.nan)

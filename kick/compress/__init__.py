@@ -9,8 +9,6 @@ Every file of methods/ is imported here, so that its method is in the table.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +33,9 @@ from kick.errors import KickError
 from kick.model.footprint import VALUE_BITS, Storage, footprint
 from kick.model.structure import block_list, blocks, linears
 from kick.records import Step
+from kick.registry import import_files
 
-for _module in pkgutil.iter_modules(_package.__path__):
-    importlib.import_module(f"{_package.__name__}.{_module.name}")
+import_files(_package)
 
 __all__ = [
     "Calibration",

@@ -22,6 +22,7 @@ from kick.catalog import KINDS, Facts
 from kick.compress import scope
 from kick.compress.sparsity import Sparsity
 from kick.errors import WrongOption
+from kick.plugins import PREFIX
 from kick.records import Step
 from kick.registry import Registry, unknown
 
@@ -65,7 +66,10 @@ class method(Facts):
         if self.kind not in KINDS:
             raise TypeError(f"{who}: kind {self.kind!r}; expected one of {KINDS}")
         facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(Facts)}
-        methods.add(self.name, MethodEntry(**facts, cls=cls), cls.__module__)
+        entry = MethodEntry(**facts, cls=cls)
+        methods.add(self.name, entry, cls.__module__)
+        if cls.__module__.startswith(PREFIX):
+            _ = entry.digest  # of the code that is imported, whatever the user's file says later
         return cls
 
 

@@ -22,6 +22,7 @@ DRAWN = (
     "dense",
     "replica",
     "method",
+    "place",
     "seed",
     "pattern",
     "sparsity",
@@ -89,7 +90,7 @@ def _bits(rows: pd.DataFrame) -> svg.Plot | None:
 
 def _lines(rows: pd.DataFrame, start: pd.DataFrame) -> tuple[svg.Curve, ...]:
     lines = []
-    for name in select.method_order(rows["method"]):
+    for name in select.method_order(rows):
         part = rows[rows["method"] == name].sort_values(["at", "seed"])
         points = [*_points(start, title=False), *_points(part)]
         lines.append(svg.Curve(palette.method_look(name), tuple(points)))
@@ -112,7 +113,7 @@ def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
 def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:
     """(name, sample) of the methods that the charts show, for their legend."""
     rows = pd.concat([select.level(select.headlines(frame), kind) for kind in ("sparsity", "bits")])
-    names = select.method_order(rows.loc[~rows["dense"], "method"])
+    names = select.method_order(rows[~rows["dense"]])
     return [(name, svg.swatch(palette.method_look(name))) for name in names]
 
 

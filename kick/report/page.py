@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from kick.analysis import pairs
-from kick.analysis.cells import StoredCell
+from kick.analysis import pairs, traits
+from kick.analysis.cells import StoredCell, steps_of
 from kick.analysis.frame import Results
+from kick.catalog import Facts
 from kick.printable import plain
 from kick.report import answers, charts, select, tables, wording
 from kick.stats import metrics
@@ -108,19 +109,27 @@ def view(report: Results, *, title: str | None, notes: Sequence[str], examples: 
     models = list(dict.fromkeys(frame["base"]))
     said = [wording.MODELS[name] for name in models if name in wording.MODELS]
     matrices = list(dict.fromkeys(frame["matrix"]))
-    names = {name for method in frame["method"] for name in method.split(" + ")}
-    known = [name for name in select.method_order(names) if name in wording.METHODS]
     used = [name for name in dict.fromkeys(frame["metric"]) if name in metrics.known]
     return PageView(
         title=title or f"What compression does to {', '.join(models)}",
         summary=_summary(frame, matrices),
         notes=(*said, *notes, *report.notes),
         sections=tuple(_section(name, part, report, examples) for name, part in select.sections(frame)),
-        methods=tuple((name, ": ".join(filter(None, wording.METHODS[name]))) for name in known),
+        methods=tuple(_methods(report.cells)),
         metrics=tuple((metrics.known[name].label, metrics.known[name].description) for name in used),
         sources=wording.PROTOCOL_SOURCES,
         provenance=provenance(report),
     )
+
+
+def _methods(cells: Iterable[StoredCell]) -> Iterable[tuple[str, str]]:
+    """(name, title and source) of the methods that these results say more of than a name, in table order."""
+    known: dict[str, Facts] = {}
+    for cell in cells:
+        known |= traits.facts(cell.variant, steps_of(cell.run))
+    for facts in sorted(known.values(), key=lambda facts: (facts.order, facts.name)):
+        if facts.kind:
+            yield plain(facts.name), plain(": ".join(filter(None, (facts.title, facts.paper))))
 
 
 def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kick.report import select, wording
+from kick import catalog
+from kick.errors import KickError
+from kick.report import wording
 
 COLORS = {
     "ink": "#222222",
@@ -35,17 +37,12 @@ class Look:
         return COLORS[self.color]
 
 
-_FIRST = {
-    "dense": Look("ink", "_", "--"),
-    "magnitude": Look("red", "o"),
-    "wanda": Look("blue", "s"),
-    "sparsegpt": Look("green", "^"),
-    "gptq": Look("pink", "D"),
-    "rtn": Look("orange", "v"),
-    "awq": Look("sky", "P"),
-    "random": Look("quiet", "x", ":"),
-}
+DENSE = Look("ink", "_", "--")
 _COLORS = ("blue", "red", "green", "pink", "orange", "sky")
+MARKERS, LINES = (
+    ("o", "s", "^", "v", "D", "P", "x", "X", "<", ">", "p", "h", "*", "d", "8"),
+    ("-", "--", "-.", ":"),
+)
 _MARKERS, _LINES = ("X", "<", ">", "p", "h", "*", "d", "8"), ("--", "-.", ":")
 
 VERDICTS = {
@@ -59,11 +56,26 @@ VERDICTS = {
 
 
 def method_look(name: str) -> Look:
-    """The look of a method or recipe, the same everywhere."""
-    if name in _FIRST:
-        return _FIRST[name]
-    others = [known for known in select.METHOD_ORDER if known not in _FIRST]
+    """The look of a method or recipe, the same everywhere: its own, or one by its place or its name."""
+    if name == "dense":
+        return DENSE
+    known = catalog.known()
+    if name in known and known[name].look:
+        return _own(name, known[name].look)
+    others = [other for other, facts in catalog.shipped().items() if not facts.look]
     return numbered(others.index(name) if name in others else sum(name.encode()))
+
+
+def _own(name: str, text: str) -> Look:
+    """The look that a method's decorator names. Raises KickError where it is not one."""
+    parts = text.split()
+    known = (COLORS, MARKERS, LINES)
+    if len(parts) != 3 or any(part not in some for part, some in zip(parts, known, strict=True)):
+        raise KickError(
+            f"the method {name!r} has the look {text!r}; expected a colour, a marker and a line, such as "
+            f"'blue s -', of {', '.join(COLORS)}; {' '.join(MARKERS)}; {' '.join(LINES)}"
+        )
+    return Look(*parts)
 
 
 def numbered(place: int) -> Look:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from kick.analysis import traits
+from kick.catalog import shipped
 from kick.errors import KickError
 
 PACKAGED = Path(__file__).with_name("llm_kick_published.json")
@@ -51,6 +53,7 @@ def _rows(family: str, numbers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     "base": numbers["model"],
                     "label": f"{method} {100 * sparsity:g} %" if sparsity else "dense",
                     "method": method if sparsity else "dense",
+                    "place": shipped()[method].order if sparsity else traits.DENSE_PLACE,
                     "dense": sparsity == 0,
                     "sparsity": sparsity,
                     "pattern": "unstructured" if sparsity else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -109,41 +109,15 @@ def hidden(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[np.array(lost, dtype=bool) & (rows["ratio"] <= 1 + MARGIN)]
 
 
-METHOD_ORDER = (
-    "dense",
-    "random",
-    "magnitude",
-    "wanda",
-    "owl",
-    "sparsegpt",
-    "admm",
-    "pruner-zero",
-    "gblm",
-    "flap",
-    "llm-pruner",
-    "last-n",
-    "shortgpt",
-    "laco",
-    "rtn",
-    "gptq",
-    "awq",
-    "hqq",
-    "nf4",
-    "llm.int8",
-    "smoothquant",
-    "eora",
-)
-
-
-def method_order(names: Iterable[str]) -> list[str]:
-    """Method names in their customary order, unknown ones and recipes after them by name."""
-    place = {name: number for number, name in enumerate(METHOD_ORDER)}
-    return sorted(set(names), key=lambda name: (place.get(name, len(place)), name))
+def method_order(rows: pd.DataFrame) -> list[str]:
+    """The methods of the rows: dense first, then by kind and place, recipes last; what is level by name."""
+    found = rows[["method", "place"]].drop_duplicates("method")
+    return list(found.sort_values(["place", "method"], kind="stable")["method"])
 
 
 def variant_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with dense first, then by method, pattern, sparsity upward, bits downward, seed."""
-    place = {name: number for number, name in enumerate(method_order(frame["method"]))}
+    place = {name: number for number, name in enumerate(method_order(frame))}
     keys = pd.DataFrame(
         {
             "dense": ~frame["dense"],

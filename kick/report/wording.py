@@ -39,30 +39,6 @@ VERDICTS = {
     "": "no verdict",
 }
 
-# method -> (title, source)
-METHODS: Mapping[str, tuple[str, str]] = {
-    "random": ("random pruning", ""),
-    "magnitude": ("magnitude pruning", "Han et al. 2015, arXiv 1506.02626"),
-    "wanda": ("Wanda", "Sun et al. 2023, arXiv 2306.11695"),
-    "owl": ("OWL", "Yin et al. 2023, arXiv 2310.05175"),
-    "sparsegpt": ("SparseGPT", "Frantar and Alistarh 2023, arXiv 2301.00774"),
-    "admm": ("ADMM pruning", "Boža 2024, arXiv 2401.02938"),
-    "pruner-zero": ("Pruner-Zero", "Dong et al. 2024, arXiv 2406.02924"),
-    "gblm": ("GBLM-Pruner", "Das et al. 2023, arXiv 2311.04902"),
-    "rtn": ("round to nearest", ""),
-    "gptq": ("GPTQ", "Frantar et al. 2022, arXiv 2210.17323"),
-    "awq": ("AWQ", "Lin et al. 2023, arXiv 2306.00978"),
-    "smoothquant": ("SmoothQuant", "Xiao et al. 2022, arXiv 2211.10438"),
-    "llm.int8": ("LLM.int8()", "Dettmers et al. 2022, arXiv 2208.07339"),
-    "nf4": ("NF4", "Dettmers et al. 2023, arXiv 2305.14314"),
-    "hqq": ("HQQ", "Badri and Shaji 2023"),
-    "flap": ("FLAP", "An et al. 2023, arXiv 2312.11983"),
-    "llm-pruner": ("LLM-Pruner", "Ma et al. 2023, arXiv 2305.11627"),
-    "last-n": ("last blocks dropped", "Lu et al. 2024, arXiv 2411.15558"),
-    "shortgpt": ("ShortGPT", "Men et al. 2024, arXiv 2403.03853"),
-    "laco": ("LaCo", "Yang et al. 2024, arXiv 2402.11187"),
-    "eora": ("EoRA", "Liu et al. 2024, arXiv 2410.21271"),
-}
 # base model -> what must be said wherever one of its numbers stands
 MODELS: Mapping[str, str] = {
     "smollm2-135m": (

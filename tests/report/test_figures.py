@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kick.analysis.frame import read
+from kick.catalog import shipped
 from kick.errors import KickError
 from kick.records import Step
 from kick.report import published, select
@@ -115,6 +116,8 @@ def test_studies_are_drawn_where_a_matrix_holds_them(tmp_path):
 
 
 def test_no_two_methods_look_the_same():
-    names = [name for name in select.METHOD_ORDER if name != "dense"]
-    looks = [(method_look(name).color, method_look(name).marker, method_look(name).line) for name in names]
+    looks = [
+        (method_look(name).color, method_look(name).marker, method_look(name).line)
+        for name in ("dense", *shipped())
+    ]
     assert len(set(looks)) == len(looks)

@@ -42,7 +42,7 @@ def figure(
     """
 
     def enter(draw: Draw) -> Draw:
-        known.add(name, FigureEntry(title, rows, draw, paper, published, across))
+        known.add(name, FigureEntry(title, rows, draw, paper, published, across), draw.__module__)
         return draw
 
     return enter

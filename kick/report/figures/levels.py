@@ -28,7 +28,7 @@ def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     if column == "sparsity" and len(dense):
         low, high = (style.scaled(dense, name).iloc[0] for name in ("low", "high"))
         axes.vlines(0, low, high, color=style.INK, linewidth=0.8)
-    methods = select.method_order(rows.loc[~rows["dense"], "method"])
+    methods = select.method_order(rows[~rows["dense"]])
     reach = float(rows["at"].max() - rows["at"].min()) or 1.0
     for number, name in enumerate(methods):
         part = rows[rows["method"] == name]
@@ -81,7 +81,7 @@ def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
     style.dense_line(axes, rows)
     rows = rows[~rows["dense"]]
     patterns = sorted(set(rows["pattern"]), key=lambda text: tuple(map(int, text.split(":"))))
-    methods = select.method_order(rows["method"])
+    methods = select.method_order(rows)
     width = min(0.2, 0.8 / max(len(methods), 1))
     for number, name in enumerate(methods):
         part = rows[rows["method"] == name].groupby("pattern", sort=False)[["value", "low", "high"]].mean()
@@ -118,7 +118,7 @@ def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Fig
 
 def _legend(drawn: Figure, rows: pd.DataFrame) -> None:
     extra = [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
-    style.legend(drawn, select.method_order(rows.loc[~rows["dense"], "method"]), extra)
+    style.legend(drawn, select.method_order(rows[~rows["dense"]]), extra)
 
 
 def of(kind: str, what: str) -> Callable[[pd.DataFrame], pd.DataFrame]:

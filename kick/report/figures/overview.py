@@ -105,7 +105,7 @@ def perplexity_hides(rows: pd.DataFrame) -> Figure:
         _against(ax, select.of_task(rows, task))
     corner = Patch(facecolor=style.ORANGE, alpha=0.2, label="perplexity within 5 %, task more than 5 % down")
     filled = Line2D([], [], color=style.INK, marker="o", linestyle="", label="filled: loss shown")
-    style.legend(drawn, select.method_order(rows["method"]), [filled, corner])
+    style.legend(drawn, select.method_order(rows), [filled, corner])
     return drawn
 
 

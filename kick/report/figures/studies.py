@@ -64,7 +64,7 @@ def calibration_size(rows: pd.DataFrame) -> Figure:
         style.head(
             ax, f"{task_info(first['task']).title}\n{first['level']}", wording.metric_label(first["metric"])
         )
-    style.legend(drawn, select.method_order(rows["method"]))
+    style.legend(drawn, select.method_order(rows))
     return drawn
 
 
@@ -130,7 +130,7 @@ def seeds(rows: pd.DataFrame) -> Figure:
 
 def _over(axes: Axes, rows: pd.DataFrame, column: str, text: str) -> None:
     """A line a method over `column`."""
-    for name in select.method_order(rows["method"]):
+    for name in select.method_order(rows):
         part, look = rows[rows["method"] == name].sort_values(column), palette.method_look(name)
         values = style.scaled(part, "value")
         axes.plot(part[column], values, color=look.hex, marker=look.marker, linestyle=look.line)
@@ -170,7 +170,7 @@ def small_dense_large_sparse(rows: pd.DataFrame) -> Figure:
             )
         ax.set_xlabel("parameters left (millions)")
         style.head(ax, part["title"].iloc[0], wording.metric_label(part["metric"].iloc[0]))
-    style.legend(drawn, select.method_order(rows.loc[~rows["dense"], "method"]))
+    style.legend(drawn, select.method_order(rows[~rows["dense"]]))
     return drawn
 
 

@@ -79,7 +79,7 @@ def table(name: str, title: str, *, paper: str = "", place: int = LAST) -> Calla
     """Register a function frame -> Table; it raises `select.Nothing` if the frame cannot feed it."""
 
     def enter(make: Make) -> Make:
-        known.add(name, TableEntry(title, make, paper, place))
+        known.add(name, TableEntry(title, make, paper, place), make.__module__)
         return make
 
     return enter
