@@ -4,6 +4,8 @@ yaml_marks   YAML with the line of each value
 schema       what a matrix file may hold
 load         a file or preset -> Matrix
 variants     entries of a matrix -> variants
+names        methods and tasks by name, before anything slow is imported
+needs        data sets and models that are missing, before the same
 sources      where names are looked up
 plan         Matrix -> cells, jobs, estimates
 costs        seconds, memory and disk of a job

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from kick import hub
 from kick.errors import KickError
 from kick.paths import cache_root, spare
 from kick.records import ModelSpec, canonical
@@ -259,6 +260,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise KickError(unknown("model", name, ALIASES))
     options = {"repo_id": name, "revision": revision, "allow_patterns": _HUB_FILES}
     for local_only in (True, False):
+        local_only = local_only or not hub.online()
         try:
             return Path(snapshot_download(**options, local_files_only=local_only))
         except HFValidationError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kick import paths, plugins
 from kick.errors import KickError
-from kick.matrix import costs, load, names, stale
+from kick.matrix import costs, load, names, needs, stale
 from kick.matrix.load import Given
 from kick.matrix.plan import Plan, plan
 from kick.matrix.sources import own_sources
@@ -59,15 +59,16 @@ def prepare(matrix: Given, options: RunOptions) -> tuple[Plan, Store]:
         if not folder.is_dir():
             raise KickError(f"--tasks: {str(folder)!r} is not a folder of task files")
     names.check(parsed, folders)
+    needs.check(parsed, folders, options.data_root)
     planned = plan(parsed, data_root=options.data_root, limit=options.limit, sources=own_sources(folders))
     return planned, Store(options.out, parsed.name)
 
 
 def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
-    from kick.sweep.rescore import rename, rescore_stale
-
     planned, store = prepare(matrix, options)
+    from kick.sweep.rescore import rename, rescore_stale  # brings lm-eval in: after what can be refused
+
     local = None if "://" in options.out else Path(options.out)
     for warning in costs.preflight(planned.estimates, local):
         say(f"warning: {warning}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kick import hub
 from kick.errors import KickError
 from kick.tasks import files
 from kick.tasks.order import Order
@@ -149,6 +150,12 @@ def has_split(path: str, name: str, split: str, root: str) -> bool:
     return any((folder / f"{split}{suffix}").is_file() for suffix in SUFFIXES)
 
 
+def has_set(path: str, name: str, root: str) -> bool:
+    """Whether the mirror `root` has a hub data set."""
+    source = _source(path, name)
+    return source is not None and (Path(root) / source.set).is_dir()
+
+
 def _source(path: str, name: str) -> DataSource | None:
     configurations = MIRROR.get(path, {})
     return configurations.get(name or "") or configurations.get("*")
@@ -195,8 +202,9 @@ def _hub(path: str, name: str, split: str, root: str | None) -> datasets.Dataset
     import datasets
 
     if path in NOT_ON_THE_HUB:
-        where = _mirror_text(root)
+        where = mirror_text(root)
         raise KickError(f"data set {path} is on no hub and must be in a local mirror; searched: {where}")
+    hub.online()  # else its libraries would try for long
     try:
         return datasets.load_dataset(path, name or None, split=split)
     except (ValueError, OSError) as error:
@@ -208,11 +216,12 @@ def not_found(path: str, name: str, split: str, root: str | None, error: Excepti
     reason = next(iter(str(error).splitlines()), "")[:200]
     return KickError(
         f"data set {path} ({name or 'default'}, {split}) was not found; searched: the embedded suite, "
-        f"{_mirror_text(root)}, the hub ({type(error).__name__}: {reason})"
+        f"{mirror_text(root)}, the hub ({type(error).__name__}: {reason})"
     )
 
 
-def _mirror_text(root: str | None) -> str:
+def mirror_text(root: str | None) -> str:
+    """Which mirror was searched, in words."""
     return f"the mirror {root}" if root else f"no local mirror (set {ROOT_VARIABLE} or data_root)"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from kick import hub
 from kick.errors import KickError
 from kick.registry import near, unknown
 from kick.tasks import data, lm_eval_names
@@ -349,6 +350,8 @@ def _built(
 ) -> Any:
     """lm-eval's Task object of that name. A task can be overridden only inside a group."""
     spec = {"group": "kick", "task": [{"task": name, **override}]} if override else name
+    if not override and config.get("dataset_path") and not config.get("custom_dataset"):
+        hub.online()  # else its libraries would try for long
     try:
         return manager.load([spec])["tasks"][name]
     except OSError as error:  # where lm-eval reads the data itself

@@ -1,0 +1,101 @@
+"""What a matrix needs from elsewhere, looked for before anything slow: data sets, models of the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path as File
+from typing import Any
+
+from kick import hub
+from kick.matrix.schema import CheckpointKeys, Matrix
+from kick.matrix.yaml_marks import Path, Problem, refusal
+
+
+def check(matrix: Matrix, folders: Sequence[File] = (), data_root: str | None = None) -> None:
+    """Raises KickError for data sets and models that are not on this machine if the hub cannot be asked.
+
+    Args:
+        folders: of the user's own task files.
+        data_root: the local mirror of data sets, in place of the matrix's own.
+    """
+    problems = [*_data(matrix, folders, data_root or matrix.data_root), *_models(matrix)]
+    if problems:
+        raise refusal(matrix.marks, problems)
+
+
+def _data(matrix: Matrix, folders: Sequence[File], data_root: str | None) -> list[Problem]:
+    from kick.tasks import data, index
+
+    root = data_root or os.environ.get(data.ROOT_VARIABLE)
+    if root and not File(root).is_dir():
+        return []  # the plan says what is wrong with it
+    files, problems = index.own(folders), []
+    for place, name in enumerate(matrix.tasks):
+        lacking = [
+            path
+            for leaf in index.expand([name], folders)
+            for path, part in (_sets(files[leaf][1]) if leaf in files else ())
+            if not (root and data.has_set(path, part, root)) and not _hub_has(path)
+        ]
+        if lacking:
+            several = "data sets" if len(set(lacking)) > 1 else "data set"
+            message = (
+                f"{name} needs the {several} {', '.join(dict.fromkeys(lacking))}; searched: "
+                f"{data.mirror_text(root)}, the hub's files on this machine, {_hub_text(lacking)}"
+            )
+            problems.append(Problem(("tasks", place), message))
+    return problems
+
+
+def _hub_has(path: str) -> bool:
+    """Whether a data set may be read from the hub, or from what its libraries keep here."""
+    from kick.tasks import data
+
+    return path not in data.NOT_ON_THE_HUB and (hub.kept("datasets", path) or hub.online())
+
+
+def _hub_text(lacking: Sequence[str]) -> str:
+    from kick.tasks import data
+
+    apart = data.NOT_ON_THE_HUB.issuperset(lacking)
+    return (
+        "and they are not on the hub" if apart else "and the hub cannot be asked (--offline, or no network)"
+    )
+
+
+def _sets(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The hub's data sets that a task file names, each with its configuration."""
+    from kick.tasks import data, files
+
+    path, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+    custom = config.get("custom_dataset")
+    if not custom:
+        given = isinstance(path, str) and path not in files.LOCAL and not File(path).exists()
+        return [(str(path), str(config.get("dataset_name") or ""))] if given else []
+    if not str(custom).startswith("kick.tasks."):
+        return []
+    named = [options.get(key) for key in ("path", "references")]
+    return [(one, str(options.get("name") or "")) for one in named if one in data.MIRROR]
+
+
+def _models(matrix: Matrix) -> list[Problem]:
+    """The models that are named as the hub names them, and neither here nor to be fetched."""
+    named: list[tuple[Path, str]] = [(("model",), matrix.model)]
+    named += [
+        (("variants", place, "checkpoint"), entry.checkpoint)
+        for place, entry in enumerate(matrix.variants)
+        if isinstance(entry, CheckpointKeys)
+    ]
+    return [
+        Problem(path, f"the model {name!r} is not on this machine and the hub cannot be asked")
+        for path, name in named
+        if _of_hub(name) and not hub.kept("models", name) and not hub.online()
+    ]
+
+
+def _of_hub(name: str) -> bool:
+    """Whether a model's name is that of the hub: owner/name, and not of a file or folder."""
+    owner, _, rest = name.partition("/")
+    plain = bool(owner and rest) and "/" not in rest and not name.startswith(("~", ".", "/"))
+    return plain and not name.endswith(".gguf") and not File(name).exists()
