@@ -205,7 +205,7 @@ def _column(rows: pd.DataFrame) -> Column:
         title=wording.task_label(first),
         metric=wording.metric_label(first["metric"]),
         direction="higher is better" if first["higher_is_better"] else "lower is better",
-        n=str(first["n"]),
+        n=wording.count(first["n"], first.get("units")),
         detectable=wording.number(least, first["unit"]) if wording.known(least) else "",
         noise=wording.number(first["noise"], first["unit"]) if wording.known(first["noise"]) else "",
     )

@@ -134,9 +134,11 @@ def verdict(row: Mapping[str, Any]) -> str:
     )
 
 
-def count(n: int, units: float) -> str:
+def count(n: int, units: float | None) -> str:
     """ "n = 141", or "n = 141 in 60 documents" where items of one document are not independent."""
-    return f"n = {n}" if not known(units) or units in (0, n) else f"n = {n} in {units:g} documents"
+    if units is None or not known(units) or units in (0, n):
+        return f"n = {n}"
+    return f"n = {n} in {units:g} documents"
 
 
 MARKS = {

@@ -27,7 +27,18 @@ from kick.tasks.task import FunctionName, Task
 log = logging.getLogger(__name__)
 
 # The keys of `metadata.kick` that every task may have; a protocol has more of its own
-_OWN = ("protocol", "title", "family", "primary", "group", "judge", "pair", "sample", "standard_error")
+_OWN = (
+    "protocol",
+    "title",
+    "family",
+    "primary",
+    "group",
+    "judge",
+    "pair",
+    "sample",
+    "standard_error",
+    "document",
+)
 # where lm-eval takes worked examples from: the first of these that a task names
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
 

@@ -39,7 +39,9 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_c
         part = select.by_label(select.of_task(rows, task))
         first = next(iter(part.values()))
         metric = wording.metric_label(first["metric"])
-        heads.append(f"{wording.task_label(first)}: {metric}, n = {first['n']}")
+        heads.append(
+            f"{wording.task_label(first)}: {metric}, {wording.count(first['n'], first.get('units'))}"
+        )
         columns.append(part)
     lines = [
         (label, *(cell(part[label]) if label in part else wording.NOTHING for part in columns))
