@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ for line in sys.stdin.read().splitlines():
 MATRIX = """
 name: examples
 model: smoke
-tasks: [colour_mix, kick_mini_perplexity]
+tasks: [colour_mix, colour_mix_lower, kick_mini_perplexity]
 limit: {kick_mini_perplexity: 2}
 calibration: {sequences: 2, length: 64}
 replicas: []
@@ -37,6 +38,7 @@ variants:
   - {method: peak_input, sparsity: 0.5}
   - {method: wanda, sparsity: 0.5}
 """
+LOWER_CASE = "{protocol: lower_case, title"
 COMMANDS = """
 run examples.yaml --executor shuffled --tasks tasks/colours
 leaderboard results/examples --out page
@@ -89,6 +91,9 @@ def copy(tmp_path_factory):
     for name in ("kick", "tasks"):
         shutil.copytree(ROOT / name, folder / name, ignore=skipped)
     add_examples(folder)
+    task = (folder / "tasks" / "colours" / "colour_mix.yaml").read_text()
+    lower = task.replace("task: colour_mix", "task: colour_mix_lower").replace("{title", LOWER_CASE)
+    (folder / "tasks" / "colours" / "colour_mix_lower.yaml").write_text(lower)
     (folder / "examples.yaml").write_text(MATRIX)
     run_there(folder, [sys.executable, "-c", RUNS], COMMANDS.strip())
     return folder
@@ -110,6 +115,15 @@ def test_the_method_and_the_task_are_measured_by_the_executor(copy):
     assert scores["peak_input-0.5", "acc"]["n"] == 3
     values = {scores[name, "perplexity"]["value"] for name in ("dense", "peak_input-0.5", "wanda-0.5")}
     assert len(values) == 3
+
+
+def test_the_kind_of_task_asks_in_its_own_way(copy):
+    asked = {}
+    for file in copy.glob("results/examples/*/samples.parquet"):
+        run = json.loads((file.parent / "run.json").read_text())
+        asked[run["cell"]["task"]["name"]] = set(pd.read_parquet(file)["preview"])
+    assert asked["colour_mix_lower"] == {text.lower() for text in asked["colour_mix"]}
+    assert asked["colour_mix_lower"] != asked["colour_mix"]
 
 
 def test_the_table_and_the_figure_are_written(copy):
