@@ -32,7 +32,7 @@ VARYING = [  # numbers with decimals, keys, times, what a verdict says of them, 
     (r"\b[0-9a-f]{16}\b", "KEY"),
     (r"\b\d+ s\b", "0 s"),
     (r"\b(matching|worse|better|undecided|inside the noise)\b", "VERDICT"),
-    (r"(?<=0) [=?~\u25b2\u25bc](?=\s|$)", ""),
+    (r"(?<=[0\]]) [=?~\u25b2\u25bc](?=\s|$)", ""),
     (r"[\u2500 \t]+", " "),
 ]
 
