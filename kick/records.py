@@ -140,11 +140,16 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant on a task. `reference` is the dense cell's key where the task compares with dense answers."""
+    """A variant on a task. `reference` is the dense cell's key where the task compares with dense answers.
+
+    `engine`: name and version of the backend that answers, if its scores are not shown to be those of all
+    others; "" for one of which that is shown.
+    """
 
     variant: Variant
     task: TaskSpec
     reference: str | None = None
+    engine: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -152,7 +157,10 @@ class Cell:
         return key(self.identity())
 
     def identity(self) -> dict[str, Any]:
-        """All that goes into the key, as JSON values: no label, device, batch size or executor."""
+        """All that goes into the key, as JSON values.
+
+        No label, device, batch size or executor, and no backend that is shown to give equal scores.
+        """
         variant = asdict(self.variant)
         del variant["name"], variant["label"]
         if variant["model"]["digest"]:
@@ -161,12 +169,8 @@ class Cell:
         for name in ("template", "generation", "reasoning_end"):  # came later: none is as if there were none
             if not task[name]:
                 del task[name]
-        return {
-            "version": KEY_VERSION,
-            "variant": variant,
-            "task": task,
-            "reference": self.reference,
-        }
+        whole = {"version": KEY_VERSION, "variant": variant, "task": task, "reference": self.reference}
+        return whole | ({"engine": self.engine} if self.engine else {})
 
 
 @dataclass(frozen=True)
@@ -331,4 +335,9 @@ def variant_from_json(data: Mapping[str, Any]) -> Variant:
 
 def cell_from_json(data: Mapping[str, Any]) -> Cell:
     """The Cell that `dataclasses.asdict` was taken of."""
-    return Cell(variant_from_json(data["variant"]), TaskSpec(**data["task"]), data.get("reference"))
+    return Cell(
+        variant_from_json(data["variant"]),
+        TaskSpec(**data["task"]),
+        data.get("reference"),
+        data.get("engine", ""),
+    )

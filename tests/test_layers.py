@@ -49,6 +49,7 @@ LIGHT = {
     "stats",
     "store",
     "tasks",
+    "engine.backend",
     "matrix",
     "analysis",
     "report",

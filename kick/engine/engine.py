@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from kick.engine import fidelity
+from kick.engine.backend import backend
 from kick.engine.encode import Encoder, Scoring, max_length
+from kick.engine.packed.reader import PackedReader
 from kick.engine.reader import Reader
 from kick.engine.reference import Reference, on_device
 from kick.engine.score import score
@@ -25,6 +27,7 @@ OnDone = Callable[[int, Response], None]
 Scored = Callable[[int, float, bool, int], None]  # item, log-probability, greedy, scored tokens
 
 
+@backend("packed", title="shared prefixes, packs and drafts", also=("transformers",), equal=True)
 class Engine:
     """Answers requests with one model. Numbers and texts are those of lm-eval's HFLM with its defaults.
 
@@ -35,9 +38,9 @@ class Engine:
         reference: the dense model's answers, to be written (dense job) or read.
         token_cache: a folder for the token ids of every text, shared by the jobs of a matrix.
         window: the model's window in tokens; None reads it from the configuration as lm-eval does.
-        plain: whole forwards and transformers' own `generate` alone, as architectures that cannot be packed
-            are run: what the packs are checked against.
     """
+
+    reads: type[Reader] = PackedReader  # what runs the model; another backend's may differ
 
     def __init__(
         self,
@@ -48,11 +51,9 @@ class Engine:
         reference: Reference | None = None,
         token_cache: Path | str | None = None,
         window: int | None = None,
-        plain: bool = False,
     ):
         self.tokenizer = tokenizer
-        self.plain = plain
-        self.reader = Reader(model, batch_tokens, plain)
+        self.reader = self.reads(model, batch_tokens)
         rows = model.get_input_embeddings().weight.shape[0]
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache, rows)
         self.reference = reference

@@ -82,7 +82,7 @@ class Manner:
 class Network:
     """The model's body and head. `plain_head` tells whether the head is a `Head`, to be stored as tensors.
 
-    `manner` is how `whole` runs rows; `plain.read` and `plain.generate` obey it.
+    `manner` is how `whole` runs rows; `whole.read` and `whole.generate` obey it.
     """
 
     def __init__(self, model):

@@ -1,130 +1,17 @@
-"""The engine without tricks: whole forwards in right-padded batches, transformers' own `generate`.
+"""The backend without tricks: every request by whole forwards and transformers' own `generate`.
 
-It serves the architectures whose masks, positions or caches the packed engine may not trust (Mamba,
-recurrent hybrids, ALiBi), and is what the packed engine is tested against.
+It is what the packed backend is tested against, and a check of it on a model of one's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
-from kick.engine.network import Network, out_of_memory
-from kick.engine.stopping import Decoding, check_numbers, pick
-
-Found = list[tuple[int, Tensor]]  # indices of readings, each with its hidden states (count, H)
-Reading = tuple[tuple[int, ...], int]  # token ids, and how many of the last positions are wanted
+from kick.engine.backend import backend
+from kick.engine.engine import Engine
+from kick.engine.reader import Reader
 
 
-def read(
-    network: Network, readings: Sequence[Reading], batch_tokens: int, stretched: int | None = None
-) -> Iterator[Found]:
-    """Batches of (index, hidden states (count, H)) of the last positions of each reading, longest first.
+@backend("plain", title="whole forwards and transformers' own generate, as a check", equal=True)
+class Plain(Engine):
+    """Answers requests as `Engine` does, with nothing packed."""
 
-    A reading of more than `stretched` tokens shares its forward with others of its length alone.
-    """
-    order = sorted(range(len(readings)), key=lambda i: -len(readings[i][0]))
-    while order:
-        longest = len(readings[order[0]][0])
-        part = order[: 1 if network.manner.alone else max(1, batch_tokens // longest)]
-        if stretched is not None and longest > stretched:
-            part = [i for i in part if len(readings[i][0]) == longest]
-        try:
-            hidden = network.whole([readings[i][0] for i in part])
-        except RuntimeError as error:
-            if not out_of_memory(error) or len(part) == 1:
-                raise
-            batch_tokens //= 2
-            continue
-        order = order[len(part) :]
-        yield [
-            (i, hidden[row, len(readings[i][0]) - readings[i][1] : len(readings[i][0])])
-            for row, i in enumerate(part)
-        ]
-
-
-def generate(
-    network: Network,
-    decodings: Sequence[Decoding],
-    batch_tokens: int,
-    settings: Mapping[str, Any] | None = None,
-) -> Iterator[int]:
-    """Continue each with the model's own `generate`; rows of a batch have equal lengths, unpadded.
-
-    settings: what of a generation configuration is obeyed; nothing of the model's own is.
-    """
-    waiting: dict[tuple[int, int], list[int]] = {}
-    for i, row in enumerate(decodings):
-        if row.done:
-            yield i
-        else:
-            waiting.setdefault((len(row.prompt), row.limit), []).append(i)
-    for (width, limit), members in sorted(waiting.items(), reverse=True):
-        while members:
-            part = members[: 1 if network.manner.alone else max(1, batch_tokens // (width + limit))]
-            try:
-                _batch(network, [decodings[i] for i in part], settings or {})
-            except RuntimeError as error:
-                if not out_of_memory(error) or len(part) == 1:
-                    raise
-                batch_tokens //= 2
-                for i in part:
-                    decodings[i].restart()
-                continue
-            members = members[len(part) :]
-            yield from part
-
-
-def _batch(network: Network, rows: list[Decoding], settings: Mapping[str, Any]) -> None:
-    """Finish rows of equal prompts' lengths and limits. Raises ValueError for one that has tokens already."""
-    if any(row.tokens for row in rows):
-        raise ValueError("a row that has been begun cannot be continued by the model's own generate")
-    ids = torch.tensor([row.prompt for row in rows], device=network.device)
-
-    def choose(_, scores: Tensor) -> Tensor:
-        """Leave only the token that each row takes, so that generate's argmax takes it."""
-        check_numbers(scores.amax(-1))
-        forced = torch.full_like(scores, -float("inf"))
-        for i, row in enumerate(rows):
-            forced[i, pick(scores[i], row)] = 0.0
-        return forced
-
-    def stop(sequences: Tensor, _, **__) -> Tensor:
-        for i, row in enumerate(rows):
-            if not row.done:
-                row.accept(int(sequences[i, -1]))
-        return torch.tensor([row.done for row in rows], device=sequences.device)
-
-    network.forget()
-    with network.native(), _configured(network.model, settings):
-        network.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_length=None,
-            max_new_tokens=rows[0].limit,
-            do_sample=False,
-            logits_processor=LogitsProcessorList([choose]),
-            stopping_criteria=StoppingCriteriaList([stop]),
-            pad_token_id=0,
-        )
-
-
-@contextmanager
-def _configured(model, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Within it the model's generation configuration has its end tokens and these settings, nothing else.
-
-    `generate` fills what it is not given from the model's configuration, so that is what is replaced.
-    """
-    own = model.generation_config
-    model.generation_config = GenerationConfig(
-        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, **settings
-    )
-    try:
-        yield
-    finally:
-        model.generation_config = own
+    reads = Reader

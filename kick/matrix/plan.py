@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from kick.engine.backend import named
 from kick.errors import KickError
 from kick.matrix import costs, stale
 from kick.matrix.asking import Asking
@@ -93,7 +94,7 @@ def plan(
     )
     planner.problems += asked.problems([one.variant for one in variants], specs)
     planner.refuse()
-    cells = _cells([one.variant for one in variants], tasks, specs, asked)
+    cells = _cells([one.variant for one in variants], tasks, specs, asked, named(matrix.engine.name).identity)
     estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
     parts = [cells[start : start + len(tasks)] for start in range(0, len(cells), len(tasks))]
     return Plan(
@@ -114,14 +115,17 @@ def _cells(
     tasks: Mapping[str, Task],
     specs: Mapping[str, TaskSpec],
     asked: Asking,
+    engine: str,
 ) -> list[Cell]:
     """All cells. Where a task compares with dense answers, the others' cells name the dense one's key."""
-    dense = {name: Cell(variants[0], asked.of(spec, variants[0].model)).key for name, spec in specs.items()}
+    first = variants[0]
+    dense = {name: Cell(first, asked.of(spec, first.model), None, engine).key for name, spec in specs.items()}
     return [
         Cell(
             variant,
             asked.of(spec, variant.model),
             dense[name] if tasks[name].needs_reference and not variant.dense else None,
+            engine,
         )
         for variant in variants
         for name, spec in specs.items()

@@ -20,13 +20,13 @@ from pydantic import (
     Tag,
 )
 
+from kick.engine.backend import DEFAULT, named
 from kick.matrix.yaml_marks import Marks, show
 from kick.printable import plain
-from kick.registry import unknown
+from kick.registry import UnknownName, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 REPLICAS = ("batch", "dtype")
-ENGINES = ("transformers", "plain")
 GENERATION = ("greedy", "model")
 PROPAGATE = ("compressed", "dense")
 LARGEST_SEED = 2**64 - 1  # of torch's generators
@@ -98,6 +98,13 @@ def _one_of(kind: str, names: tuple[str, ...]) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def _engine(value: Any) -> Any:
+    try:
+        return named(value).name if isinstance(value, str) else value
+    except UnknownName as error:
+        raise Refused(str(error)) from None
 
 
 def _address(value: Any) -> Any:
@@ -201,9 +208,10 @@ class CalibrationKeys(Keys):
 
 
 class EngineKeys(Keys):
-    """Which engine answers. Neither name nor size of the batch is part of a cell's key."""
+    """Which backend answers. Its name is in a cell's key only if its scores are not shown to be equal to
+    those of `packed`; the size of the batch never is."""
 
-    name: Annotated[Text, _one_of("engine", ENGINES)] = Field(ENGINES[0], description="transformers or plain")
+    name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="packed or plain")
     batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
         None, ge=1, description="auto, or a whole number of tokens, at least 1"
     )
@@ -311,7 +319,7 @@ class Matrix(Keys):
     variants: tuple[VariantKeys, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
     replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
     data_root: Text | None = Field(None, description="a folder")
-    engine: EngineKeys = Field(EngineKeys(), description="a mapping, e.g. {name: transformers}")
+    engine: EngineKeys = Field(EngineKeys(), description="a mapping, e.g. {name: plain}")
     judge: JudgeKeys | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")
     time_limit: Number | None = Field(None, gt=0, description="seconds a cell may take, above 0")
 

@@ -15,6 +15,7 @@ _WORDS = {
     "variant.model.digest": "the model's weights changed",
     "variant.model.tokenizer": "the tokenizer changed",
     "variant.calibration.digest": "the calibration corpus changed",
+    "engine": "another engine answers",
     "task.digest": "the task's files or data changed",
     "task.scoring": "the task's scoring changed (kick rescore needs no model)",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kick import paths, plugins
+from kick.engine.backend import named
 from kick.errors import KickError
 from kick.matrix import costs, load, names, needs, stale
 from kick.matrix.load import Given
@@ -107,6 +108,6 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         task_folders=options.task_folders,
         plugins=plugins.load(options.plugins),
         batch_tokens=planned.matrix.engine.batch_tokens,
-        plain=planned.matrix.engine.name == "plain",
+        backend=named(planned.matrix.engine.name).name,
         command=tuple(command),
     )

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from kick import compress, model, paths, plugins, tasks
 from kick.analysis import kept
 from kick.compress.calibrate import corpus
 from kick.compress.method import methods
-from kick.engine import Engine, Reference
+from kick.engine.backend import DEFAULT, Backend, backends
+from kick.engine.reference import Reference
 from kick.errors import CellFailed, KickError
 from kick.matrix import rates
 from kick.model.footprint import footprint
@@ -46,7 +47,7 @@ class Worker:
         data_root: a local mirror of data sets. task_folders: the user's own task files.
         plugins: files that register methods of the user's own, see `kick.plugins`.
         batch_tokens: tokens computed at once; None leaves it to the engine.
-        plain: answer by whole forwards and transformers' `generate` alone.
+        backend: the name of the one that answers.
         command: the command line, for the record.
         as_planned: refuse a method whose code is not that of the job's step: its numbers had a wrong key.
     """
@@ -59,7 +60,7 @@ class Worker:
     task_folders: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     batch_tokens: int | None = None
-    plain: bool = False
+    backend: str = DEFAULT
     command: tuple[str, ...] = ()
     as_planned: bool = True
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
@@ -94,7 +95,7 @@ class Worker:
     def _try(
         self,
         cell: Cell,
-        engine: Engine,
+        engine: Backend,
         tokenizer: Any,
         store: Store,
         seconds: Mapping[str, float],
@@ -117,7 +118,7 @@ class Worker:
 
         They are derived: a reader computes what is not there, so nothing that goes wrong here costs a cell.
         """
-        dense = Cell(self.dense, stored.cell.task)
+        dense = replace(stored.cell, variant=self.dense, reference=None)
         try:
             kept.note(store, stored, store.result(stored.cell.reference or dense.key))
         except Exception as error:
@@ -126,7 +127,7 @@ class Worker:
     def _measure(
         self,
         cell: Cell,
-        engine: Engine,
+        engine: Backend,
         tokenizer: Any,
         store: Store,
         seconds: dict[str, float],
@@ -151,7 +152,7 @@ class Worker:
                 about=task.about,
                 provenance={
                     **provenance(list(self.command)),
-                    "engine": engine.notes(),
+                    "engine": {"backend": self.backend, **engine.notes()},
                     "chat": _chat_notes(cell, tokenizer),
                 },
             ),
@@ -216,17 +217,16 @@ class Worker:
             for request in item.requests
         ]
 
-    def _engine(self, variant: Variant, network: Any, tokenizer: Any, reference: Reference) -> Engine:
+    def _engine(self, variant: Variant, network: Any, tokenizer: Any, reference: Reference) -> Backend:
         tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
 
-        def engine(batch_tokens: int | None) -> Engine:
-            return Engine(
+        def engine(batch_tokens: int | None) -> Backend:
+            return backends[self.backend](
                 network,
                 tokenizer,
                 batch_tokens=batch_tokens,
                 reference=reference,
                 token_cache=tokens,
-                plain=self.plain,
             )
 
         made = engine(self.batch_tokens)

@@ -13,6 +13,7 @@ from kick.engine.network import Network
 from kick.engine.packed import attend
 from kick.engine.packed.attend import NAME, partial
 from kick.engine.packed.trust import packs_well, trusted_length
+from kick.engine.plain import Plain
 from kick.records import Request
 
 PACKED = ["llama", "gpt2", "opt", "gpt_neox", "mixtral", "mistral", "qwen3"]
@@ -104,7 +105,7 @@ def test_any_model_can_be_asked_plainly_and_answers_the_same(models, tokenizer):
     """`engine: {name: plain}` is how a user checks the packs on an architecture of his own."""
     model = models("llama")
     asked = [*pairs(), *(Request("generate", context=SHARED + end, max_tokens=6) for end in ENDS)]
-    plainly, packed = Engine(model, tokenizer, plain=True), Engine(model, tokenizer)
+    plainly, packed = Plain(model, tokenizer), Engine(model, tokenizer)
     assert (plainly.notes()["packed"], packed.notes()["packed"]) == (False, True)
     found, wanted = plainly.answer(asked), packed.answer(asked)
     assert [r.tokens for r in found] == [r.tokens for r in wanted]

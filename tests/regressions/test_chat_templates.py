@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from kick import tasks
 from kick.engine import Engine
+from kick.engine.plain import Plain
 from kick.engine.stopping import Decoding, Stops
 from kick.engine.thinking import Thinking
 from kick.errors import KickError
@@ -130,7 +131,7 @@ def test_a_row_that_starts_again_thinks_again(tokenizer):
 @pytest.mark.parametrize("plain", [False, True])
 def test_the_engine_keeps_it_apart_and_the_store_too(plain, models, tokenizer):
     """A mark that this model says by itself: what it generates up to there is its thinking."""
-    engine = Engine(models("llama"), tokenizer, plain=plain)
+    engine = (Plain if plain else Engine)(models("llama"), tokenizer)
     prompts = ["The river", "What is a cat?", "x", "A house by the water", "one two three"]
     texts = engine.answer([Request("generate", context=p, max_tokens=12) for p in prompts])
     prompt, free, mark = next(

@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from kick.engine import Engine, Reference
+from kick.engine.plain import Plain
 from kick.errors import KickError
 from kick.model import decoding
 from kick.records import Request
@@ -59,7 +60,7 @@ def test_every_backend_obeys_all_of_it_or_nothing(name, settings, tokenizer):
     bare = model_with(tokenizer, name, {})
     without = [greedy(bare, tokenizer, prompt, LENGTH) for prompt in PROMPTS]
     for plain in (False, True):
-        engine = Engine(model, tokenizer, plain=plain)
+        engine = (Plain if plain else Engine)(model, tokenizer)
         mixed = engine.answer([r for pair in zip(asked(True), asked(False), strict=True) for r in pair])
         for expected, found in ((under, mixed[::2]), (without, mixed[1::2])):
             for tokens, response in zip(expected, found, strict=True):

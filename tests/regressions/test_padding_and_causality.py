@@ -12,6 +12,7 @@ from transformers import BertConfig, BertLMHeadModel, DogeConfig
 
 from kick.engine import Engine
 from kick.engine.network import Manner, Network
+from kick.engine.plain import Plain
 from kick.engine.probe import manner_of
 from kick.errors import KickError
 from kick.records import Request
@@ -33,7 +34,7 @@ def doge(tokenizer):
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_model_that_sees_what_it_must_not_is_run_so_that_it_does_not(plain, doge, tokenizer):
-    engine = Engine(doge, tokenizer, plain=plain)
+    engine = (Plain if plain else Engine)(doge, tokenizer)
     found = engine.answer([Request("loglikelihood", context=c, continuation=t) for c, t in PAIRS])
     said = engine.answer([Request("generate", context=c, max_tokens=6) for c, _ in PAIRS])
     assert engine.notes()["whole_forwards"] == "rows padded on the right, with a mask, eager attention"

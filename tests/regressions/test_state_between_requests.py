@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig
 
 from kick.engine import Engine, Reference
+from kick.engine.plain import Plain
 from kick.records import Request
 from tests.engine import conftest
 from tests.engine.test_generate import changed, greedy
@@ -25,19 +26,19 @@ def kinds(tokenizer, models):
     return {name: models(name) for name in ("llama", "mistral", "mamba", "bloom")}
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("kind", [Engine, Plain])
 @pytest.mark.parametrize("name", ["llama", "mistral", "mamba", "bloom"])
-def test_a_fidelity_pass_changes_no_answer(name, plain, kinds, tokenizer, tmp_path):
+def test_a_fidelity_pass_changes_no_answer(name, kind, kinds, tokenizer, tmp_path):
     asked = [Request("generate", context=p, max_tokens=LENGTH) for p in PROMPTS]
     with Reference(tmp_path, write=True) as written:
-        said = Engine(kinds[name], tokenizer, reference=written, plain=plain).answer(asked)
+        said = kind(kinds[name], tokenizer, reference=written).answer(asked)
         reads = [Request("fidelity", context=p, tokens=r.tokens) for p, r in zip(PROMPTS, said, strict=True)]
-        own = Engine(kinds[name], tokenizer, reference=written, plain=plain).answer(reads)
+        own = kind(kinds[name], tokenizer, reference=written).answer(reads)
     assert all(response.values["fdt"] == response.values["length"] for response in own)
     variant = changed(kinds[name], 0.05)
     expected = [greedy(variant, tokenizer, prompt, LENGTH) for prompt in PROMPTS]
     for order in (asked, reads + asked, asked + reads):
-        engine = Engine(variant, tokenizer, reference=Reference(tmp_path), plain=plain)
+        engine = kind(variant, tokenizer, reference=Reference(tmp_path))
         for part in (order, *([request] for request in order)):  # in one call, and one by one
             found = engine.answer(part)
             texts = [r.tokens for q, r in zip(part, found, strict=True) if q.kind == "generate"]
