@@ -10,7 +10,11 @@ demo: .venv/installed  ## run the preset matrix `demo`, render its leaderboard a
 test: lint  ## lint, then the tests
 	$(BIN)/pytest -n 2
 
-lint: .venv/installed
+docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its tables say what the methods say
+	$(BIN)/python docs/_site/methods.py
+	@touch $@
+
+lint: .venv/installed docs/methods.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory docs

@@ -190,6 +190,7 @@ def current():
     shipped = [name for name in methods if methods[name].cls.__module__.startswith("kick.")]
     mini = tasks.load(["kick_mini"])
     start = [methods[name].cls.__module__ for name in shipped]
+    start += ["kick.compress.sequential", "kick.compress.pruning"]  # what methods from outside import
     start += ["kick.tasks.scoring", "kick.tasks.answers", "kick.tasks.conflict", "kick.tasks.llm_kick"]
     start += sorted({type(task).__module__ for task in mini.values()})
     start += [f"kick.tasks.{name}" for name in ("reading", "turns", "perplexity", "fidelity")]
@@ -222,7 +223,16 @@ def test_a_module_that_counts_in_keys_changes_with_its_version_only():
 
 @pytest.mark.parametrize("kind", ["modules", "methods", "tasks"])
 def test_the_record_of_meanings_is_up_to_date(kind):
-    assert json.loads(RECORD.read_text())[kind] == current()[kind], "run `make keys` and commit the record"
+    recorded, now = json.loads(RECORD.read_text())[kind], current()[kind]
+    new = {name for name in now.keys() - recorded.keys() if of_a_method(kind, name)}
+    assert recorded == {name: now[name] for name in now if name not in new}, (
+        "run `make keys`, commit the record"
+    )
+
+
+def of_a_method(kind, name):
+    """Whether a digest is of a method or its file: a new method has no earlier numbers to be told from."""
+    return kind == "methods" or name.startswith("kick.compress.methods.")
 
 
 if __name__ == "__main__":

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from kick.cli import panels
+from kick.cli import method_tables, panels
 from kick.cli.terminal import Json, Plugins, TaskFolders, print_json, print_table
 
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=panels.COMPRESS)
-def methods(as_json: Json = False, plugins: Plugins = None) -> None:
+def methods(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown tables")] = False,
+    plugins: Plugins = None,
+) -> None:
     """The compression methods with their options, sources and needs."""
     from kick import compress
-    from kick.compress import method
 
-    described = [compress.describe(name) for name in method.methods]
+    described = compress.describe_all()
     if as_json:
         print_json(described)
+        return
+    if markdown:
+        print(method_tables.markdown(described), end="")
         return
     for one in described:
         needs = f", needs {', '.join(one['needs'])}" if one["needs"] else ""

@@ -25,7 +25,7 @@ from kick.compress.calibrate.corpus import check_positions
 from kick.compress.context import Calibration, Propagate, Quantized
 from kick.compress.dense import DenseWeights
 from kick.compress.depth import check_depth
-from kick.compress.method import build, canonical, describe, option
+from kick.compress.method import build, canonical, describe, describe_all, option
 from kick.compress.method import methods as _methods
 from kick.compress.pruning import clear
 from kick.compress.scope import Scope
@@ -45,6 +45,7 @@ __all__ = [
     "check_saved",
     "compress",
     "describe",
+    "describe_all",
     "needs_calibration",
     "option",
 ]

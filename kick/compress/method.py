@@ -152,6 +152,11 @@ def describe(name: str) -> dict[str, Any]:
     return head | {"needs": list(entry.needs), "doc": doc, "options": options}
 
 
+def describe_all() -> list[dict[str, Any]]:
+    """The rows of all methods, in the order of tables."""
+    return [describe(name) for name in sorted(methods, key=lambda name: (methods[name].order, name))]
+
+
 def _instance(entry: MethodEntry, written: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(entry.cls)
     values = {

@@ -1,0 +1,66 @@
+"""README's method as one file of a copy of the package: its tests pass with no other edit."""
+
+import shutil
+import sys
+
+import pytest
+
+from tests.test_contributing import RUNS, run_there
+from tests.test_readme import ROOT, block
+
+NAME = "column_magnitude"
+MATRIX = """
+name: one
+model: smoke
+tasks: [kick_mini_perplexity]
+limit: 2
+calibration: {sequences: 2, length: 64}
+replicas: []
+variants:
+  - {method: [sparsegpt, column_magnitude, wanda], sparsity: [0.25, 0.5]}
+"""
+COMMANDS = """
+run one.yaml --executor inline
+leaderboard results/one --out page
+figures results/one --out figures
+"""
+TESTS = (
+    "tests/compress/test_every_method.py",
+    "tests/compress/test_docs.py",
+    "tests/report/test_names.py",
+    "tests/test_catalog.py",
+    "tests/test_meaning.py",
+)
+CHOSEN = f"({NAME} and (llama or methods)) or docs or names or catalog or record"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    for name in ("kick", "tasks", "tests", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "kick" / "compress" / "methods" / f"{NAME}.py").write_text(
+        block("python", "class ColumnMagnitude")
+    )
+    (folder / "one.yaml").write_text(MATRIX)
+    return folder
+
+
+def test_its_rows_are_on_the_page_in_tables_and_figures(copy):
+    run_there(copy, [sys.executable, "-c", RUNS], COMMANDS.strip())
+    page = (copy / "page" / "index.html").read_text()
+    assert "Column magnitude: an example" in page
+    table = (copy / "page" / "leaderboard.md").read_text()
+    places = [table.index(f"| {name}") for name in ("wanda 25", "sparsegpt 25", r"column\_magnitude 25")]
+    assert places == sorted(places)  # it names no place: after those of its kind that do
+    assert NAME in (copy / "figures" / "score_by_sparsity.csv").read_text()
+
+
+def test_the_tests_of_methods_pass_with_it(copy):
+    run_there(copy, [sys.executable, "docs/_site/methods.py"])  # as `make test` does first
+    row = next(line for line in (copy / "docs" / "methods.md").read_text().splitlines() if NAME in line)
+    assert row.split(" | ")[1] == "Column magnitude"
+    assert row.endswith("| all | an example |")
+    run_there(copy, [sys.executable, "-m", "pytest", *TESTS, "-k", CHOSEN])
