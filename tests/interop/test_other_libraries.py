@@ -1,0 +1,100 @@
+"""Checkpoints that another library writes, read with that library installed: `make interop-test`.
+
+Each is made here by the library itself from a tiny Llama. Right logits are those of the dense model that the
+library's own dequantization gives; sizes are counted from the format by hand.
+"""
+
+import os
+
+import pytest
+import torch
+import transformers as tf
+
+from kick.model import load, resolve
+from kick.model.footprint import footprint
+
+pytestmark = pytest.mark.interop
+CONFIG = {
+    "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "hidden_size": 128,
+    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 32, "initializer_range": 0.15,
+}  # fmt: skip
+IDS = torch.arange(3, 67)[None]
+
+
+@pytest.fixture
+def base(tmp_path):
+    torch.manual_seed(1)
+    folder = tmp_path / "base"
+    tf.LlamaForCausalLM(tf.LlamaConfig(**CONFIG)).save_pretrained(folder)
+    load(resolve("smoke"))[1].save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, 4 + 32 / 64),
+        (
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+            4 + 8 / 64 + 32 / (64 * 256),
+        ),
+        ({"load_in_8bit": True}, 8 + 32 * 4.5 / (4.5 * 144)),
+    ],
+    ids=["nf4", "nf4 twice", "int8"],
+)
+def test_bitsandbytes(options, bits, base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    quantization = tf.BitsAndBytesConfig(**options, bnb_4bit_compute_dtype=torch.float32)
+    made = tf.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, quantization_config=quantization
+    )
+    made.save_pretrained(tmp_path / "out")  # before any forward: after one, its CPU weights are saved wrong
+    load(resolve("smoke"))[1].save_pretrained(tmp_path / "out")
+    model, _ = load(resolve(str(tmp_path / "out")))
+    right = made(IDS).logits
+    torch.testing.assert_close(model(IDS).logits, right, rtol=0, atol=0.05 * float(right.abs().max()))
+    size, dense = footprint(model), footprint(load(resolve(str(base)))[0])
+    assert size["linear_parameters"] == dense["linear_parameters"]
+    assert size["bits_per_weight"] == pytest.approx(bits, rel=0.01)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_gptq(act_order, base, tmp_path):
+    """Its CPU kernels compile for minutes; KICK_GPTQ names a checkpoint that it made before."""
+    gptqmodel = pytest.importorskip("gptqmodel")
+    folder = tmp_path / "out"
+    if not os.environ.get("KICK_GPTQ"):
+        quantization = gptqmodel.QuantizeConfig(bits=4, group_size=32, sym=not act_order, desc_act=act_order)
+        maker = gptqmodel.GPTQModel.load(str(base), quantization, device="cpu")
+        text = "The city of water and the river of stone were known to all who came before the war "
+        maker.quantize([text * 4] * 16, batch_size=1)
+        maker.save(str(folder))
+        load(resolve("smoke"))[1].save_pretrained(folder)
+    else:
+        folder = os.environ["KICK_GPTQ"]
+    model, _ = load(resolve(str(folder)))
+    assert model(IDS).logits.isfinite().all()
+    size = footprint(model)
+    assert size["linear_parameters"] > 0
+    order = 32 / 144 if act_order else 0  # the group of each input has to be stored
+    assert size["bits_per_weight"] == pytest.approx(4 + 20 / 32 + order, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits"),
+    [("NVFP4A16", 4.5), ("MXFP4A16", 4.25), ("W4A16", 4 + 16 / 128), ("FP8_DYNAMIC", None), ("W8A8", None)],
+)
+def test_llm_compressor(scheme, bits, base, tmp_path):
+    modifiers = pytest.importorskip("llmcompressor.modifiers.quantization")
+    from llmcompressor import oneshot
+
+    made = tf.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    recipe = [modifiers.QuantizationModifier(targets="Linear", scheme=scheme, ignore=["lm_head"])]
+    oneshot(model=made, recipe=recipe)
+    made.save_pretrained(tmp_path / "out", save_compressed=True)
+    load(resolve("smoke"))[1].save_pretrained(tmp_path / "out")
+    model, _ = load(resolve(str(tmp_path / "out")))
+    assert model(IDS).logits.dtype == torch.float32
+    if bits:
+        assert footprint(model)["bits_per_weight"] == pytest.approx(bits, rel=0.01)
