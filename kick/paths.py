@@ -41,9 +41,10 @@ def spare(file: Path, *errors: type[Exception]) -> Iterator[None]:
 
     `errors`: what else writing raises, beside OSError.
     """
+    failures: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         yield
-    except (OSError, *errors) as error:
+    except failures as error:
         _say_once(file.parent, str(error))
 
 

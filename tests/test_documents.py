@@ -116,3 +116,13 @@ def test_the_commands_exist_with_their_options(words):
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     free = command.name == "compress"  # takes the options of the methods too
     assert free or {word for word in words if word.startswith("--")} <= known
+
+
+def test_no_text_cites_a_document_that_a_reader_does_not_have():
+    absent = re.compile(r"\b(PROTOCOL|DESIGN|SPEED|TRAPS|SEEDS|HOUSE|EARLY|STYLE)\b")
+    files = [
+        *PAGES,
+        *(file for part in ("kick", "tests", "tasks", "benchmarks") for file in (ROOT / part).rglob("*.py")),
+    ]
+    found = [str(file) for file in files if file != Path(__file__) and absent.search(file.read_text("utf-8"))]
+    assert not found

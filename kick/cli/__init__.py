@@ -19,6 +19,7 @@ from kick.errors import CellFailed, KickError
 from kick.printable import say
 
 app = typer.Typer(
+    cls=panels.Grouped,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -9,18 +9,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from kick import catalog
 from kick.errors import KickError
 from kick.registry import unknown
 
-RUN, READ, COMPRESS, STUDY, SHARE = "Run", "Read results", "Compress", "Study", "Share"
+GROUPS = RUN, READ, COMPRESS, STUDY, SHARE = "Run", "Read results", "Compress", "Study", "Share"
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}  # options of methods are not Typer's
 HOW = (
     "--method NAME: the options that follow are the method's own. Again for a further step: "
     "--method wanda --sparsity 0.5 --method rtn --bits 4. --help beside --method NAME lists its options."
 )
+
+
+class Grouped(TyperGroup):
+    """All commands, group by group, in the order of GROUPS."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, those of a group together."""
+        panels = {name: getattr(command, "rich_help_panel", None) for name, command in self.commands.items()}
+        place: dict[Any, int] = {panel: number for number, panel in enumerate(GROUPS)}
+        return sorted(super().list_commands(ctx), key=lambda name: place.get(panels[name], len(GROUPS)))
 
 
 class MethodCommand(TyperCommand):

@@ -1,6 +1,6 @@
 """What a method is called with beside the model: the calibration data and what the recipe did so far.
 
-A `Calibration` is the sequence of token sequences that DESIGN's Method takes, and carries through a recipe
+A `Calibration` is the sequence of token sequences that a method is called with, and carries through a recipe
 the masks that later steps keep, the grids that weights stand on, and notes for run.json.
 """
 

@@ -103,7 +103,9 @@ class TokenCache:
         """The ids of each key, None where they are not known."""
         wanted = [key for key in dict.fromkeys(keys) if key not in self.memory]
         with self._file() as file:
-            for start in range(0, len(wanted), 500) if file is not None else ():
+            for start in range(0, len(wanted), 500):
+                if file is None:
+                    break
                 part = wanted[start : start + 500]
                 marks = ",".join("?" * len(part))
                 for key, ids in file.execute(f"select text, ids from tokens where text in ({marks})", part):

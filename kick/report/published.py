@@ -1,6 +1,7 @@
 """Published numbers as rows of the frame, to stand beside ours: llm_kick_published.json, beside this file.
 
-Their models are larger and their scoring looser (PROTOCOL: a substring match), so shapes compare, not digits.
+Their models are larger and their scoring looser (an answer anywhere in the text counts, docs/protocol.md),
+so shapes compare, not digits.
 """
 
 from __future__ import annotations

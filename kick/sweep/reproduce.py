@@ -34,12 +34,12 @@ class Reproduction:
 
     @property
     def equal(self) -> bool:
-        return not self.differing and all(_close(a, b) for a, b in self.pairs())
+        return not self.differing and all(_close(a, b) for a, b in self.pairs().values())
 
-    def pairs(self) -> list[tuple[Score | None, Score | None]]:
-        """Each metric's score of the first and of the second run; None where a run does not have it."""
+    def pairs(self) -> dict[str, tuple[Score | None, Score | None]]:
+        """Each metric's score of the first and of the second run; None if a run does not have it."""
         stored, again = ({score.metric: score for score in run} for run in (self.stored, self.again))
-        return [(stored.get(name), again.get(name)) for name in {**stored, **again}]
+        return {name: (stored.get(name), again.get(name)) for name in {**stored, **again}}
 
 
 def reproduce(
@@ -130,7 +130,7 @@ def _value(score: Score | None) -> str:
 def rows(found: Reproduction) -> list[list[str]]:
     """The scores as rows under HEADS, and how many answers differ."""
     lines = [
-        [(a or b).metric, _value(a), _value(b), "none" if _close(a, b) else "differs"]
-        for a, b in found.pairs()
+        [name, _value(a), _value(b), "none" if _close(a, b) else "differs"]
+        for name, (a, b) in found.pairs().items()
     ]
     return [*lines, ["answers that differ", "", "", f"{found.differing} of {found.answers}"]]

@@ -16,7 +16,7 @@ from kick.matrix.plan import Plan, plan
 from kick.matrix.sources import own_sources
 from kick.store import Store
 from kick.sweep.contract import Summary
-from kick.sweep.executors import executor
+from kick.sweep.executors import check, executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 
@@ -67,6 +67,7 @@ def prepare(matrix: Given, options: RunOptions) -> tuple[Plan, Store]:
 
 def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
+    check(options.executor, options.workers, options.address)
     planned, store = prepare(matrix, options)
     from kick.sweep.rescore import rename, rescore_stale  # brings lm-eval in: after what can be refused
 

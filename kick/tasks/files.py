@@ -14,7 +14,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,10 +188,11 @@ def rows_of(file: Path) -> list[Row]:
             return pq.read_table(file).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise KickError(f"{file} cannot be read as Parquet: {error}") from error
-    readers = {".csv": _csv, ".tsv": partial(_csv, sep="\t"), ".jsonl": _json, ".json": _json}
-    if file.suffix not in readers:
-        raise KickError(f"{file}: expected: a table, as {', '.join(readers)} or .parquet")
-    return readers[file.suffix](file)
+    if file.suffix in (".csv", ".tsv"):
+        return _csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+    if file.suffix in (".jsonl", ".json"):
+        return _json(file)
+    raise KickError(f"{file}: expected: a table, as .csv, .tsv, .jsonl, .json or .parquet")
 
 
 def ours(form: str | None, options: Mapping[str, Any]) -> bool:

@@ -43,7 +43,7 @@ def names() -> frozenset[str]:
 
 def _read() -> frozenset[str]:
     package = find_spec("lm_eval")  # not imported: that takes seconds
-    (folder,) = package.submodule_search_locations
+    (folder,) = (package.submodule_search_locations if package else None) or ()
     found: set[str] = set()
     for place, _, files in os.walk(Path(folder) / "tasks"):
         for name in files:

@@ -2,7 +2,8 @@
 
 The texts are joined, tokenised once with the special tokens that the tokenizer adds by default, and cut
 into windows of `seqlen` tokens; the tail is dropped. In each window the first token is given and the seqlen
-- 1 others are scored (PROTOCOL: SparseGPT's and Wanda's evaluation, there with seqlen 2048).
+- 1 others are scored, as in the evaluation code of SparseGPT (arXiv 2301.00774) and Wanda (arXiv 2306.11695),
+there with seqlen 2048.
 
 Windows of one document resemble each other, so they are not independent: each has a column `document`, the
 number of the document in which its middle lies, and intervals are taken over documents. A text that is one

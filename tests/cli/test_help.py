@@ -15,8 +15,8 @@ def shown(capsys, monkeypatch, *arguments):
 
 def test_commands_are_in_groups(capsys, monkeypatch):
     _, told = shown(capsys, monkeypatch, "--help")
-    for group in ("Run", "Read results", "Compress", "Study", "Share"):
-        assert f"─ {group} ─" in told.out
+    groups = [f"─ {group} ─" for group in ("Run", "Read results", "Compress", "Study", "Share")]
+    assert sorted(groups, key=told.out.index) == groups
 
 
 @pytest.mark.parametrize("command", [["compress"], ["study", "components"]])

@@ -31,18 +31,23 @@ def executor(
     Raises:
         KickError: an unknown name, a number out of range, or Ray is not installed.
     """
-    if workers is not None and workers < 1:
-        raise KickError(f"workers: got {workers}; wanted: a whole number of at least 1")
+    check(name, workers, address)
     if time_limit is not None and not time_limit > 0:
-        raise KickError(f"time limit: got {time_limit}; wanted: seconds, more than 0")
-    if address is not None and name != "ray":
-        raise KickError(f"address: got {address!r} with the executor {name}; it is for --executor ray")
+        raise KickError(f"time limit: got {time_limit}; expected: seconds, more than 0")
     if name == "inline":
         return Inline()
     if name == "local":
         return Local(workers, time_limit)
-    if name == "ray":
-        from kick.sweep.executors.ray import Ray  # Ray takes seconds to import, and is an extra
+    from kick.sweep.executors.ray import Ray  # Ray takes seconds to import, and is an extra
 
-        return Ray(address, workers, time_limit, gpus)
-    raise KickError(unknown("executor", name, NAMES))
+    return Ray(address, workers, time_limit, gpus)
+
+
+def check(name: str, workers: int | None = None, address: str | None = None) -> None:
+    """Raises KickError for an unknown name, a number out of range, or an address that is not for Ray."""
+    if name not in NAMES:
+        raise KickError(unknown("executor", name, NAMES))
+    if workers is not None and workers < 1:
+        raise KickError(f"workers: got {workers}; expected: a whole number of at least 1")
+    if address is not None and name != "ray":
+        raise KickError(f"address: got {address!r} with the executor {name}; it is for --executor ray")
