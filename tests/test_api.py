@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import kick
-from kick import api, cli
+from kick import api, cli, plugins, registry
 from kick.matrix.load import PRESETS, load
 from kick.sweep.run import RunOptions
 
@@ -157,6 +157,16 @@ def test_a_run_tells_what_failed_and_goes_on(tmp_path):
         kick.run(matrix, tasks=str(folder))
 
 
+@pytest.fixture
+def forgotten():
+    """Afterwards no plugin of the test is known."""
+    yield
+    for name in [name for name in sys.modules if name.startswith(plugins.PREFIX)]:
+        registry.forget(name)
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_methods_from_a_file_of_ones_own(tmp_path):
     file = tmp_path / "zero_out.py"
     file.write_text(
