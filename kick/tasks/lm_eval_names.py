@@ -13,6 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from kick.errors import KickError
 from kick.paths import cache_root, spare
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ def names() -> frozenset[str]:
 
 def _read() -> frozenset[str]:
     package = find_spec("lm_eval")  # not imported: that takes seconds
-    (folder,) = (package.submodule_search_locations if package else None) or ()
+    if package is None or not package.submodule_search_locations:
+        raise KickError("lm_eval is not installed; run: pip install lm_eval")
+    folder = package.submodule_search_locations[0]
     found: set[str] = set()
     for place, _, files in os.walk(Path(folder) / "tasks"):
         for name in files:
