@@ -34,6 +34,7 @@ tasks: [colour_mix, colour_mix_lower, kick_mini_perplexity]
 limit: {kick_mini_perplexity: 2}
 calibration: {sequences: 2, length: 64}
 replicas: []
+engine: {name: single}
 variants:
   - {method: peak_input, sparsity: 0.5}
   - {method: wanda, sparsity: 0.5}
@@ -56,32 +57,15 @@ figures results/examples --out figures
 
 
 def files(section):
-    """What an example writes: path -> text; a diff's path stands in its first line."""
+    """What an example writes: path -> text; the path stands in the first line."""
     written = {}
     for language, text in BLOCK.findall(SECTIONS[section]):
         if language == "json":  # the data of the task before it
             written[str(Path(list(written)[-1]).with_suffix(".jsonl"))] = text
             continue
         head = text.split("\n", 1)[0]
-        written[re.sub(r"^(#|---) ", "", head)] = text
+        written[head.removeprefix("# ")] = text
     return written
-
-
-def changed(text, diff):
-    """A file's text with the lines of a diff: after the line before them, or in place of it."""
-    before = old = None
-    for line in diff.splitlines()[1:]:
-        if line[0] == "-":
-            old = line[1:] + "\n"
-            assert text.count(old) == 1, old
-        elif line[0] == "+":
-            new = line[1:] + "\n"
-            text = text.replace(old, new) if old else text.replace(before, before + new)
-            before, old = new, None
-        else:
-            before = line[1:] + "\n"
-            assert text.count(before) == 1, before
-    return text
 
 
 def add_examples(folder):
@@ -89,7 +73,7 @@ def add_examples(folder):
         for name, text in files(section).items():
             file = folder / name
             file.parent.mkdir(exist_ok=True)
-            file.write_text(changed(file.read_text(), text) if text.startswith("---") else text)
+            file.write_text(text)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +128,12 @@ def test_the_kind_of_task_asks_in_its_own_way(copy):
         asked[run["cell"]["task"]["name"]] = set(pd.read_parquet(file)["preview"])
     assert asked["colour_mix_lower"] == {text.lower() for text in asked["colour_mix"]}
     assert asked["colour_mix_lower"] != asked["colour_mix"]
+
+
+def test_the_backend_answers_and_is_in_the_key(copy):
+    runs = [json.loads(file.read_text()) for file in copy.glob("results/examples/*/run.json")]
+    assert {run["provenance"]["engine"]["backend"] for run in runs} == {"single"}
+    assert {run["cell"]["engine"] for run in runs} == {"single 1"}
 
 
 def test_the_table_and_the_figure_are_written(copy):

@@ -30,7 +30,7 @@ from kick.store import Store
 from kick.study.allocation import Pruned, check_spread, guided, shares
 from kick.study.onebyone import OneByOne
 from kick.sweep.contract import Summary
-from kick.sweep.executors import executor
+from kick.sweep.executors import make_executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 from kick.sweep.worker import Worker
@@ -307,7 +307,7 @@ def work(study: Study, command: Sequence[str]) -> StudyWork:
 
 
 def _sweep(study: Study, store: Store, work: StudyWork, jobs: Sequence[Job]) -> Summary:
-    how = executor(study.options.executor, workers=study.options.workers)
+    how = make_executor(study.options.executor, workers=study.options.workers)
     with show(jobs, store, "auto") as view:
         return run_sweep(work, jobs, store, how, retry_failed=study.options.retry_failed, on_event=view)
 

@@ -16,7 +16,7 @@ from kick.matrix.plan import Plan, plan
 from kick.matrix.sources import own_sources
 from kick.store import Store
 from kick.sweep.contract import Summary
-from kick.sweep.executors import check, executor
+from kick.sweep.executors import check, make_executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 
@@ -83,7 +83,7 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
         say(line)
     limit = planned.matrix.time_limit
     cells = max(len(job.cells) for job in planned.jobs)
-    how = executor(
+    how = make_executor(
         options.executor,
         workers=options.workers,
         time_limit=limit * cells if limit else None,

@@ -9,7 +9,7 @@ from kick.matrix.load import parse
 from kick.matrix.plan import plan
 from kick.matrix.rates import Rates
 from kick.records import canonical as text_of
-from kick.sweep.executors import executor
+from kick.sweep.executors import make_executor
 
 UP = "model.layers.1.mlp.up_proj"
 HEAD = "name: m\nmodel: smoke\ntasks: [kick_mini_mcq]\n"
@@ -92,4 +92,4 @@ def test_as_many_shots_as_there_are_other_items(tmp_path):
 
 def test_an_address_without_ray_is_refused():
     with pytest.raises(KickError, match="address: got 'ray://head' with the executor local"):
-        executor("local", address="ray://head")
+        make_executor("local", address="ray://head")

@@ -22,7 +22,7 @@ from typing import Any
 from kick.errors import CellFailed, KickError
 from kick.records import Cell, Job, ModelSpec, Response, Result, Sample, Score, Step, TaskSpec, Variant
 from kick.store import Store
-from kick.sweep.executors import executor
+from kick.sweep.executors import make_executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 
@@ -153,7 +153,9 @@ def main() -> int:
     jobs = fake_jobs(options.pop("variants", 3), options.pop("tasks", 2), trouble)
     names = ("workers", "time_limit", "address")
     retry = options.pop("retry_failed", False)
-    where = executor(options.pop("executor", "local"), **{n: options.pop(n) for n in names if n in options})
+    where = make_executor(
+        options.pop("executor", "local"), **{n: options.pop(n) for n in names if n in options}
+    )
     from tests.support.fake_sweep import FakeWork  # not this program's own: other processes import it by name
 
     work = FakeWork(arguments.root, **options)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kick.store import Store
-from kick.sweep.executors import executor, local
+from kick.sweep.executors import local, make_executor
 from kick.sweep.executors.local import Local, default_workers, visible_gpus
 from kick.sweep.executors.process import settings_for
 from kick.sweep.loop import run_sweep
@@ -194,7 +194,7 @@ def no_token(monkeypatch):
 def test_ray_starts_on_loopback_alone_and_survives_trouble(tmp_path, no_token):
     trouble = ("raise", "kill", "hang")
     jobs, store = fake_jobs(3, tasks=1, trouble=trouble), Store(tmp_path, MATRIX)
-    how = executor("ray", workers=2, time_limit=3.0)
+    how = make_executor("ray", workers=2, time_limit=3.0)
     import ray
 
     assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")

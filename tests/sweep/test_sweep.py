@@ -13,7 +13,7 @@ import pytest
 from kick.errors import KickError
 from kick.store import Store, StoreError
 from kick.sweep.contract import Outcome
-from kick.sweep.executors import executor
+from kick.sweep.executors import make_executor
 from kick.sweep.executors.inline import Inline
 from kick.sweep.loop import describe, order, pending, run_sweep
 from kick.sweep.progress import show
@@ -316,4 +316,4 @@ def test_progress_is_read_off_the_chunks(tmp_path):
 )
 def test_wrong_executors_are_refused(name, options, word):
     with pytest.raises(KickError, match=word):
-        executor(name, **options)
+        make_executor(name, **options)

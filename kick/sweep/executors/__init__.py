@@ -1,17 +1,18 @@
-"""Where jobs run: here (inline), in worker processes of this machine (local), on a Ray cluster (ray)."""
+"""Where jobs run: here (inline), in worker processes of this machine (local), on a Ray cluster (ray).
+
+An executor is a class with @executor in a file of this folder. Only the one that is asked for is imported:
+Ray takes seconds, and is an extra.
+"""
 
 from __future__ import annotations
 
 from kick.errors import KickError
 from kick.registry import unknown
 from kick.sweep.contract import Executor
-from kick.sweep.executors.inline import Inline
-from kick.sweep.executors.local import Local
-
-NAMES = ("inline", "local", "ray")
+from kick.sweep.executors.entry import executors
 
 
-def executor(
+def make_executor(
     name: str,
     *,
     workers: int | None = None,
@@ -34,20 +35,17 @@ def executor(
     check(name, workers, address)
     if time_limit is not None and not time_limit > 0:
         raise KickError(f"time limit: got {time_limit}; expected: seconds, more than 0")
-    if name == "inline":
-        return Inline()
-    if name == "local":
-        return Local(workers, time_limit)
-    from kick.sweep.executors.ray import Ray  # Ray takes seconds to import, and is an extra
-
-    return Ray(address, workers, time_limit, gpus)
+    given = {"workers": workers, "time_limit": time_limit, "address": address, "gpus": gpus}
+    return executors[name](**{key: given[key] for key in executors.facts()[name].takes})
 
 
 def check(name: str, workers: int | None = None, address: str | None = None) -> None:
-    """Raises KickError for an unknown name, a number out of range, or an address that is not for Ray."""
-    if name not in NAMES:
-        raise KickError(unknown("executor", name, NAMES))
+    """Raises KickError for an unknown name, a number out of range, or an address that the executor has not."""
+    facts = executors.facts()
+    if name not in facts:
+        raise KickError(unknown("executor", name, facts))
     if workers is not None and workers < 1:
         raise KickError(f"workers: got {workers}; expected: a whole number of at least 1")
-    if address is not None and name != "ray":
-        raise KickError(f"address: got {address!r} with the executor {name}; it is for --executor ray")
+    if address is not None and "address" not in facts[name].takes:
+        others = " or ".join(f"--executor {one.name}" for one in facts.values() if "address" in one.takes)
+        raise KickError(f"address: got {address!r} with the executor {name}; it is for {others}")

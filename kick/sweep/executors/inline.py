@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from kick.records import Job
 from kick.sweep.contract import Outcome
 from kick.sweep.executors.attempt import attempt
+from kick.sweep.executors.entry import executor
 
 
+@executor("inline", title="this process, one job after the other")
 class Inline:
     """Runs each job where it is called. No time limit, and a crash is the coordinator's own."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from kick.records import Job
 from kick.sweep.contract import Outcome
 from kick.sweep.executors.attempt import Attempt
+from kick.sweep.executors.entry import executor
 from kick.sweep.executors.process import Process, cores, settings_for
 
 GRACE = 15.0  # seconds that an interrupted job has to keep its answers
@@ -34,6 +35,7 @@ def default_workers(gpus: Sequence[str]) -> int:
     return len(gpus) or max(min(cores(), 2), cores() // 4)
 
 
+@executor("local", title="worker processes of this machine", takes=("workers", "time_limit"))
 class Local:
     """A pool of worker processes, kept from one `run` to the next while the work is the same.
 

@@ -20,6 +20,7 @@ from typing import Any
 from kick.errors import KickError
 from kick.records import Job
 from kick.sweep.contract import Outcome
+from kick.sweep.executors.entry import executor
 from kick.sweep.executors.local import GRACE, Local
 from kick.sweep.executors.process import cores
 
@@ -91,6 +92,7 @@ def connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
     return ray, address is None
 
 
+@executor("ray", title="a Ray cluster", takes=("address", "workers", "time_limit", "gpus"))
 class Ray:
     """Slots on a cluster, spread over its nodes, kept from one `run` to the next.
 
