@@ -40,7 +40,7 @@ def make_executor(
 
 
 def check(name: str, workers: int | None = None, address: str | None = None) -> None:
-    """Raises KickError for an unknown name, a number out of range, or an address that the executor has not."""
+    """Raises KickError for an unknown name, a number out of range, or an address it does not take."""
     facts = executors.facts()
     if name not in facts:
         raise KickError(unknown("executor", name, facts))
