@@ -4,13 +4,16 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from kick import cli, meaning, plugins, registry
+from kick import cli, compress, meaning, plugins, registry
 from kick.compress.method import methods
-from kick.errors import KickError
+from kick.errors import CellFailed, KickError
+from kick.records import ModelSpec, Variant
+from kick.sweep.worker import check_code
 
 METHOD = """
 from dataclasses import dataclass
@@ -180,6 +183,14 @@ def test_kick_methods_lists_it(tmp_path, kick):
     (one,) = [one for one in json.loads(out) if one["name"] == "listed"]
     assert status == 0
     assert (one["title"], one["paper"], one["kind"]) == ("Shrunk weights", "Nobody, 2031", "prune")
+
+
+def test_a_method_edited_after_the_plan_is_refused_by_the_worker():
+    step = compress.canonical("wanda", {"sparsity": 0.5})
+    planned = Variant("wanda-0.5", ModelSpec("smoke"), (step,))
+    check_code(planned)
+    with pytest.raises(CellFailed, match="the code of wanda changed after this run was planned"):
+        check_code(replace(planned, recipe=(replace(step, digest="0" * 16),)))
 
 
 SHOWN = """
