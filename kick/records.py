@@ -290,7 +290,7 @@ class Result:
     counts: items, requests, truncated, ...; seconds: load, compress, answer, score; compression: the
     achieved sparsity, footprint and notes; provenance: versions, git commit, machine, command, time;
     samples: file, sha256, rows; about: what the task's file says for readers, as its title and family. No
-    part of these facts is in the key.
+    part of these facts is in the key. warnings: signs that the scores may tell nothing of the model.
     """
 
     key: str
@@ -305,6 +305,7 @@ class Result:
     samples: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     key_version: int = KEY_VERSION
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; `from_json` gives the equal record back."""
@@ -316,6 +317,7 @@ class Result:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         known["cell"] = cell_from_json(data["cell"])
         known["scores"] = tuple(Score(**score) for score in data["scores"])
+        known["warnings"] = tuple(data.get("warnings", ()))
         return cls(**known)
 
 

@@ -86,7 +86,15 @@ def again(task: tasks.Task, store: Store, old: Result, cell: Cell) -> None:
     found = evaluate.rescore(task, cell.task, store.samples(old.key))
     origin = {**old.provenance, "rescored": {"from": old.key, **provenance(sys.argv)}}
     store.put(
-        replace(old, key=cell.key, cell=cell, scores=found.scores, counts=found.counts, provenance=origin),
+        replace(
+            old,
+            key=cell.key,
+            cell=cell,
+            scores=found.scores,
+            counts=found.counts,
+            warnings=found.warnings,
+            provenance=origin,
+        ),
         found.samples,
     )
 

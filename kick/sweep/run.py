@@ -23,6 +23,7 @@ from kick.sweep.progress import show
 if TYPE_CHECKING:
     from kick.sweep.worker import Worker  # brings torch in; a mistyped name is told without it
 
+SHOWN = 3  # variants named with a warning
 Say = Callable[[str], None]
 
 
@@ -91,9 +92,23 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     )
     work = worker(planned, store, options, command)
     with show(planned.jobs, store, options.view) as view:
-        return planned, run_sweep(
-            work, planned.jobs, store, how, retry_failed=options.retry_failed, on_event=view
-        )
+        summary = run_sweep(work, planned.jobs, store, how, retry_failed=options.retry_failed, on_event=view)
+    for line in signs(planned, store):
+        say(line)
+    return planned, summary
+
+
+def signs(planned: Plan, store: Store) -> list[str]:
+    """The warnings of the stored cells, each once, with the variants that it is of."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key, cell in planned.by_key.items():
+        for warning in store.result(key).warnings if store.done(key) else ():
+            found.setdefault((cell.task.name, warning), []).append(cell.variant.name)
+    lines = []
+    for (task, warning), of in found.items():
+        more = [f"{len(of) - SHOWN} more"] if len(of) > SHOWN else []
+        lines.append(f"warning: {task}: {warning} ({', '.join([*of[:SHOWN], *more])})")
+    return lines
 
 
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:

@@ -146,6 +146,7 @@ class Worker:
                 cell=cell,
                 scores=found.scores,
                 counts=found.counts,
+                warnings=found.warnings,
                 seconds=seconds,
                 peak_memory=_peak(),
                 compression=report,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from kick.tasks.scripts import latin, split
 from kick.tasks.text import distinct_words, is_loop, is_refusal, label, words
 
 LABELS = "ABCD"
@@ -35,9 +36,9 @@ def instruction(_doc: dict[str, Any], results: Sequence[str]) -> dict[str, float
 
 def _told(text: str) -> dict[str, float]:
     return {
-        "length": float(len(text.split())),
+        "length": float(len(split(text))),
         "distinct": float(distinct_words(text)),
         "loop": float(is_loop(text)),
-        "refusal": float(is_refusal(text)),
+        "refusal": float(is_refusal(text)) if latin(text) else math.nan,  # a rule for English
         "empty": float(not words(text)),
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from kick.records import Request, Response, Sample, Score, TaskSpec
 from kick.stats import intervals, metrics
 from kick.stats.metrics import support_of, units_of
 from kick.tasks.lm_eval_task import unflatten
+from kick.tasks.signs import warnings
 from kick.tasks.task import Aggregate, Item, Task
 
 AGGREGATE_RESAMPLES = 1000  # for lm-eval's aggregations that are plain Python functions of a list
@@ -31,11 +33,13 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A cell's samples, its scores, and counts of items, requests, truncated prompts, generated tokens."""
+    """A cell's samples, its scores, counts of items, requests, truncated prompts, generated tokens, and what
+    says that its scores may tell nothing of the model."""
 
     samples: tuple[Sample, ...]
     scores: tuple[Score, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Answers(Protocol):
@@ -64,17 +68,18 @@ class InMemory:
 def evaluate(task: Task, items: Sequence[Item], engine: Answering, keep: Keep | None = None) -> Evaluation:
     """Ask what is not yet answered, score everything.
 
-    `keep` opens the answers of a phase ("first", "second": a task may ask again with the first answers in
-    hand); those that an interrupted run left are not asked again.
+    `keep` opens the answers of a phase ("first", "second": a task may ask again with the answers so far in
+    hand, until it has nothing more to ask); those that an interrupted run left are not asked again.
     """
     keep = keep or (lambda phase, total: nullcontext(InMemory()))
     responses = ask(engine, items, keep, "first")
-    more = task.follow_up(items, responses)
-    if more:
-        second = ask(engine, more, keep, "second")
-        responses = [[*one, *two] for one, two in zip(responses, second, strict=True)]
+    phases = chain(("second", "third"), (f"turn {number}" for number in count(4)))
+    while more := task.follow_up(items, responses):
+        found = ask(engine, more, keep, next(phases))
+        responses = [[*before, *now] for before, now in zip(responses, found, strict=True)]
     samples = score(task, items, responses)
-    return Evaluation(samples, summarise(task, samples), counts(samples))
+    scores = summarise(task, samples)
+    return Evaluation(samples, scores, counts(samples), warnings(task, items, samples, scores))
 
 
 def ask(engine: Answering, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
@@ -123,7 +128,8 @@ def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation
         )
     again = score(task, items, [stored[item.id].responses for item in items])
     again = tuple(_as_stored(new, stored[new.item]) for new in again)
-    return Evaluation(again, summarise(task, again), counts(again))
+    scores = summarise(task, again)
+    return Evaluation(again, scores, counts(again), warnings(task, items, again, scores))
 
 
 def _as_stored(new: Sample, old: Sample) -> Sample:

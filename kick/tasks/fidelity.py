@@ -88,7 +88,7 @@ class Fidelity(HarnessTask):
 
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
         """For the dense model: reading its own continuation, which is what noise-free looks like."""
-        if not items or items[0].requests[0].kind == "fidelity":
+        if not items or items[0].requests[0].kind == "fidelity" or len(responses[0]) > 1:
             return None
         return [self._teacher_forced(item, answer) for item, (answer,) in zip(items, responses, strict=True)]
 

@@ -184,6 +184,13 @@ class HarnessTask:
                 scores |= flatten(metric if len(filters) == 1 else f"{metric}@{name}", value)
         return scores
 
+    def unparsed(self, items: Sequence[Item]) -> list[str]:
+        """The filters that found nothing in any answer of the last scoring."""
+        instances = [instance for item in items for instance in self._instances.get(item.id, ())]
+        names = dict.fromkeys(name for instance in instances for name in instance.filtered_resps)
+        nothing = ("[invalid]", ["[invalid]"])  # lm-eval's fallback
+        return [name for name in names if all(one.filtered_resps.get(name) in nothing for one in instances)]
+
     def aggregates(self) -> dict[str, Aggregate]:
         """lm-eval's aggregation of each metric that is not the plain mean of what could be computed."""
         found = self.task.aggregation()

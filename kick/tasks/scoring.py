@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from kick.tasks.scripts import split
 from kick.tasks.text import contains, copied_ngrams, exact_match, is_loop, rouge, token_f1, words
 
 
@@ -52,7 +53,7 @@ def summary(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     text = results[0]
     return {
         **rouge(text, doc["summary"]),
-        "length": float(len(text.split())),
+        "length": float(len(split(text))),
         "copied": copied_ngrams(text, doc["article"], 4),
         "loop": float(is_loop(text)),
         "empty": float(not words(text)),

@@ -84,6 +84,9 @@ class Task(Protocol):
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
         """One dict of scores an item; NaN where a score could not be computed."""
 
+    def unparsed(self, items: Sequence[Item]) -> list[str]:
+        """The filters that found nothing in any answer of the last scoring, if there are filters."""
+
     def aggregates(self) -> dict[str, Aggregate]:
         """For metrics that are not a plain mean of one column: how lm-eval aggregates them."""
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`“”–—…", " "))
+from kick.tasks.scripts import Blanks, split, tokens
+
+VERSION = 1  # 1: words of every script
+
+_PUNCTUATION = Blanks(gone="P")  # of every script
+_PUNCTUATION.update(str.maketrans(dict.fromkeys(string.punctuation + "´`", " ")))
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def words(text: str) -> list[str]:
     """The words of a text after TriviaQA's normalisation (Joshi et al. 2017, arXiv 1705.03551).
 
-    Lower case, punctuation to blanks, the articles a, an, the removed, white space folded.
+    Lower case, punctuation to blanks, the articles a, an, the removed, white space folded. Punctuation is
+    that of all scripts; where a script puts no blanks between words, each character is one.
     """
-    return [word for word in text.lower().translate(_PUNCTUATION).split() if word not in _ARTICLES]
+    plain = unicodedata.normalize("NFC", text.lower()).translate(_PUNCTUATION)
+    return [word for word in split(plain) if word not in _ARTICLES]
 
 
 def exact_match(text: str, golds: Sequence[str]) -> bool:
@@ -103,7 +111,7 @@ def is_loop(text: str, times: int = 4) -> bool:
 
     A phrase shorter than 3 words has to fill at least 12 words, so that "ha ha ha ha" is no loop.
     """
-    said = re.findall(r"\S+", text.lower())
+    said = split(text.lower())
     for size in range(1, 21):
         need = max(times, -(-12 // size))
         tail = said[-size * need :]
@@ -112,13 +120,41 @@ def is_loop(text: str, times: int = 4) -> bool:
     return False
 
 
+class _Tokens:
+    """rouge-score's tokens, with words of any script: its own tokenizer drops what is not ASCII."""
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self.english = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        if text.isascii():
+            return self.english.tokenize(text)
+        return [
+            stem
+            for word in tokens(text)
+            for stem in (self.english.tokenize(word) if word.isascii() else [word])
+        ]
+
+
 @cache
 def _scorer():
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return RougeScorer(list(_ROUGE), tokenizer=_Tokens())
+
+
+_ROUGE = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that a reference must have for the measure to be one
 
 
 def rouge(text: str, reference: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L F-measures (Lin 2004) by the rouge-score package, with Porter's stemmer."""
-    return {name: float(score.fmeasure) for name, score in _scorer().score(reference, text).items()}
+    """ROUGE-1, -2 and -L F-measures (Lin 2004) by the rouge-score package, with Porter's stemmer for English.
+
+    NaN where the reference has fewer words than the measure compares: nothing could match it.
+    """
+    enough = len(_Tokens().tokenize(reference)) if reference else 0
+    found = _scorer().score(reference, text)
+    return {
+        name: float(score.fmeasure) if enough >= _ROUGE[name] else math.nan for name, score in found.items()
+    }

@@ -1,4 +1,4 @@
-"""Instructions in one or two turns: the second is asked after the model's own answer to the first.
+"""Instructions in turns: each is asked after the model's own answers to those before it.
 
 lm-eval asks once, so under lm-eval alone the scores are those of the first turn. What can be told without a
 judge is measured: length, distinct words and tokens, loops, refusals, empty answers, answers that the token
@@ -19,7 +19,7 @@ from kick.tasks.task import Item
 
 @protocol("turns", title="instructions in two turns", judged="instruction")
 class Turns(HarnessTask):
-    """A task whose documents have `turns`, a list of one or two user messages."""
+    """A task whose documents have `turns`, a list of user messages, each document as many as it has."""
 
     def items(
         self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
@@ -29,27 +29,27 @@ class Turns(HarnessTask):
         return super().items(spec, tokenizer)
 
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
-        """The second turns, each after its first turn and the answer to it; None where there are none."""
-        if not items or len(items[0].doc["turns"]) < 2:
-            return None
-        return [
-            replace(item, requests=(self._second(item, answers[0].text or ""),))
+        """The next turns, each after the turns and answers before it, with no request for documents that have
+        no more; None where none has."""
+        more = [
+            replace(item, requests=(self._next(item, answers),) if len(answers) < _turns(item) else ())
             for item, answers in zip(items, responses, strict=True)
         ]
+        return more if any(item.requests for item in more) else None
 
-    def _second(self, item: Item, answer: str) -> Request:
+    def _next(self, item: Item, answers: Sequence[Response]) -> Request:
         first = item.requests[0]
         turns, prefix = item.doc["turns"], self.task.config.gen_prefix or ""
         between = self.task.config.target_delimiter
-        answer = answer.strip()
+        said = [(answer.text or "").strip() for answer in answers]
         if self._chat is None:
-            return replace(first, context=f"{first.context} {answer}\n\n{turns[1]}{between}{prefix}")
-        history = [
-            {"role": "user", "content": turns[0]},
-            {"role": "assistant", "content": f"{prefix} {answer}"},
-            {"role": "user", "content": turns[1]},
-            {"role": "assistant", "content": prefix},
-        ]
+            context = first.context
+            for answer, turn in zip(said, turns[1:], strict=False):
+                context = f"{context} {answer}\n\n{turn}{between}{prefix}"
+            return replace(first, context=context)
+        history: list[dict[str, str]] = []
+        for turn, answer in zip(turns, [f"{prefix} {one}" for one in said] + [prefix], strict=False):
+            history += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
         return replace(first, context=self._chat(history, add_generation_prompt=False))
 
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
@@ -60,6 +60,10 @@ class Turns(HarnessTask):
             limit = item.requests[0].max_tokens
             found.append({**self.task.process_results(item.doc, texts), **_of_tokens(answers, limit)})
         return found
+
+
+def _turns(item: Item) -> int:
+    return len(item.doc["turns"])
 
 
 def _of_tokens(answers: Sequence[Response], limit: int) -> dict[str, float]:
