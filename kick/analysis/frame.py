@@ -32,6 +32,7 @@ import pandas as pd
 
 from kick.analysis import pairs
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
+from kick.analysis.doubts import doubts
 from kick.analysis.headlines import headline, info
 from kick.analysis.kept import StatisticsCache, beside_dense
 from kick.analysis.rows import number, plain_gap
@@ -77,7 +78,8 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             if not cells:
                 raise
     kept.save()
-    return Results(_complete(pd.DataFrame(rows)), tuple(cells), tuple(notes))
+    frame = _complete(pd.DataFrame(rows))
+    return Results(frame, tuple(cells), (*doubts(frame), *notes))
 
 
 def _left_out(error: Unreadable) -> str:

@@ -70,7 +70,10 @@ def _scores(ran: api.Run) -> None:
     """The headline scores of what is done, and where it is stored."""
     from kick.report import tables
 
-    table = tables.known["scores"].make(ran.results())
+    found = ran.results()
+    for note in found.attrs["notes"]:
+        print(f"note: {note}")
+    table = tables.known["scores"].make(found)
     print_table(list(table.heads), [list(row) for row in table.cells])
     print(f"results: {ran.folder}\nnext: kick leaderboard {ran.folder} --out leaderboards/{ran.matrix}")
 

@@ -1,0 +1,40 @@
+"""What makes a task's scores say nothing, as sentences for the head of a page and the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from kick.stats import metrics
+
+SHOWN = 3  # variants named in a sentence
+
+
+def doubts(frame: pd.DataFrame) -> list[str]:
+    """Tasks on which the dense model scores 0, and variants all of whose answers on a task are empty."""
+    whole = frame[(frame["group"] == "") & ~frame["task"].str.contains("|", regex=False)]
+    return [*_dense_at_zero(whole), *_all_empty(whole)]
+
+
+def _dense_at_zero(frame: pd.DataFrame) -> Iterator[str]:
+    rows = frame[frame["dense"] & frame["primary"] & frame["value"].eq(0) & frame["higher_is_better"]]
+    for title, base, name in dict.fromkeys(zip(rows["title"], rows["base"], rows["metric"], strict=True)):
+        metric = metrics.describe(name)
+        if metric.compared:
+            yield (
+                f"{title}: the dense model {base} scores 0 ({metric.label}). No loss can show there and no "
+                "variant has a verdict: look at its answers, the prompt and what is scored as right."
+            )
+
+
+def _all_empty(frame: pd.DataFrame) -> Iterator[str]:
+    rows = frame[frame["metric"].eq("empty") & frame["value"].eq(1)]
+    for title, part in rows.groupby("title", sort=False):
+        labels = list(dict.fromkeys(part["label"]))
+        yield f"{title}: every answer is empty of {_listed(labels)}."
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    return ", ".join(labels[:SHOWN]) + more
