@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kick.analysis import items
 from kick.analysis.items import Items
-from kick.analysis.rows import compared, plain_gap
+from kick.analysis.rows import RESAMPLES, compared, plain_gap
 from kick.stats.metrics import Metric
 
 MOST = 60  # more groups than this are no categories
@@ -59,8 +59,12 @@ def rows(metric: Metric, dense: Items | None, theirs: Items, *, is_dense: bool) 
 
 
 def _macro_row(metric: Metric, theirs: Items, dense: Items | None) -> dict[str, Any]:
-    value, stderr = macro(theirs, metric)
-    before = macro(dense, metric)[0] if dense is not None and dense.has(metric) else math.nan
+    found = macro(theirs, metric)
+    before = math.nan
+    if dense is not None and dense.has(metric):
+        scores = [items.aggregate(part, metric) for part in _parts(dense)]
+        known = [score for score in scores if math.isfinite(score)]
+        before = float(np.mean(known)) if known else math.nan
     return {
         "metric": metric.name,
         "primary": False,
@@ -69,22 +73,41 @@ def _macro_row(metric: Metric, theirs: Items, dense: Items | None) -> dict[str, 
         "n": len(theirs.ids),
         "units": len(theirs.ids),
         "missing": 0,
-        "value": value,
-        "low": max(value - Z * stderr, metric.support.low),
-        "high": min(value + Z * stderr, metric.support.high),
-        "stderr": stderr,
-        **plain_gap(value, before),
+        **found._asdict(),
+        **plain_gap(found.value, before),
     }
 
 
-def macro(theirs: Items, metric: Metric) -> tuple[float, float]:
-    """The mean of the groups' scores, and its standard error; every subject counts the same.
+class Macro(NamedTuple):
+    """The mean over groups, its 95 % interval and its standard error."""
 
-    The groups are the items' own (subjects), not the disciplines.
+    value: float
+    low: float
+    high: float
+    stderr: float
+
+
+def macro(theirs: Items, metric: Metric) -> Macro:
+    """The mean of the groups' scores; every subject counts the same, however many items it has.
+
+    The groups are the items' own (subjects), not the disciplines. Half the widths of their own intervals, or
+    1.96 standard errors where these are more, add up as standard errors do, and a group without an interval
+    counts with the whole range that it can have: one that is right with all of its few items is not certain.
     """
-    names = sorted(set(theirs.groups))
-    parts = [theirs.where(name) for name in names]
-    known = [score for part in parts if math.isfinite(score := items.aggregate(part, metric))]
-    value = float(np.mean(known)) if known else math.nan
-    errors = [items.score(part, metric, 2)["stderr"] for part in parts]
-    return value, float(np.sqrt(np.nansum(np.square(errors))) / len(names))
+    scores = [items.score(part, metric, RESAMPLES) for part in _parts(theirs)]
+    known = [score for score in scores if math.isfinite(score["value"])]
+    if not known:
+        return Macro(*[math.nan] * 4)
+    value, low, high, stderr = (np.array([score[name] for score in known]) for name in Macro._fields)
+    lows = np.where(np.isnan(low), metric.support.low, low)
+    highs = np.where(np.isnan(high), metric.support.high, high)
+    reaches = np.fmax((highs - lows) / 2, Z * stderr)
+    mean, reach = float(value.mean()), float(np.sqrt(np.sum(np.square(reaches)))) / len(known)
+    if not math.isfinite(reach):
+        reach = math.nan
+    low, high = max(mean - reach, metric.support.low), min(mean + reach, metric.support.high)
+    return Macro(mean, low, high, float(np.sqrt(np.nansum(np.square(stderr)))) / len(known))
+
+
+def _parts(theirs: Items) -> list[Items]:
+    return [theirs.where(name) for name in sorted(set(theirs.groups))]

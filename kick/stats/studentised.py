@@ -22,7 +22,7 @@ from kick.stats.resample import resampled_means
 Floats = NDArray[np.float64]
 LEAST = 6  # units, below which resamples of one repeated unit are too many, and Student's quantiles are taken
 MOST = 200  # units, above which Student's and the bootstrap's quantiles agree to a per cent
-WIDEST = 4.0  # times Student's quantile: resamples of few distinct units know no bound
+WIDEST = 2.0  # times Student's quantile: resamples of few distinct units know no bound
 
 
 class Ratio(NamedTuple):

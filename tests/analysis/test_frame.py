@@ -9,8 +9,9 @@ import pytest
 from kick.analysis import headlines
 from kick.analysis import traits as analysis_traits
 from kick.analysis.frame import read
-from kick.analysis.groups import DISCIPLINES, MACRO, SUBJECTS
+from kick.analysis.groups import DISCIPLINES, MACRO, SUBJECTS, macro
 from kick.analysis.groups import of as groups_of
+from kick.analysis.items import Items
 from kick.errors import KickError
 from kick.records import Step
 from kick.report import wording
@@ -147,8 +148,24 @@ def test_groups_are_the_items_of_a_category_and_macro_is_their_mean(store, frame
     wanted = [s.scores["exact_match"] for s in store.items[key] if s.group == "science"]
     assert rows[1]["value"] == pytest.approx(np.mean(wanted))
     assert rows[1]["n"] == len(wanted)
-    macro = one(frame, "wanda-0.5", "kick_mini_factoid", "exact_match", MACRO)
-    assert macro["value"] == pytest.approx(np.mean([row["value"] for row in rows]))
+    mean = one(frame, "wanda-0.5", "kick_mini_factoid", "exact_match", MACRO)
+    assert mean["value"] == pytest.approx(np.mean([row["value"] for row in rows]))
+    assert mean["low"] < mean["value"] < mean["high"]
+
+
+def test_the_mean_over_subjects_is_covered_and_never_a_point():
+    rng = np.random.default_rng(2)
+    sizes, shares = np.arange(6, 18), np.linspace(0.02, 0.6, 12)
+    names = tuple(f"{group:02}" for group in np.arange(12).repeat(sizes))
+    acc, ids, inside = metrics.describe("acc"), tuple(map(str, range(len(names)))), 0
+    for _ in range(300):
+        right = (rng.random(len(names)) < shares.repeat(sizes)).astype(float)
+        found = macro(Items(ids, names, {"acc": right}), acc)
+        inside += found.low <= shares.mean() <= found.high
+    assert inside / 300 >= 0.92
+    nothing = macro(Items(ids, names, {"acc": np.zeros(len(names))}), acc)
+    assert nothing.low == 0 < nothing.high < 0.1
+    assert math.isnan(macro(Items(ids, names, {"acc": np.full(len(names), np.nan)}), acc).value)
 
 
 def test_mmlu_subjects_become_disciplines():
