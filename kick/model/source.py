@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "added_tokens.json")
 # What transformers raises at files that do not fit each other or are damaged
 _UNREADABLE = (
@@ -78,6 +79,11 @@ def resolve(name: str, revision: str | None = None, dtype: str = "float32") -> M
 
     folder = locate(name, revision)
     formats.check(folder, name)
+    if not any((folder / file).is_file() for file in _TOKENIZERS):
+        raise KickError(
+            f"{name!r} has no tokenizer ({folder}); expected one of {', '.join(_TOKENIZERS)}: copy the files "
+            "of the model that it was made from into the folder, if both have the same vocabulary"
+        )
     return ModelSpec(name, revision, dtype, weights_digest(folder), tokenizer_digest(folder))
 
 

@@ -180,6 +180,12 @@ def test_a_library_that_is_missing_is_named_at_plan(quantization, word, tmp_path
         resolve(str(tmp_path))
 
 
+def test_a_checkpoint_without_a_tokenizer_is_refused_at_plan(tmp_path):
+    made(tf.LlamaConfig(**CONFIG)).save_pretrained(tmp_path)
+    with pytest.raises(KickError, match=r"has no tokenizer .*expected one of tokenizer\.json.*made from"):
+        resolve(str(tmp_path))
+
+
 # ------------------------------------------------------------------- other libraries' modules
 
 
