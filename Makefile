@@ -10,7 +10,7 @@ demo: .venv/installed  ## run the preset matrix `demo`, render its leaderboard a
 test: lint  ## lint, then the tests
 	$(BIN)/pytest -n 2
 
-docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its tables say what the methods say
+docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its lists say what the methods say
 	$(BIN)/python docs/_site/methods.py
 	@touch $@
 

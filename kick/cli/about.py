@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kick.cli import method_tables, panels
+from kick.cli import method_lists, panels
 from kick.cli.terminal import Json, Plugins, TaskFolders, print_json, print_table
 
 app = typer.Typer()
@@ -17,7 +17,7 @@ app = typer.Typer()
 @app.command(rich_help_panel=panels.COMPRESS)
 def methods(
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown tables")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown lists")] = False,
     plugins: Plugins = None,
 ) -> None:
     """The compression methods with their options, sources and needs."""
@@ -28,7 +28,7 @@ def methods(
         print_json(described)
         return
     if markdown:
-        print(method_tables.markdown(described), end="")
+        print(method_lists.markdown(described), end="")
         return
     for one in described:
         needs = f", needs {', '.join(one['needs'])}" if one["needs"] else ""

@@ -51,7 +51,7 @@ from kick.compress.widths import (
 )
 @dataclass(frozen=True)
 class Flap:
-    """Heads and channels that hardly vary go, a bias stands in for them; the model is smaller."""
+    """Heads and channels that hardly vary are removed, and a bias compensates; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
     bias: bool = option("add the mean of what goes to the biases", True)

@@ -48,7 +48,7 @@ from kick.model import Linear
 )
 @dataclass(frozen=True)
 class LlmPruner:
-    """Heads and channels go by weight times gradient; the model is smaller."""
+    """Heads and channels are removed by weight times gradient; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
 

@@ -39,7 +39,7 @@ from kick.model import block_list, linears
 )
 @dataclass(frozen=True)
 class Magnitude:
-    """The weights with the smallest absolute values go."""
+    """The weights with the smallest absolute values are pruned."""
 
     sparsity: Sparsity = option("the share pruned, or n:m = n pruned of each m")
     per: str = option("what is compared", "matrix", choices=("row", "matrix", "global"))

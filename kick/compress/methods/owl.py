@@ -39,7 +39,7 @@ from kick.errors import CellFailed, KickError
 )
 @dataclass(frozen=True)
 class Owl:
-    """Wanda, with less pruned in blocks that have more outliers; the least salient of each row go."""
+    """Wanda, with less pruned in blocks that have more outliers; the least salient of each row are pruned."""
 
     sparsity: Sparsity = option("the share pruned of all blocks together")
     outlier: float = option("how many times its block's mean a saliency is to be an outlier", 5.0, low=1)

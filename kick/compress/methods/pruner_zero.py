@@ -34,7 +34,7 @@ _TINY = 1e-30  # a matrix that no gradient reaches (an expert without tokens) sc
 )
 @dataclass(frozen=True)
 class PrunerZero:
-    """Squared weight times scaled gradient; the least salient of each row go."""
+    """Squared weight times scaled gradient; the least salient of each row are pruned."""
 
     sparsity: Sparsity = option("the share pruned of each row, or n:m = n pruned of each m")
 

@@ -25,7 +25,7 @@ from kick.compress.sparsity import Sparsity
 )
 @dataclass(frozen=True)
 class Random:
-    """Weights chosen at random go."""
+    """Weights chosen at random are pruned."""
 
     sparsity: Sparsity = option("the share pruned of each row, or n:m = n pruned of each m")
     seed: int = option("of the choice", 0, low=0)

@@ -32,7 +32,7 @@ from kick.model import Linear
 )
 @dataclass(frozen=True)
 class Wanda:
-    """Absolute weight times input norm; the least salient of each row go."""
+    """Absolute weight times input norm; the least salient of each row are pruned."""
 
     sparsity: Sparsity = option("the share pruned of each row, or n:m = n pruned of each m")
 
