@@ -218,7 +218,8 @@ def _settle(
                 continue
             weight = linear.weight
             if stored.grid is not None:
-                same = stored.grid.round(weight, stored.scale).to(weight.dtype) == weight
+                grid, scale = stored.on_grid()
+                same = grid.round(weight, scale).to(weight.dtype) == weight
             elif formats.get(name) is stored:
                 same = (known[linear.name].to(weight.device) == weight) | (weight == 0)
             else:  # this step put it there

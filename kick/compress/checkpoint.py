@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from kick.compress.grid import Grid
 from kick.errors import CellFailed, KickError
 from kick.model import block_list, blocks, linears
 from kick.model.source import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MERGED = "dense, side branches merged into the weights"
 RUNNING = (
@@ -133,7 +136,7 @@ def _written(out: Path) -> Iterator[None]:
         raise CellFailed(f"{out} could not be written, nothing is left of it: {error}") from error
 
 
-def _write(model: nn.Module, calibration: Calibration, folder: Path) -> str:
+def _write(model: PreTrainedModel, calibration: Calibration, folder: Path) -> str:
     """Write weights and config; the format's name."""
     grid = _one_grid(model, calibration.formats)
     if grid is not None:
@@ -168,14 +171,14 @@ def _one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None
     return grids.pop() if plain and len(grids) == 1 and not branches else None
 
 
-def _write_packed(model: nn.Module, formats: Mapping[str, Quantized], grid: Grid, folder: Path) -> None:
+def _write_packed(model: PreTrainedModel, formats: Mapping[str, Quantized], grid: Grid, folder: Path) -> None:
     from compressed_tensors.compressors.pack_quantized import pack_to_int32
 
     half = 2 ** (grid.bits - 1)  # codes are signed there
     tensors: dict[str, Tensor] = {}
     found = _all(model)
     for name, linear in found.items():
-        scale = formats[name].scale
+        scale = formats[name].on_grid()[1]
         codes = grid.quantize(linear.weight, scale) - half
         tensors[f"{name}.weight_packed"] = pack_to_int32(codes.to(torch.int8), grid.bits)
         tensors[f"{name}.weight_scale"] = scale.scale.to(linear.weight.dtype)
@@ -253,7 +256,7 @@ def _write_masks(masks: Mapping[str, Tensor], file: Path) -> None:
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, folder: Path) -> float:
+def _difference(model: PreTrainedModel, folder: Path) -> float:
     """The largest difference of logits between the model and what is loaded from its folder."""
     dtype = next(model.parameters()).dtype
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()

@@ -38,6 +38,12 @@ class Quantized:
     activation_bits: int | None = None
     zero: bool = True
 
+    def on_grid(self) -> tuple[Grid, Scale]:
+        """The grid and its scales. Raises RuntimeError for a format that is not an integer grid."""
+        if self.grid is None or self.scale is None:
+            raise RuntimeError(f"{self.name} is not stored on an integer grid")
+        return self.grid, self.scale
+
 
 @dataclass(eq=False)
 class Calibration(Sequence[Tensor]):
@@ -72,7 +78,7 @@ class Calibration(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self.sequences[index]
 
     def __iter__(self) -> Iterator[Tensor]:

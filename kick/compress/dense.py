@@ -39,9 +39,9 @@ class DenseWeights:
 class SideBranch:
     """Adds B A x to a module's output; A (rank, in) and B (out, rank) are the module's buffers."""
 
-    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        down = nn.functional.linear(args[0], module.side_down)
-        return output + nn.functional.linear(down, module.side_up)
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        down = nn.functional.linear(args[0], module.get_buffer("side_down"))
+        return output + nn.functional.linear(down, module.get_buffer("side_up"))
 
 
 def add_branch(module: nn.Module, down: Tensor, up: Tensor) -> None:
@@ -56,4 +56,4 @@ def merge_branch(module: nn.Module, weight: Tensor) -> Tensor | None:
     """A module's weight (out, in) with its side branch added in, or None where it has none."""
     if not hasattr(module, "side_down"):
         return None
-    return torch.addmm(weight, module.side_up, module.side_down)
+    return torch.addmm(weight, module.get_buffer("side_up"), module.get_buffer("side_down"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from kick.compress.twin import Form
 from kick.errors import KickError
 from kick.model import block_list
 from kick.model.structure import device_of, hidden_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Settings that say of each block what it is ("layer_types") have one of these in their name: a list of end
 # tokens can be as long
@@ -44,7 +47,7 @@ class Stack:
         each = {name: tuple(value[index] for index in kept) for name, value in self.each.items()}
         return Stack(tuple(self.blocks[index] for index in kept), each)
 
-    def place(self, model: nn.Module) -> None:
+    def place(self, model: PreTrainedModel) -> None:
         """Make these the model's blocks: its config says so, and the key/value cache numbers them anew."""
         modules = block_list(model)[1]
         del modules[:]
@@ -55,7 +58,7 @@ class Stack:
         for index, block in enumerate(self.blocks):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):
-                    module.layer_idx = index
+                    vars(module)["layer_idx"] = index
 
 
 def check_depth(model: nn.Module, layers: int) -> None:
@@ -99,7 +102,7 @@ def outputs_of(modules: list[nn.Module], see: Callable[[int, Tensor, Tensor], No
     try:
         for index, module in enumerate(modules):
 
-            def hook(_module, args, kwargs, output, index=index) -> None:
+            def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
                 see(index, args[0] if args else kwargs["hidden_states"], hidden_of(output))
 
             handles.append(module.register_forward_hook(hook, with_kwargs=True))

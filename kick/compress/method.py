@@ -58,7 +58,8 @@ class method(Facts):
     def __call__(self, cls: type) -> type:
         """Enter the class. Raises TypeError for one that is not a method, ValueError for a name taken."""
         who = f"the method {self.name!r}"
-        if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):
+        parameters = getattr(cls, "__dataclass_params__", None)
+        if parameters is None or not parameters.frozen:
             raise TypeError(f"{who} must be a frozen dataclass: its fields are its options")
         for field in dataclasses.fields(cls):
             if "range" not in field.metadata:

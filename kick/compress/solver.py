@@ -237,7 +237,11 @@ def _panel(parts: tuple[Tensor, Tensor, Tensor], spread: Tensor, ruled: tuple[Ru
 def _updates(now: Tensor, errors: Tensor, spread: Tensor) -> Callable[[int], None]:
     """What takes the errors of the columns before the i-th off it."""
     if arithmetic(now) is _TORCH:
-        return lambda i: now[i].addmv_(errors[:i].t(), spread[:i, i], alpha=-1)
+
+        def in_torch(i: int) -> None:
+            now[i].addmv_(errors[:i].t(), spread[:i, i], alpha=-1)
+
+        return in_torch
     values, behind = _NUMPY.view(now), _NUMPY.view(errors)
     shares = np.ascontiguousarray(_NUMPY.view(spread).T)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Group = Literal["row", "matrix"]
-Ties = Literal["exact", "authors"]
+Ties = str  # "exact" or "authors", as the options of the methods say
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,6 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kick.errors import KickError
 from kick.model import blocks
 from kick.model.source import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Form = Callable[[nn.Module], None]  # changes a model in place, without looking at its weights
 _PLAIN = (bool, int, float, str, type(None))
@@ -49,11 +52,11 @@ def forms_of(model: nn.Module, methods: Sequence[Any]) -> Iterator[tuple[Form, .
     yield from product(*each)
 
 
-def shaped(model: nn.Module, forms: Sequence[Form]) -> nn.Module:
+def shaped(model: nn.Module, forms: Sequence[Form]) -> PreTrainedModel:
     """A twin of a model in the given forms, one after the other."""
     twin = twin_of(model)
     for place, block in enumerate(blocks(twin)):
-        block.kick_place = place  # where it stood in the model
+        vars(block)["kick_place"] = place  # where it stood in the model
     for form in forms:
         form(twin)
     return twin
@@ -89,7 +92,7 @@ def check_saved(model: nn.Module, methods: Sequence[Any]) -> None:
             )
 
 
-def _reloaded(twin: nn.Module) -> nn.Module:
+def _reloaded(twin: PreTrainedModel) -> PreTrainedModel:
     """The empty model that transformers makes of the twin's saved config."""
     try:
         with tempfile.TemporaryDirectory() as folder, quiet():
@@ -129,7 +132,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _failure(twin: nn.Module) -> str | None:
+def _failure(twin: PreTrainedModel) -> str | None:
     """What the twin raises as it runs on a few tokens, or None."""
     ids = torch.zeros((1, 8), dtype=torch.long, device="meta")
     mask = torch.zeros((1, 1, 8, 8), dtype=twin.dtype, device="meta")  # given: what makes one looks at values
@@ -140,7 +143,7 @@ def _failure(twin: nn.Module) -> str | None:
     return None
 
 
-def _misplaced(model: nn.Module, twin: nn.Module) -> str | None:
+def _misplaced(model: PreTrainedModel, twin: PreTrainedModel) -> str | None:
     """A list of the config with the kind of each block that follows from a block's number by other settings,
     so that it names other kinds than there are; or None."""
     before, after = model.config, twin.config
@@ -150,6 +153,6 @@ def _misplaced(model: nn.Module, twin: nn.Module) -> str | None:
         old, new = getattr(before, name, None), getattr(after, name, None)
         if not isinstance(old, list | tuple) or len(old) != before.num_hidden_layers:
             continue
-        if [old[block.kick_place] for block in blocks(twin)] != list(new):
+        if [old[vars(block)["kick_place"]] for block in blocks(twin)] != list(new or ()):
             return f"{name} follows from a block's number"
     return None

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,6 +21,9 @@ from kick.compress.sparsity import Sparsity
 from kick.compress.twin import Form
 from kick.errors import KickError
 from kick.model import Linear, block_list, linears
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _WIDTHS = {"num_heads": "num_attention_heads"}  # what modules call a width that the config names otherwise
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -60,7 +63,7 @@ class Coupled:
         return (groups[:, None] * self.head + torch.arange(self.head, device=groups.device)).flatten()
 
 
-def coupled(block: nn.Module, model: nn.Module) -> Coupled:
+def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
     """The roles of a block's matrices. Raises KickError where it is not built as Llama's."""
     found = {linear.name.rpartition(".")[2]: linear for linear in linears(block)}
     if set(found) != set(_PARTS) or any(linear.expert is not None for linear in found.values()):
@@ -77,7 +80,8 @@ def coupled(block: nn.Module, model: nn.Module) -> Coupled:
                 f"{type(model).__name__} norms all heads together ({name}), so that none can be taken out; "
                 "choose last-n, shortgpt or laco, which drop whole layers"
             )
-    return Coupled(*(found[part] for part in _PARTS), kv_heads, head, heads_a_group)
+    parts = {part: found[part] for part in _PARTS}
+    return Coupled(**parts, kv_heads=kv_heads, head=head, heads_a_group=heads_a_group)
 
 
 def check_widths(model: nn.Module) -> None:
@@ -149,7 +153,7 @@ def check_saved(model: nn.Module, share: float) -> None:
     )
 
 
-def _valid(model: nn.Module, groups: int, channels: int, structure: Coupled) -> bool:
+def _valid(model: PreTrainedModel, groups: int, channels: int, structure: Coupled) -> bool:
     config = copy.deepcopy(model.config)
     _write(config, groups, channels, structure)
     try:
@@ -193,11 +197,11 @@ def add_bias(structure: Coupled, names: Sequence[str], biases: Sequence[Tensor],
 
 def _rows(linear: Linear, kept: Tensor) -> None:
     linear.set_weight(linear.weight[kept])
-    linear.module.out_features = len(kept)
+    vars(linear.module)["out_features"] = len(kept)
     if linear.bias is not None:
         linear.module.bias = nn.Parameter(linear.bias.data[kept], requires_grad=False)
 
 
 def _columns(linear: Linear, kept: Tensor) -> None:
     linear.set_weight(linear.weight[:, kept])
-    linear.module.in_features = len(kept)
+    vars(linear.module)["in_features"] = len(kept)

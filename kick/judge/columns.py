@@ -61,7 +61,7 @@ def questions(kind: Kind, item: Answered, settings: Settings) -> dict[Slot, Ques
         if settings.mode in ("grade", "both"):
             found[Slot(turn, run)] = Question(rubric, (mine,), references[turn], run)
         if settings.mode in ("pair", "both") and _differs(item, turn):
-            other = _conversation(requests, item.dense, turn)
+            other = _conversation(requests, item.dense or (), turn)
             found[Slot(turn, run, 0)] = Question(rubric, (mine, other), references[turn], run)
             found[Slot(turn, run, 1)] = Question(rubric, (other, mine), references[turn], run)
     return found
@@ -123,12 +123,12 @@ def _pair_columns(
     wins, same = [], []
     for turn in turns:
         if not _differs(item, turn):
-            wins.append(0.5 if len(item.dense) > turn else math.nan)
+            wins.append(0.5 if len(item.dense or ()) > turn else math.nan)
             continue
         both = [_preferences(verdicts, turn, run) for run in range(settings.runs)]
-        whole = [pair for pair in both if None not in pair]
-        wins.append(_mean([(sum(pair) / 2 + 1) / 2 for pair in whole]))
-        same.append(_mean([float(pair[0] == pair[1]) for pair in whole]))
+        whole = [(first, second) for first, second in both if first is not None and second is not None]
+        wins.append(_mean([((first + second) / 2 + 1) / 2 for first, second in whole]))
+        same.append(_mean([float(first == second) for first, second in whole]))
     return {"judge_win": _mean(wins), "judge_same_order": _mean(same)}
 
 

@@ -260,6 +260,7 @@ class Endpoint:
 
     def _request(self, messages: Sequence[Message], seed: int) -> Reply | Trouble:
         limit = self._limit
+        found: Trouble | Reply
         try:
             body = self._body(messages, seed, limit)
         except self._errors as error:
@@ -309,7 +310,7 @@ class Endpoint:
         known = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
         return Reply(
             self._key.redact(content or ""),
-            tokens if known else 0,
+            int(tokens) if known and tokens is not None else 0,
             self._key.redact(str(data.get("model") or ""))[:200],
             self._key.redact(str(choice.get("finish_reason") or ""))[:40],
         )

@@ -274,7 +274,7 @@ def _store(
         result, before = store.result(key), store.samples(key)
         if _texts(before) != _texts(judged):
             return replace(told, note="its answers changed meanwhile: left as it was")
-        after = [replace(s, scores=dict(_rest(s.scores)) | scores[s.item]) for s in before]
+        after = [replace(s, scores={**dict(_rest(s.scores)), **scores[s.item]}) for s in before]
         only = [replace(sample, scores=scores[sample.item]) for sample in before]
         rest = tuple(score for score in result.scores if not of_judge(score.metric))
         new = replace(

@@ -94,7 +94,8 @@ def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 def _version(definitions: dict[str, list[ast.stmt]]) -> int | None:
     for statement in definitions.get("VERSION", ()):
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            return int(statement.value.value)
+            if isinstance(statement.value.value, int):
+                return statement.value.value
     return None
 
 

@@ -15,11 +15,11 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -35,6 +35,8 @@ from kick.store.status import PARTIAL, SAMPLES, State
 log = logging.getLogger("kick.store")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _KEY = re.compile(r"[0-9a-f]{16}")
+
+T = TypeVar("T")
 
 
 class Store:
@@ -150,7 +152,7 @@ class Store:
         folder = self._where.get(key) or self._find(_checked(key, "key"))
         return index.noted(self.files, folder) if folder else {}
 
-    def _readable(self, key: str, read: Any) -> Any:
+    def _readable(self, key: str, read: Callable[[str], T]) -> T:
         folder = self._find(_checked(key, "key")) or key
         try:
             return read(folder)

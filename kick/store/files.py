@@ -259,7 +259,7 @@ class UrlFiles:
         """The whole content. Raises FileNotFoundError."""
         with self._refusals(path):
             try:
-                return self._fs.cat_file(self._full(path))
+                return bytes(self._fs.cat_file(self._full(path)))
             except IsADirectoryError as error:
                 raise FileNotFoundError(errno.ENOENT, "a folder", path) from error
 

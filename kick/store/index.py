@@ -90,7 +90,7 @@ def _path(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _table(rows: Sequence[tuple], schema: pa.Schema) -> pa.Table:
+def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
     if not rows:
         return schema.empty_table()
     return pa.table(dict(zip(schema.names, zip(*rows, strict=True), strict=True)), schema)

@@ -292,7 +292,7 @@ def run(options: StudyOptions, command: Sequence[str], say: Say) -> tuple[Study,
 
 def work(study: Study, command: Sequence[str]) -> StudyWork:
     options = study.options
-    common = {
+    common: dict[str, Any] = {
         "root": options.out,
         "matrix": MATRIX,
         "data_root": options.data_root,
@@ -327,5 +327,10 @@ def harm(study: Study, store: Store) -> dict[str, tuple[float, float]]:
     for matrix in study.matrices:
         result = store.result(study.cell(study.alone(matrix), study.options.probe).key)
         scores = {score.metric: score.value for score in result.scores}
-        found[matrix.name] = (float(scores["fdt"]), float(scores["kl_mean"] or 0.0))
+        fdt, kl = scores["fdt"], scores["kl_mean"]
+        if fdt is None or kl is None:
+            raise KickError(
+                f"{matrix.name} alone has no FDT or KL: the model computed NaN; see `kick status`"
+            )
+        found[matrix.name] = (fdt, kl)
     return found

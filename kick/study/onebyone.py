@@ -31,7 +31,7 @@ from kick.engine.network import Network, pad_right
 from kick.model import Linear, block_list, linears
 from kick.paths import cache_root
 from kick.provenance import provenance
-from kick.records import Cell, Job, Request, Response, Result, Variant, key
+from kick.records import Cell, Job, Request, Response, Result, Sample, Variant, key
 from kick.store import Store
 from kick.study.depth import Depth, replaced
 from kick.sweep.worker import check_code, dense_samples
@@ -70,19 +70,21 @@ class OneByOne:
         store = Store(self.root, self.matrix)
         plugins.load(self.plugins)
         check_code(job.variant)
-        if self._open is None:
+        opened = self._open
+        if opened is None:
             folders = [Path(folder) for folder in self.task_folders]
             task = tasks.load([self.task_name], self.data_root, folders)[self.task_name]
-            self._open = _Open(task, job.cells[0], store, self.data_root)
+            opened = self._open = _Open(task, job.cells[0], store, self.data_root)
         for first in range(0, len(job.cells), TOGETHER):
             cells, start = job.cells[first : first + TOGETHER], time.perf_counter()
-            answers = self._open.answer([only(cell.variant) for cell in cells])
+            answers = opened.answer([only(cell.variant) for cell in cells])
             seconds = {"answer": round((time.perf_counter() - start) / len(cells), 3)}
             for cell, responses in zip(cells, answers, strict=True):
-                store.put(*self._result(cell, responses, seconds))
+                store.put(*self._result(opened, cell, responses, seconds))
 
-    def _result(self, cell: Cell, responses: Sequence[Response], seconds: Mapping[str, float]) -> Any:
-        opened = self._open
+    def _result(
+        self, opened: _Open, cell: Cell, responses: Sequence[Response], seconds: Mapping[str, float]
+    ) -> tuple[Result, tuple[Sample, ...]]:
         samples = evaluate.score(opened.task, opened.items, [[response] for response in responses])
         result = Result(
             key=cell.key,

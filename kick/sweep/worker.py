@@ -8,7 +8,7 @@ import resource
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -281,7 +281,7 @@ def _keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
     if again:
         return None
 
-    def keep(phase: str, total: int):
+    def keep(phase: str, total: int) -> AbstractContextManager[Any]:
         return store.partial(cell.key, total, phase)
 
     return keep

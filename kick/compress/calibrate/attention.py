@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,15 @@ QUERIES = 64  # taken at a time
 LENGTHS = range(2 * QUERIES, 1025)  # of a sequence: shorter gain nothing, longer the kernel splits itself
 
 
-def attention(module, query, key, value, attention_mask, scaling=None, **options):
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
     """transformers' attention function: ours where every token looks at all before it, its SDPA elsewhere."""
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal

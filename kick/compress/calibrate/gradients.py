@@ -8,7 +8,7 @@ disk.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -41,7 +41,7 @@ class Gradients:
 
     def of(self, block: int, linear: Linear) -> Tensor:
         """(out, in): the sum for a linear of a block. Raises CellFailed at NaN or infinity."""
-        sums = self._read(block, linear) if self.folder else self.held[block]
+        sums = self._read(self.folder, block, linear) if self.folder else self.held[block]
         total = sums[_key(linear)]
         if not total.sum().isfinite():
             raise CellFailed(f"the gradient of {linear.name} in block {block} has NaN or infinity in it")
@@ -49,8 +49,9 @@ class Gradients:
             return total[linear.expert]
         return total.t() if isinstance(linear.module, Conv1D) else total
 
-    def _read(self, block: int, linear: Linear) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{block}.safetensors", device=str(linear.weight.device))
+    @staticmethod
+    def _read(folder: Path, block: int, linear: Linear) -> dict[str, Tensor]:
+        return load_file(folder / f"{block}.safetensors", device=str(linear.weight.device))
 
     def _sum(self, model: nn.Module, calibration: Calibration, reduce: Reduce, chosen: range) -> None:
         """One pass over the samples for some blocks."""
@@ -99,8 +100,10 @@ def _collected(
             parameter.grad = None
 
 
-def _adder(total: Tensor, reduce: Reduce):
+def _adder(total: Tensor, reduce: Reduce) -> Callable[[nn.Parameter], None]:
     def add(parameter: nn.Parameter) -> None:
+        if parameter.grad is None:
+            raise RuntimeError("a gradient was announced and is not there")
         gradient = parameter.grad.float()
         if reduce == "squares":
             total.addcmul_(gradient, gradient)

@@ -149,8 +149,8 @@ class Moments(Statistic):
     kind = "moments"
 
     def empty(self, inputs: int, device: torch.device | str) -> dict[str, Tensor]:
-        wide = {"device": device, "dtype": torch.float64}
-        return {"total": torch.zeros(inputs, **wide), "squares": torch.zeros(inputs, **wide)}
+        zeros = torch.zeros(inputs, device=device, dtype=torch.float64)
+        return {"total": zeros, "squares": zeros.clone()}
 
     def _sum(self, x: Tensor) -> None:
         wide = x.double()  # a square in float32 has lost the variance of a mean a thousand times as large

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -120,10 +120,7 @@ class Block:
     def run(self, sample: int) -> Tensor:
         """The block's output on a sample, with its weights as they are now, (1, tokens, hidden)."""
         self.feed.reach(self.index)
-        output = self.feed.run(self.index, sample)
-        if output is None:
-            raise RuntimeError("a hook stopped the block")
-        return output
+        return self.feed.ran(self.index, sample)
 
     def _sum(self, kind: type[S], wanted: list[Linear]) -> dict[str, S]:
         feed = self.feed
@@ -142,7 +139,7 @@ class Block:
         return found
 
 
-class _Seen:
+class _Seen(Generic[S]):
     """Sums up inputs as they are seen, each distinct tensor once."""
 
     def __init__(self, kind: type[S], block: Block, wanted: list[Linear], last: str | None):
@@ -208,18 +205,18 @@ class _Feed:
         )
         self.calls: list[list[Call]] = []  # by sample: the arguments of each block
         self.last: dict[tuple[str, ...], str | None] = {}  # names of linears -> the one whose input is last
-        self.at: int | None = None  # the block that `states` are the input of
+        self.at = -1  # the block that `states` are the input of; -1 before the start
 
     def reach(self, index: int) -> None:
         """Bring the states up to block `index`. Dense states must be taken before a block is changed."""
-        if self.at is None:
+        if self.at < 0:
             self._start()
         while self.at < index:
             if self.dense:
                 raise RuntimeError("propagate dense: measure every block before it is changed")
             with self.quickly(self.at):
                 for sample in range(len(self.calibration)):
-                    self.give(self.at, sample, self.run(self.at, sample))
+                    self.give(self.at, sample, self.ran(self.at, sample))
             self.advance()
 
     @contextmanager
@@ -244,6 +241,13 @@ class _Feed:
         """The walk goes on to the next block."""
         if self.dense and self.at == index and len(self.next):
             self.advance()
+
+    def ran(self, index: int, sample: int) -> Tensor:
+        """Block `index` on a sample, run to its end."""
+        output = self.run(index, sample)
+        if output is None:
+            raise RuntimeError("a hook stopped the block")
+        return output
 
     @torch.no_grad()
     def run(self, index: int, sample: int) -> Tensor | None:

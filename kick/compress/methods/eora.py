@@ -51,9 +51,11 @@ class Eora:
         check_called(model, "eora")
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
-        calibration = calibration_of(calibration)
+        kept = calibration_of(calibration).dense
+        if kept is None:
+            raise RuntimeError("the dense weights were not kept for eora")
         for block in walk(model, calibration):
-            dense = calibration.dense.of(block.index)
+            dense = kept.of(block.index)
             for hessian, group in shared(block.measure(Hessian), block.linears):
                 for linear in group:
                     change = dense[linear.name].to(linear.weight.device).float() - linear.weight.float()

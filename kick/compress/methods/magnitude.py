@@ -83,12 +83,14 @@ class _Global:
             if covers(f"{path}.{index}.{linear.name}")
         ]
         self.k = sparsity.count(sum(weight.numel() for weight in weights))
-        high = sum(torch.bincount(_bits(weight) >> 16, minlength=1 << 15) for weight in weights)
+        none = torch.zeros((), dtype=torch.long)
+        high = sum((torch.bincount(_bits(weight) >> 16, minlength=1 << 15) for weight in weights), none)
         first, before = _place(high, self.k)
-        low = sum(
+        counts = (
             torch.bincount(bits[bits >> 16 == first] & 0xFFFF, minlength=1 << 16)
             for bits in map(_bits, weights)
         )
+        low = sum(counts, none)
         second, before_low = _place(low, self.k - before)
         self.threshold = (first << 16) + second
         self.ties = self.k - before - before_low  # how many of those at the threshold still go

@@ -102,7 +102,7 @@ def norm_readers(block: Block) -> list[tuple[nn.Module, list[Linear]]]:
 def _fold(block: Block, norm: nn.Module, readers: list[Linear], scale: Tensor) -> bool:
     """Divide the norm and multiply its readers; False, and all as it was, where outputs differ."""
     before = block.run(0)
-    own = [parameter for parameter in (norm.weight, getattr(norm, "bias", None)) if parameter is not None]
+    own = [norm.get_parameter(name) for name, _ in norm.named_parameters() if name in ("weight", "bias")]
     kept = [parameter.data.clone() for parameter in own] + [linear.weight.clone() for linear in readers]
     for parameter in own:
         parameter.data.div_(scale)
@@ -113,6 +113,7 @@ def _fold(block: Block, norm: nn.Module, readers: list[Linear], scale: Tensor) -
     least = max(1e-3, rounding) * float(before.abs().max())
     if torch.allclose(before, after, rtol=max(1e-2, rounding), atol=least):
         return True
-    for parameter, value in zip([*own, *readers], kept, strict=True):
-        (parameter.data if isinstance(parameter, nn.Parameter) else parameter.weight).copy_(value)
+    changed = [parameter.data for parameter in own] + [linear.weight for linear in readers]
+    for tensor, value in zip(changed, kept, strict=True):
+        tensor.copy_(value)
     return False

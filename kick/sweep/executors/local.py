@@ -92,7 +92,7 @@ class Local:
         for worker in self._pool:
             if worker.job is None:
                 return worker
-        if len(self._pool) >= min(self.workers, jobs):
+        if self._work is None or len(self._pool) >= min(self.workers, jobs):
             return None
         place = next(place for place in range(self.workers) if all(place != one.place for one in self._pool))
         if not self._logs:
@@ -108,9 +108,11 @@ class Local:
         if report is None and alive:
             report = self._deadline(worker)
         elif report is None:
-            state, cause = ("stopped", "interrupted") if self._asked else ("failed", worker.death())
-            report = Attempt(state, cause, clean=False, crashed=True)
-        if report is None:
+            if self._asked:
+                report = Attempt("stopped", "interrupted", clean=False, crashed=True)
+            else:
+                report = Attempt("failed", worker.death(), clean=False, crashed=True)
+        if report is None or worker.job is None:
             return None
         outcome = report.outcome(worker.job, worker.seconds, worker.name, worker.tail())
         worker.job = None

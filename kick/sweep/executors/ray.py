@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kick.errors import KickError
@@ -64,6 +64,13 @@ class _Handle:
     name: str = ""  # "" until it has its place
     job: Job | None = None
     since: float = field(default_factory=time.monotonic)
+
+    @property
+    def its_job(self) -> Job:
+        """The job of a slot that is known to have one."""
+        if self.job is None:
+            raise RuntimeError(f"the slot {self.name!r} has no job")
+        return self.job
 
 
 def connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
@@ -194,7 +201,7 @@ class Ray:
             try:
                 answer = self._ray.get(slot.reference)
             except self._ray.exceptions.RayTaskError as error:  # the slot lives: sending the job went wrong
-                answer = Outcome(slot.job, "failed", cause=_last_line(error), traceback=str(error))
+                answer = Outcome(slot.its_job, "failed", cause=_last_line(error), traceback=str(error))
             except self._ray.exceptions.RayError as error:
                 if not self._head.answers():  # the slot may live on: `trouble` will tell in a moment
                     time.sleep(TICK)
@@ -203,8 +210,8 @@ class Ray:
                 continue
             slot.reference = None
             if isinstance(answer, Outcome):
-                job, slot.job = slot.job, None
-                yield Outcome(job, *_rest(answer), f"{answer.worker} on {slot.name}", answer.crashed)
+                job, slot.job = slot.its_job, None
+                yield replace(answer, job=job, worker=f"{answer.worker} on {slot.name}")
             else:
                 slot.name, self._unborn = answer, 0
 
@@ -237,14 +244,14 @@ class Ray:
                 slot.since = time.monotonic()
             elif time.monotonic() - self._asked > GRACE + 5.0:
                 self._drop([slot])
-                yield Outcome(slot.job, "stopped", cause="did not stop in time and was ended")
+                yield Outcome(slot.its_job, "stopped", cause="did not stop in time and was ended")
 
     def _stillborn(self) -> str:
         return f"{LIVES} Ray workers in a row could not start: {self._why}" if self._unborn >= LIVES else ""
 
     def _give_up(self, queue: deque[Job], trouble: str) -> Iterator[Outcome]:
         """No job can be done any more: all end as halted. A lost head is asked for nothing more."""
-        left = [slot.job for slot in self._busy()] + list(queue)
+        left = [slot.its_job for slot in self._busy()] + list(queue)
         if self._head.trouble:
             self._slots, self._own = [], False
         self._closed = True
@@ -271,10 +278,6 @@ class Ray:
 
 def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-
-
-def _rest(answer: Outcome) -> tuple[Any, ...]:
-    return answer.state, answer.seconds, answer.cause, answer.traceback, answer.log
 
 
 class _Door:

@@ -88,7 +88,7 @@ class Board:
                 self.running[event.job.variant.name] = Running(event.job, event.worker, time.monotonic())
                 self._set(event.job, "open", "running")
             elif event.kind == "job" and event.job:
-                self._ended(event)
+                self._ended(event.job, event)
             elif event.cell and event.kind in ("done", "failed", "elsewhere"):
                 self.states[event.cell.key] = event.kind
                 self.notes[event.cell.key] = event.message
@@ -103,8 +103,7 @@ class Board:
         for key in self._store.done_among(list(self.states)):
             self.states[key] = "done"
 
-    def _ended(self, event: Event) -> None:
-        job = event.job
+    def _ended(self, job: Job, event: Event) -> None:
         self.running.pop(job.variant.name, None)
         self._set(job, "running", "open")
         if event.message == "done":
@@ -145,7 +144,7 @@ class Board:
         """Each variant with the states of its cells, by task; None where it has none."""
         for variant in self.variants:
             cells = [self.cells.get((variant, task)) for task in self.tasks]
-            yield variant, [cell and self.states[cell.key] for cell in cells]
+            yield variant, [None if cell is None else self.states[cell.key] for cell in cells]
 
 
 def duration(seconds: float | None) -> str:

@@ -28,9 +28,9 @@ class Lines:
         """Say it."""
         counts = board.counts
         place = f"[{counts['done'] + counts['failed']}/{len(board.states)}]"
-        if event.kind == "start":
+        if event.kind == "start" and event.job:
             self._say(f"{place} {event.job.variant.name}: started on {event.worker}")
-        elif event.kind in ("done", "failed", "elsewhere"):
+        elif event.cell and event.kind in ("done", "failed", "elsewhere"):
             note = f": {event.message}" if event.message else ""
             self._say(f"{place} {event.cell.variant.name} {event.cell.task.name}: {event.kind}{note}")
         elif event.kind != "job":

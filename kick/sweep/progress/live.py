@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kick.sweep.contract import Event
-from kick.sweep.progress.board import Board, CellState, duration
+from kick.sweep.progress.board import Board, CellState, Running, duration
 from kick.sweep.progress.lines import how_far
 
 MARKS: dict[CellState | None, tuple[str, str, str]] = {  # in a terminal, in an old one, and its colour
@@ -97,7 +97,7 @@ def _short(task: str, width: int) -> str:
     return task if len(task) <= width else task[-max(1, width) :]
 
 
-def _running_line(name: str, one: object) -> RenderableType:
+def _running_line(name: str, one: Running) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(1, one.asked), completed=one.answered, width=20)
     line.add_row(Text("▶", "cyan"), Text(name, "bold"), bar, Text(how_far(one)), Text(one.worker, "dim"))
@@ -106,7 +106,9 @@ def _running_line(name: str, one: object) -> RenderableType:
 
 def _failures(board: Board, failed: list[tuple[str, str]], width: int) -> list[RenderableType]:
     names = {cell.key: f"{variant} {task}" for (variant, task), cell in board.cells.items()}
-    lines = [Text(f"✗ {names[key]}: {cause}"[:width], "red") for key, cause in failed[:FAILURES]]
+    lines: list[RenderableType] = [
+        Text(f"✗ {names[key]}: {cause}"[:width], "red") for key, cause in failed[:FAILURES]
+    ]
     return [*lines, Text(f"and {len(failed) - FAILURES} more failed")] if len(failed) > FAILURES else lines
 
 
