@@ -80,7 +80,7 @@ def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
                 f"{type(model).__name__} norms all heads together ({name}), so that none can be taken out; "
                 "choose last-n, shortgpt or laco, which drop whole layers"
             )
-    parts = {part: found[part] for part in _PARTS}
+    parts = {part.removesuffix("_proj"): found[part] for part in _PARTS}
     return Coupled(**parts, kv_heads=kv_heads, head=head, heads_a_group=heads_a_group)
 
 

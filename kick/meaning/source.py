@@ -93,9 +93,9 @@ def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _version(definitions: dict[str, list[ast.stmt]]) -> int | None:
     for statement in definitions.get("VERSION", ()):
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            if isinstance(statement.value.value, int):
-                return statement.value.value
+        value = getattr(statement, "value", None)
+        if isinstance(value, ast.Constant) and isinstance(value.value, int):
+            return value.value
     return None
 
 
