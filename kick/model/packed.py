@@ -44,7 +44,7 @@ class PackedLinears:
         try:
             for index, layer in enumerate(self.layers):
                 if "forward" not in vars(layer):
-                    layer.forward = partial(self._linear, index, layer.bias)
+                    vars(layer)["forward"] = partial(self._linear, index, layer.bias)
                     changed.append(layer)
             yield self.version
         finally:

@@ -6,6 +6,10 @@ For tests and for showing how a matrix resumes. Its answers mean nothing.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 VERSION = 1
 _SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
@@ -57,7 +61,7 @@ def make(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer():
+def _tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE of at most 512 entries; any text comes back from it unchanged."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -25,8 +25,7 @@ from kick.records import ModelSpec, canonical
 from kick.registry import near, unknown
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -87,7 +86,7 @@ def resolve(name: str, revision: str | None = None, dtype: str = "float32") -> M
     return ModelSpec(name, revision, dtype, weights_digest(folder), tokenizer_digest(folder))
 
 
-def load(spec: ModelSpec, device: str = "cpu") -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode, no gradients asked, and its tokenizer.
 
     Raises:
@@ -267,7 +266,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     if near(name, ALIASES) and "/" not in name:
         raise KickError(unknown("model", name, ALIASES))
-    options = {"repo_id": name, "revision": revision, "allow_patterns": _HUB_FILES}
+    options: dict[str, Any] = {"repo_id": name, "revision": revision, "allow_patterns": _HUB_FILES}
     for local_only in (True, False):
         local_only = local_only or not hub.online()
         try:

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kick.errors import KickError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Weights of two or more dimensions that are left dense in every architecture: the end of the name, and why.
 EXCLUDED = {
@@ -83,7 +86,7 @@ class Linear:
         setattr(self.module, self.parameter, nn.Parameter(data.contiguous(), requires_grad=False))
 
 
-def block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The path and the list of the decoder layers. Raises KickError where the model has none."""
     count = model.config.num_hidden_layers
     for name, module in model.named_modules():
@@ -155,8 +158,8 @@ def attending(model: nn.Module, name: str, instead_of: str | None = None) -> Ite
 
     instead_of: only where the attention has this name; None anywhere.
     """
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    before = [(c, c._attn_implementation) for c in configs]
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = [(c, c._attn_implementation) for c in configs.values()]
     before = [(c, old) for c, old in before if instead_of in (None, old)]
     for config, _ in before:
         config._attn_implementation = name
@@ -183,10 +186,11 @@ def watch(
                 handles.append(linear.module.register_forward_pre_hook(hook, with_kwargs=True))
             elif linear.expert is None:
                 mixer = block.get_submodule(linear.name.rpartition(".")[0])
-                source = getattr(mixer, "dt_layernorm", mixer.x_proj)  # FalconMamba norms the time step
+                name = "dt_layernorm" if hasattr(mixer, "dt_layernorm") else "x_proj"  # FalconMamba norms it
+                source = mixer.get_submodule(name)
                 handles.append(source.register_forward_hook(_time_step_hook(linear, see)))
         for module in {id(item.module): item.module for item in wanted if item.expert is not None}.values():
-            mine = {(x.expert, x.parameter): x for x in wanted if x.module is module}
+            mine = {(x.expert, x.parameter): x for x in wanted if x.module is module and x.expert is not None}
             handles.append(module.register_forward_pre_hook(_experts_hook(mine, see)))
         yield
     finally:
@@ -194,26 +198,26 @@ def watch(
             handle.remove()
 
 
-def _call_hook(linear: Linear, see: See):
-    def hook(_module, args, kwargs) -> None:
+def _call_hook(linear: Linear, see: See) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         see(linear, args[0] if args else next(iter(kwargs.values())))
 
     return hook
 
 
-def _time_step_hook(linear: Linear, see: See):
+def _time_step_hook(linear: Linear, see: See) -> Callable[..., None]:
     """Mamba multiplies with dt_proj.weight itself; the factor is the first columns of what comes out here."""
 
-    def hook(_module, _args, output) -> None:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
         see(linear, output[..., : linear.weight.shape[1]])
 
     return hook
 
 
-def _experts_hook(mine: dict[tuple[int, str], Linear], see: See):
+def _experts_hook(mine: dict[tuple[int, str], Linear], see: See) -> Callable[..., None]:
     """The inputs of each expert's two matrices, from the tokens that the router sends to it."""
 
-    def hook(module, args) -> None:
+    def hook(module: Any, args: tuple[Any, ...]) -> None:
         hidden, chosen = args[0], args[1]  # (tokens, in), (tokens, k)
         for expert in sorted({number for number, _ in mine}):
             rows = (chosen == expert).any(dim=-1)

@@ -54,7 +54,7 @@ def load_options(config: PretrainedConfig) -> dict[str, Any]:
 def settled(model: nn.Module, options: dict[str, Any], unexpected: Iterable[str]) -> None:
     """Have the model saved under its own names, in place; say which tensors of the file it does not use."""
     if "key_mapping" in options:
-        model._weight_conversions = None
+        vars(model)["_weight_conversions"] = None
     if left := sorted(unexpected):
         towers = ", ".join(sorted({name.removeprefix("model.").split(".")[0] for name in left})[:5])
         log.warning("%d tensors of the checkpoint are no part of the text model: %s", len(left), towers)
