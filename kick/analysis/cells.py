@@ -200,14 +200,23 @@ def steps_of(run: Result) -> Sequence[Any]:
 
 
 def _newest(cells: Sequence[StoredCell]) -> tuple[list[StoredCell], list[str]]:
-    """Of several results of one variant on one question the newest, and a note of what was left out."""
+    """Of several results of one variant on one question the newest, and a note of what was left out.
+
+    Of one set of answers the newest is the one that was scored last: rescoring keeps the time of the answers.
+    """
     chosen: dict[tuple, StoredCell] = {}
-    for cell in sorted(cells, key=lambda cell: str(cell.run.provenance.get("time", ""))):
+    for cell in sorted(cells, key=_made):
         chosen[(*cell.asked, cell.variant.name)] = cell
     left = len(cells) - len(chosen)
     notes = [f"{left} older results of the same variants and tasks are left out"] if left else []
     keep = set(map(id, chosen.values()))
     return [cell for cell in cells if id(cell) in keep], notes
+
+
+def _made(cell: StoredCell) -> tuple[str, str]:
+    """When a result was answered, and when it was scored again."""
+    origin = cell.run.provenance
+    return str(origin.get("time", "")), str((origin.get("rescored") or {}).get("time", ""))
 
 
 def by_asked(cells: Iterable[StoredCell]) -> dict[tuple, list[StoredCell]]:
