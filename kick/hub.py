@@ -61,9 +61,7 @@ def _answers(host: str, port: int) -> bool:
 
 def kept(kind: Literal["datasets", "models"], name: str) -> bool:
     """Whether the hub's libraries have something of that data set or model on this machine."""
-    home = Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    )
+    home = Path(os.environ.get("HF_HOME") or paths.cache_root().parent / "huggingface")
     caches = [Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()]
     names = {f"{kind}--{name.replace('/', '--')}".lower()}
     if kind == "datasets":
