@@ -190,7 +190,7 @@ def compress_model(
     ...                       calibration={"sequences": 2, "length": 64})
     >>> made.report["steps"][0]["sparsity"]
     0.5
-    >>> weight = made.model.model.layers[0].mlp.up_proj.weight
+    >>> weight = made.model.get_submodule("model.layers.0.mlp.up_proj").weight
     >>> bool(((weight.reshape(-1, 4) == 0).sum(1) == 2).all())
     True
     """
