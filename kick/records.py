@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import PurePath
@@ -180,6 +180,20 @@ class Job:
     variant: Variant
     cells: tuple[Cell, ...]
     cost: float = 0.0
+
+
+def jsonable(value: Any, strange: Callable[[float], Any] = lambda value: None) -> Any:
+    """The value as JSON values: mappings, lists, and numbers of numpy or torch as Python's own.
+
+    NaN and infinities, which JSON lacks, become what `strange` gives: null by default.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): jsonable(item, strange) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item, strange) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return strange(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def canonical(value: Any) -> str:

@@ -19,7 +19,7 @@ from kick.analysis.headlines import headline, info
 from kick.analysis.items import Items, aggregate, difference
 from kick.analysis.verdicts import inside, noise, verdict
 from kick.errors import KickError
-from kick.records import Sample
+from kick.records import Sample, jsonable
 from kick.registry import unknown
 from kick.stats import metrics, paired
 
@@ -81,7 +81,7 @@ class Compared:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what could not be computed is null."""
-        return _plain(asdict(self))
+        return jsonable(asdict(self))
 
 
 def _row(task: ComparedTask) -> dict[str, Any]:
@@ -253,11 +253,3 @@ def _answer(sample: Sample, metric: metrics.Metric) -> str:
     if len(logs) > 1 and None not in logs:
         return f"choice {int(np.argmax(logs)) + 1} of {len(logs)}"
     return ""
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

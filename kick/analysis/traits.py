@@ -10,7 +10,7 @@ from typing import Any
 
 from kick import catalog
 from kick.catalog import Facts, level_of, number, recorded, share
-from kick.records import Step, Variant, key
+from kick.records import Step, Variant, jsonable, key
 
 DENSE_PLACE, RECIPE_PLACE = -1, 9000  # before every method, and after
 
@@ -147,16 +147,7 @@ def _recipe(variant: Variant) -> str:
         values["calibration"] = {
             name: value for name, value in values["calibration"].items() if name not in ("seed", "digest")
         }
-    return key(_jsonable(values))
-
-
-def _jsonable(value: Any) -> Any:
-    """JSON values of what a Mapping or tuple holds; NaN as text."""
-    if isinstance(value, Mapping):
-        return {str(name): _jsonable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return key(jsonable(values, str))
 
 
 def achieved(compression: Mapping[str, Any]) -> dict[str, float]:

@@ -31,7 +31,7 @@ from kick.compress.context import Calibration, Quantized
 from kick.compress.dense import DenseWeights, merge_branch
 from kick.compress.grid import Grid
 from kick.errors import CellFailed, KickError
-from kick.model import block_list, blocks, linears
+from kick.model import block_list, blocks, linears, named_linears
 from kick.model.source import quiet
 
 if TYPE_CHECKING:
@@ -154,12 +154,7 @@ def _write(model: PreTrainedModel, calibration: Calibration, folder: Path) -> st
 
 def _all(model: nn.Module) -> dict[str, Any]:
     """Every linear by its full name."""
-    path, modules = block_list(model)
-    return {
-        f"{path}.{index}.{linear.name}": linear
-        for index, block in enumerate(modules)
-        for linear in linears(block)
-    }
+    return {name: linear for name, _, linear in named_linears(model)}
 
 
 def _one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kick.catalog import Facts
 from kick.compress.sparsity import Sparsity
 from kick.errors import CellFailed, KickError, WrongOption
-from kick.model import block_list, linears
+from kick.model import named_linears
 from kick.records import Step
 from kick.registry import unknown
 
@@ -54,8 +54,7 @@ class Scope:
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError for a name that is no matrix of the model."""
-        path, modules = block_list(model)
-        known = {f"{path}.{i}.{linear.name}" for i, block in enumerate(modules) for linear in linears(block)}
+        known = [name for name, _, _ in named_linears(model)]
         for name in [*(self.only or ()), *self.sparsities]:
             if name not in known:
                 raise KickError(unknown("matrix", name, known))

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from kick.errors import KickError
-from kick.model import blocks
+from kick.model import blocks, skeleton
 from kick.model.source import quiet
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def _reloaded(twin: PreTrainedModel) -> PreTrainedModel:
         with tempfile.TemporaryDirectory() as folder, quiet():
             twin.config.save_pretrained(folder)
             config = AutoConfig.from_pretrained(Path(folder), trust_remote_code=False)
-            with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return skeleton(config)
     except _WRONG as error:
         raise KickError(
             f"the result would be no checkpoint: {type(twin.config).__name__} does not describe it: {error}"

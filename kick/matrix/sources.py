@@ -91,14 +91,12 @@ def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
 @cache
 def _skeleton(folder: File) -> Any:
     """The model of a folder without its weights: shapes on torch's meta device."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    from kick.model import skeleton
     from kick.model.textual import text_config
 
     try:
-        config = text_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return skeleton(text_config(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
     except (ValueError, OSError) as error:
         raise KickError(f"transformers cannot make a causal language model of {folder}: {error}") from error

@@ -21,7 +21,7 @@ from transformers import CompressedTensorsConfig, PretrainedConfig
 
 from kick.model.footprint import STORAGES, VALUE_BITS, Storage
 from kick.model.gguf import SIZES
-from kick.model.structure import PACKED, block_list, linears
+from kick.model.structure import PACKED, named_linears
 
 _LEFTOVERS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed", "weight_g_idx")
 # Scales of these names have the type that the model was saved in: they count as 16 bits, as dense values do
@@ -86,14 +86,12 @@ def _of_gguf(model: nn.Module, sizes: Mapping[str, float]) -> dict[str, Storage]
     """Bits by name of a weight -> storages: of matrices by their own names, of all else by the tensor's."""
     matrices: dict[str, Storage] = {}
     parameters: set[str] = set()
-    path, modules = block_list(model)
-    for index, block in enumerate(modules):
-        for linear in linears(block):
-            owner = linear.name if linear.expert is None else linear.name.rsplit(".", 2)[0]
-            parameter = f"{path}.{index}.{owner}.{linear.parameter}"
-            if parameter in sizes:
-                parameters.add(parameter)
-                matrices[f"{path}.{index}.{linear.name}"] = Storage(sizes[parameter], fixed=True)
+    for name, _, linear in named_linears(model):
+        owner = name if linear.expert is None else name.rsplit(".", 2)[0]
+        parameter = f"{owner}.{linear.parameter}"
+        if parameter in sizes:
+            parameters.add(parameter)
+            matrices[name] = Storage(sizes[parameter], fixed=True)
     rest = {name: Storage(bits, fixed=True) for name, bits in sizes.items() if name not in parameters}
     return matrices | rest
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kick.errors import KickError
-from kick.model.structure import block_list, linears
+from kick.model.structure import block_list, named_linears
 
 VALUE_BITS = 16
 STORAGES = "kick_storages"  # attribute of a model that was quantized elsewhere: how its matrices are stored
@@ -84,16 +84,14 @@ class _Sizes:
 
 def _matrices(model: nn.Module, storages: Mapping[str, Storage]) -> _Sizes:
     """All matrices of the blocks, those of another library's format as their file has them."""
-    path, modules = block_list(model)
+    path = block_list(model)[0]
     found = _Sizes()
-    for index, block in enumerate(modules):
-        for linear in linears(block, skip_packed=True):
-            name = f"{path}.{index}.{linear.name}"
-            zeros, size = _zeros(linear.weight), linear.weight.numel()
-            found.names.add(name)
-            found.zeros += zeros
-            found.dense += size
-            found.bits += packed_bits(size, zeros, storages.get(name, Storage()))
+    for name, _, linear in named_linears(model, skip_packed=True):
+        zeros, size = _zeros(linear.weight), linear.weight.numel()
+        found.names.add(name)
+        found.zeros += zeros
+        found.dense += size
+        found.bits += packed_bits(size, zeros, storages.get(name, Storage()))
     found.weights = found.dense
     for name, storage in storages.items():
         if storage.size and name.startswith(f"{path}."):

@@ -246,6 +246,29 @@ def _is_time_step(module: nn.Module, name: str) -> bool:
     return isinstance(module, nn.Linear) and name.endswith("mixer.dt_proj")
 
 
+def named_linears(model: nn.Module, skip_packed: bool = False) -> Iterator[tuple[str, int, Linear]]:
+    """Every weight matrix of the blocks, in order: its full name, the number of its block, the matrix.
+
+    The name is the path of the list of blocks, the block's number, and `Linear.name`. See `linears`.
+    """
+    path, modules = block_list(model)
+    for index, block in enumerate(modules):
+        for linear in linears(block, skip_packed):
+            yield f"{path}.{index}.{linear.name}", index, linear
+
+
+def skeleton(config: Any, dtype: torch.dtype | None = None) -> nn.Module:
+    """The model of a configuration without its weights: shapes on torch's meta device.
+
+    Raises what transformers raises for a configuration of which it makes no causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        given = {} if dtype is None else {"dtype": dtype}
+        return AutoModelForCausalLM.from_config(config, **given, trust_remote_code=False)
+
+
 def check_called(model: nn.Module, method: str) -> None:
     """Raises KickError where a matrix is used without a call of its module: hooks cannot serve it."""
     for block in blocks(model):

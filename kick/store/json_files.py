@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from kick.records import Cell, Result, canonical, cell_from_json
+from kick.records import Cell, Result, canonical, cell_from_json, jsonable
 
 RUN, FAILED = "run.json", "failed.json"
 
@@ -43,20 +40,9 @@ def parse_failure(text: bytes, key: str) -> Failure:
         return Failure(key, f"failed; its {FAILED} cannot be read ({error})")
 
 
-def _finite(value: Any) -> Any:
-    """JSON values without NaN and infinities, which become null, and without numpy's numbers."""
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def render_run(result: Result) -> bytes:
     """run.json of a Result: strict JSON, with the checksum of all the rest under "checksum"."""
-    data = _finite(result.to_json())
+    data = jsonable(result.to_json())
     data["checksum"] = hashlib.sha256(canonical(data).encode()).hexdigest()
     return json.dumps(data, indent=1).encode()
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kick.records import Response, Sample
+from kick.records import Response, Sample, jsonable
 
 SCORE = "score:"
 TEXTS = ("item", "prompt", "preview", "target", "group")
@@ -28,7 +28,7 @@ _DEFAULTS = {field.name: field.default for field in fields(Response)}
 def response_to_json(response: Response) -> dict[str, Any]:
     """The fields that the response has, as strict JSON values: NaN and infinities become their names."""
     found = {name: getattr(response, name) for name in _DEFAULTS}
-    return {name: _plain(value) for name, value in found.items() if value != _DEFAULTS[name]}
+    return {name: jsonable(value, str) for name, value in found.items() if value != _DEFAULTS[name]}
 
 
 def response_from_json(data: Mapping[str, Any]) -> Response:
@@ -41,18 +41,6 @@ def response_from_json(data: Mapping[str, Any]) -> Response:
     if known.get("values") is not None:
         known["values"] = {name: float(value) for name, value in known["values"].items()}
     return Response(**known)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):  # a number of numpy or torch
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:

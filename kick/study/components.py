@@ -24,7 +24,7 @@ from kick.compress.method import methods
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
 from kick.matrix.sources import own_sources
-from kick.model import block_list, linears
+from kick.model import named_linears, skeleton
 from kick.records import CalibrationSpec, Cell, Job, ModelSpec, Step, TaskSpec, Variant
 from kick.store import Store
 from kick.study.allocation import Pruned, check_spread, guided, shares
@@ -259,20 +259,13 @@ def _tasks(options: StudyOptions, folders: Sequence[Path]) -> dict[str, Task]:
 
 def _matrices(spec: ModelSpec) -> list[WeightMatrix]:
     """Every weight matrix of the model, from its shapes alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(
         model.source.locate(spec.name, spec.revision), trust_remote_code=False
     )
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    path, modules = block_list(skeleton)
-    return [
-        WeightMatrix(f"{path}.{index}.{linear.name}", index, *linear.weight.shape)
-        for index, block in enumerate(modules)
-        for linear in linears(block)
-    ]
+    empty = skeleton(config)
+    return [WeightMatrix(name, index, *linear.weight.shape) for name, index, linear in named_linears(empty)]
 
 
 def run(options: StudyOptions, command: Sequence[str], say: Say) -> tuple[Study, Store, Summary]:

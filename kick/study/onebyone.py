@@ -28,7 +28,7 @@ from kick.compress.method import methods
 from kick.engine import budget, fidelity
 from kick.engine.encode import Encoder, max_length
 from kick.engine.network import Network, pad_right
-from kick.model import Linear, block_list, linears
+from kick.model import Linear, named_linears
 from kick.paths import cache_root
 from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Response, Result, Sample, Variant, key
@@ -248,9 +248,4 @@ class _Pruner:
 
 def _matrices(network: Any) -> dict[str, tuple[int, Linear]]:
     """Every matrix by its full name, with the number of its block."""
-    path, modules = block_list(network)
-    return {
-        f"{path}.{index}.{linear.name}": (index, linear)
-        for index, block in enumerate(modules)
-        for linear in linears(block)
-    }
+    return {name: (index, linear) for name, index, linear in named_linears(network)}

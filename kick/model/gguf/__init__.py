@@ -33,20 +33,20 @@ def convert(file: Path, folder: Path, sizes: bool = True) -> None:
             f"reading {file.name} needs the package gguf ({error}); run: pip install gguf"
         ) from error
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     from kick.model.gguf.file import read
     from kick.model.gguf.metadata import config_of
     from kick.model.gguf.vocabulary import tokenizer_of
     from kick.model.gguf.weights import fill
+    from kick.model.structure import skeleton
 
     sys.stderr.write(f"kick: converting {file.name} to safetensors, once (about half a minute) ...\n")
     start = time.monotonic()
     found = read(file)
     config, architecture = config_of(found)
     tokenizer = tokenizer_of(found, getattr(config, "max_position_embeddings", None))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = skeleton(config, torch.float32)
     used = fill(model, found, architecture)
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=_ends(found), pad_token_id=config.pad_token_id
