@@ -67,7 +67,7 @@ def info(run: Result) -> TaskInfo:
 def task_info(name: str) -> TaskInfo:
     """What kick's task files say; for a task of another origin its name, spelt out."""
     known = index.own()
-    options = {}
+    options: Mapping[str, object] = {}
     if name in known:
         options = (known[name][1].get("metadata") or {}).get("kick") or {}
     said = {key: str(options[key]) for key in ABOUT if options.get(key)}
