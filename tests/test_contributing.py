@@ -39,18 +39,9 @@ variants:
   - {method: peak_input, sparsity: 0.5}
   - {method: wanda, sparsity: 0.5}
 """
-ALONE = """
-name: alone
-model: smoke
-tasks: [colour_mix]
-engine: {name: alone}
-replicas: []
-variants: [dense]
-"""
 LOWER_CASE = "{protocol: lower_case, title"
 COMMANDS = """
 run examples.yaml --executor shuffled --tasks tasks/colours
-run alone.yaml --executor inline --tasks tasks/colours
 leaderboard results/examples --out page
 figures results/examples --out figures
 """
@@ -88,7 +79,6 @@ def copy(tmp_path_factory):
     lower = task.replace("task: colour_mix", "task: colour_mix_lower").replace("{title", LOWER_CASE)
     (folder / "tasks" / "colours" / "colour_mix_lower.yaml").write_text(lower)
     (folder / "examples.yaml").write_text(MATRIX)
-    (folder / "alone.yaml").write_text(ALONE)
     run_there(folder, [sys.executable, "-c", RUNS], COMMANDS.strip())
     return folder
 
@@ -109,16 +99,6 @@ def test_the_method_and_the_task_are_measured_by_the_executor(copy):
     assert scores["peak_input-0.5", "acc"]["n"] == 3
     values = {scores[name, "perplexity"]["value"] for name in ("dense", "peak_input-0.5", "wanda-0.5")}
     assert len(values) == 3
-
-
-def test_the_backend_answers_and_its_cells_are_its_own(copy):
-    (alone,) = copy.glob("results/alone/*/run.json")
-    frame = pd.read_parquet(alone.parent / "samples.parquet")
-    found = [pd.read_parquet(file) for file in copy.glob("results/examples/*/samples.parquet")]
-    dense = [other for other in found if set(other["prompt"]) == set(frame["prompt"])]
-    assert len(frame) == 3
-    assert len(dense) == 3  # the three variants of the other matrix
-    assert not (copy / "results" / "examples" / alone.parent.name).exists()
 
 
 def test_the_kind_of_task_asks_in_its_own_way(copy):
@@ -153,6 +133,7 @@ def test_the_examples_keep_to_the_layers_and_to_the_style(copy):
 
 def test_the_numbers_of_files_are_those_of_the_examples():
     assert COUNTS.keys() == SECTIONS.keys()
+    assert len(SECTIONS) == WHERE.count("\n### ")  # none twice
     for section, count in COUNTS.items():
         touched = [name for name in files(section) if not name.endswith(".jsonl")]
         assert len(touched) == int(count), (section, touched)
