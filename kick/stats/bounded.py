@@ -9,7 +9,7 @@ no counterexample is known; the tests simulate those that break the bootstrap.
 
 A pair is bounded in the same way: the imagined pair is lost whole for a lower bound (the first side at the
 top, the second at the bottom) and won whole for an upper one. Where no item can be lost or won, because the
-first side is at the end of the scale with every item, nothing is imagined.
+first side is at the end of the scale with every item, the second side of the imagined pair is there too.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ class Weighted(NamedTuple):
     total: Floats
     extra: Floats
 
-    def means(self, imagined: Floats | None) -> Floats:
-        """The weighted means `(c, resamples)` with the imagined item `(c,)`, or without any."""
-        if imagined is None:
-            return (self.sums / self.total[:, None]).T
+    def means(self, imagined: Floats) -> Floats:
+        """The weighted means `(c, resamples)` with the imagined item `(c,)`."""
         added = self.sums + self.extra[:, None] * imagined
         return (added / (self.total + self.extra)[:, None]).T
 
@@ -100,7 +98,7 @@ class Bounds(NamedTuple):
 def pair_bounds(pairs: Floats, support: Support, resamples: int, seed: int) -> Bounds:
     """The bounds of `pairs` `(n, 2)`, first and second score of each item."""
     drawn = weighted(pairs, resamples, seed)
-    ends = np.array([support.high, support.low])
-    lose = (pairs[:, 0] > support.low).any()
-    win = (pairs[:, 0] < support.high).any()
-    return Bounds(drawn.means(ends if lose else None), drawn.means(ends[::-1] if win else None))
+    highest = support.high if (pairs[:, 0] > support.low).any() else support.low
+    lowest = support.low if (pairs[:, 0] < support.high).any() else support.high
+    lost, won = np.array([highest, support.low]), np.array([lowest, support.high])
+    return Bounds(drawn.means(lost), drawn.means(won))

@@ -65,7 +65,7 @@ def of_limits(above_low: bool, below_high: bool, outside: bool) -> Verdict:
 
 def above(found: Outcomes, share: float) -> float:
     """p against "the second score is at most `share` of the first"; an item more is imagined as lost."""
-    lost = found.lost + (found.lost + found.right > 0)  # where the first side is never right, none can be
+    lost = found.lost + 1
     if share <= 1:
         return _exceeds(lost, share, [(found.won, 1.0), (found.right, 1 - share)])
     return 1 - _exceeds(found.won, 1.0, [(lost, share), (found.right, share - 1)])
@@ -73,10 +73,11 @@ def above(found: Outcomes, share: float) -> float:
 
 def below(found: Outcomes, share: float) -> float:
     """p against "the second score is at least `share` of the first"; an item more is imagined as won."""
-    won = found.won + (found.won + found.wrong > 0)  # where the first side is always right, none can be
+    room = found.won + found.wrong > 0  # where the first side is always right, the best is right on both
+    won, right = found.won + room, found.right + (not room)
     if share <= 1:
-        return 1 - _exceeds(found.lost, share, [(won, 1.0), (found.right, 1 - share)])
-    return _exceeds(won, 1.0, [(found.lost, share), (found.right, share - 1)])
+        return 1 - _exceeds(found.lost, share, [(won, 1.0), (right, 1 - share)])
+    return _exceeds(won, 1.0, [(found.lost, share), (right, share - 1)])
 
 
 def _exceeds(count: int, scale: float, others: Sequence[tuple[int, float]]) -> float:

@@ -199,6 +199,7 @@ def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], di
     means = np.array([float(aggregate([values[i] for i in draw])) for draw in draws])
     low, high = np.quantile(means, [0.025, 0.975])
     value, stderr = float(aggregate(values)), float(means.std(ddof=1))
+    low, high = min(low, value), max(high, value)
     return Score(name, value, len(values), stderr, float(low), float(high), direction, missing)
 
 

@@ -1,5 +1,6 @@
 """Verdicts keep their 5 %: enumerated over all outcomes of right/wrong items, simulated for graded ones."""
 
+from bisect import bisect_left
 from functools import cache
 from itertools import product
 
@@ -17,6 +18,14 @@ CERTAIN = 1e-7  # outcomes less probable than this are counted as errors
 @cache
 def verdict(*outcome: int) -> str:
     return of_outcomes(Outcomes(*outcome), MARGIN)
+
+
+@cache
+def turning(lost: int, won: int, wanted: str) -> int:
+    """From how many items right on both sides "matching" is said, or below how many "not matching"."""
+    return bisect_left(
+        range(5000), True, key=lambda r: (wanted == verdict(lost, won, r, 1)) == (wanted == "matching")
+    )
 
 
 def error(n: int, p: float, fewer: float, side: str, wanted: str) -> float:
@@ -39,13 +48,12 @@ def error(n: int, p: float, fewer: float, side: str, wanted: str) -> float:
                 continue
             rest = n - some_lost - some
             share = min(1.0, (p - lost) / max(1 - lost - won, 1e-12))
-            right = np.arange(rest + 1)
-            each = stats.binom.pmf(right, rest, share)
-            shown = [
-                wanted == verdict(some_lost, int(some), int(r), int(rest - r)) if each[r] > 1e-9 else False
-                for r in right
-            ]
-            found += own * each[shown].sum()
+            turn, most = turning(some_lost, int(some), wanted), rest - 1  # of items wrong on both sides: one
+            within = stats.binom.sf(turn - 1, rest, share) - stats.binom.sf(most, rest, share)
+            if wanted != "matching":
+                within = stats.binom.cdf(min(turn - 1, most), rest, share)
+            whole = wanted == verdict(some_lost, int(some), int(rest), 0)
+            found += own * (max(0.0, within) + whole * stats.binom.pmf(rest, rest, share))
     return found
 
 
@@ -66,7 +74,7 @@ def test_a_change_at_the_margin_is_matching_in_at_most_five_percent_everywhere(n
         assert max(error(n, p, fewer, side, wanted) for fewer in flips for side in ("low", "high")) <= 0.05
 
 
-@pytest.mark.parametrize("p", [0.3, 0.6])
+@pytest.mark.parametrize("p", [0.3, 0.6, 1.0])
 def test_a_change_at_the_margin_is_worse_or_better_in_at_most_five_percent(p):
     assert (
         max(error(64, p, fewer, side, "not matching") for fewer in (0.0, 0.03) for side in ("low", "high"))
@@ -90,8 +98,9 @@ def test_one_flip_takes_what_the_exact_binomial_bound_takes():
     """Lost items among all right ones are a binomial share, bounded by Clopper and Pearson."""
     for n in range(60, 400, 7):
         for lost in range(8):
-            bound = stats.beta.ppf(0.95, lost + 1, n - lost)
-            assert (verdict(lost, 0, n - lost, 0) == "matching") == (bound <= MARGIN)
+            high, low = stats.beta.ppf(0.95, lost + 1, n - lost), stats.beta.ppf(0.05, lost, n - lost + 1)
+            assert (verdict(lost, 0, n - lost, 0) == "matching") == (high <= MARGIN)
+            assert (verdict(lost, 0, n - lost, 0) == "not matching") == (lost > 0 and low >= MARGIN)
 
 
 def test_thousands_of_items_are_decided_as_the_normal_test_does():
