@@ -1,20 +1,36 @@
-"""What makes a task's scores say nothing, as sentences for the head of a page and the end of a run."""
+"""What makes a task's scores say nothing, as sentences for the head of a page and of a run's scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
+from kick.analysis.cells import StoredCell
+from kick.analysis.headlines import info
+from kick.printable import plain
 from kick.stats import metrics
 
 SHOWN = 3  # variants named in a sentence
 
 
-def doubts(frame: pd.DataFrame) -> list[str]:
-    """Tasks on which the dense model scores 0, and variants all of whose answers on a task are empty."""
+def doubts(frame: pd.DataFrame, cells: Iterable[StoredCell] = ()) -> list[str]:
+    """Tasks on which the dense model scores 0, and variants all of whose answers on a task are empty.
+
+    Cells of which their record says so already (`kick.tasks.signs`) are left to `signs`.
+    """
     whole = frame[(frame["group"] == "") & ~frame["task"].str.contains("|", regex=False)]
-    return [*_dense_at_zero(whole), *_all_empty(whole)]
+    told = [cell.run.key for cell in cells if any("empty" in warning for warning in cell.run.warnings)]
+    return [*_dense_at_zero(whole), *_all_empty(whole[~whole["key"].isin(told)])]
+
+
+def signs(cells: Iterable[StoredCell]) -> list[str]:
+    """What the records of these cells warn of, each sentence once with the variants that it is of."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in cells:
+        for warning in cell.run.warnings:
+            found.setdefault((info(cell.run).title, warning), {})[cell.label] = None
+    return [plain(f"{title}: {warning} ({_listed(list(of))}).") for (title, warning), of in found.items()]
 
 
 def _dense_at_zero(frame: pd.DataFrame) -> Iterator[str]:

@@ -79,7 +79,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
                 raise
     kept.save()
     frame = _complete(pd.DataFrame(rows))
-    return Results(frame, tuple(cells), (*doubts(frame), *notes))
+    return Results(frame, tuple(cells), (*doubts(frame, cells), *notes))
 
 
 def _left_out(error: Unreadable) -> str:

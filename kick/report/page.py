@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from kick.analysis import pairs, traits
 from kick.analysis.cells import StoredCell, steps_of
+from kick.analysis.doubts import signs
 from kick.analysis.frame import Results
 from kick.catalog import Facts
 from kick.printable import plain
@@ -113,7 +114,7 @@ def view(report: Results, *, title: str | None, notes: Sequence[str], examples: 
     return PageView(
         title=title or f"What compression does to {', '.join(models)}",
         summary=_summary(frame, matrices),
-        notes=(*said, *notes, *report.notes),
+        notes=(*said, *notes, *signs(report.cells), *report.notes),
         sections=tuple(_section(name, part, report, examples) for name, part in select.sections(frame)),
         methods=tuple(_methods(report.cells)),
         metrics=tuple((metrics.known[name].label, metrics.known[name].description) for name in used),

@@ -46,6 +46,19 @@ def test_scores_that_say_something_have_no_note():
     assert read([stored(wanda_0_5=dict.fromkeys(RIGHT, 0.0))]).notes == ()
 
 
+def test_what_the_records_warn_of_is_at_the_head_of_the_page(tmp_path):
+    store = stored(wanda_0_5={"empty": 1.0})
+    for key, run in store.results.items():
+        if not run.cell.variant.dense:
+            warnings = ("all 30 answers are empty",)
+            store.results[key] = replace(run, warnings=warnings)
+    report = read([store])
+    assert report.notes == ()  # said once
+    html = leaderboard.render(report, tmp_path)[0].read_text()
+    said = "Closed-book facts: all 30 answers are empty (wanda 50 %, rtn 4-bit)."
+    assert 0 < html.index(said) < html.index("<main>")
+
+
 def test_a_run_prints_it_before_its_scores(capsys):
     report = read([stored(dense=dict.fromkeys(RIGHT, 0.0))])
     report.frame.attrs["notes"] = list(report.notes)
