@@ -41,7 +41,8 @@ class Step:
 class ModelSpec:
     """A causal language model: where it is, and which bytes it is made of.
 
-    `digest` is the sha256 of the weights, `tokenizer` that of the tokenizer's files.
+    `digest` is the sha256 of the weights, `tokenizer` that of the tokenizer's files. Where those are another
+    model's, `tokenizer_from` and `tokenizer_revision` name it.
     """
 
     name: str
@@ -49,6 +50,8 @@ class ModelSpec:
     dtype: str = "float32"
     digest: str = ""
     tokenizer: str = ""
+    tokenizer_from: str = ""
+    tokenizer_revision: str | None = None
 
     @property
     def title(self) -> str:
@@ -163,6 +166,7 @@ class Cell:
         """
         variant = asdict(self.variant)
         del variant["name"], variant["label"]
+        del variant["model"]["tokenizer_from"], variant["model"]["tokenizer_revision"]  # `tokenizer` tells
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
         task = asdict(self.task)

@@ -162,8 +162,10 @@ class _Planner:
             if model in specs:
                 continue
             path: Path = (*one.path, "checkpoint") if one.variant.checkpoint else ("model",)
+            dense = specs.get(variants[0].variant.model)
+            base = (dense,) if one.variant.checkpoint and dense and dense.digest else ()
             try:
-                specs[model] = self.sources.resolve(model.name, model.revision, model.dtype)
+                specs[model] = self.sources.resolve(model.name, model.revision, model.dtype, *base)
             except KickError as error:
                 self._problem(path, error)
                 specs[model] = model

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Sources:
     """Where names are looked up. The defaults are kick's own tables; tests put small ones in their place."""
 
-    resolve: Callable[[str, str | None, str], ModelSpec]
+    # a name, revision and dtype; then, of a checkpoint, the dense model, whose tokenizer it may use
+    resolve: Callable[..., ModelSpec]
     tasks: Callable[[Sequence[str], str | None], Mapping[str, Task]]
     methods: MethodTable
     corpus: Callable[[str, str | None], str]  # a corpus' digest
@@ -77,12 +78,12 @@ def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
     from transformers import AutoConfig
 
     from kick.compress.calibrate.corpus import check_length, check_positions
-    from kick.model.source import locate, tokenizer_in
+    from kick.model.source import locate, tokenizer_of
 
     folder = locate(model.name, model.revision)
 
     def tokenizer() -> Any:
-        return tokenizer_in(folder)
+        return tokenizer_of(model)
 
     check_length(spec, tokenizer, root)
     check_positions(AutoConfig.from_pretrained(folder, trust_remote_code=False), spec.length)

@@ -30,7 +30,7 @@ def facts(spec: ModelSpec, folder: Path) -> ModelFacts:
     memory = cache_root() / "facts" / key([spec.digest, spec.tokenizer, ends, __version__])
     if memory.is_file():
         return ModelFacts(**json.loads(memory.read_text()))
-    found = _read(folder, spec.name)
+    found = _read(folder, spec)
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         beside = memory.with_name(f"{memory.name}.{os.getpid()}")
@@ -41,17 +41,17 @@ def facts(spec: ModelSpec, folder: Path) -> ModelFacts:
     return found
 
 
-def _read(folder: Path, name: str) -> ModelFacts:
-    from transformers import AutoConfig, AutoTokenizer
+def _read(folder: Path, spec: ModelSpec) -> ModelFacts:
+    from transformers import AutoConfig
 
-    from kick.model import decoding, textual
+    from kick.model import decoding, source, textual
 
     try:
         config = textual.text_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = source.tokenizer_of(spec)
         generation = decoding.of_folder(folder)
     except (ValueError, OSError, ImportError, LookupError, AttributeError, TypeError) as error:
-        raise KickError(f"transformers cannot read {name!r}: {type(error).__name__}: {error}") from error
+        raise KickError(f"transformers cannot read {spec.name!r}: {type(error).__name__}: {error}") from error
     textual.check_vocabulary(tokenizer, config.vocab_size)
     template, refused = tokenizer.chat_template or "", ""
     if template:

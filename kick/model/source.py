@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,31 +60,39 @@ def _smollm2() -> Path:
 ALIASES: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "smoke": _smoke}
 
 
-def resolve(name: str, revision: str | None = None, dtype: str = "float32") -> ModelSpec:
+def resolve(
+    name: str, revision: str | None = None, dtype: str = "float32", base: ModelSpec | None = None
+) -> ModelSpec:
     """Where a model is and which bytes it is made of, without loading its weights.
 
     Args:
         name: an alias ("smollm2-135m", "smoke"), a folder, a .gguf file or a hub id.
         revision: of a hub id.
         dtype: float32, bfloat16 or float16.
+        base: a model, resolved, whose tokenizer is taken if this one has none.
 
     Raises:
-        KickError: an unknown name, a pickled checkpoint, a hub id that is neither cached nor reachable.
+        KickError: an unknown name, a pickled checkpoint, a hub id that is neither cached nor reachable, no
+            tokenizer, a base with another vocabulary.
     """
     if dtype not in DTYPES:
         raise KickError(f"dtype {dtype!r} is not one that kick loads; give one of {', '.join(DTYPES)}")
     if revision is not None and (name in ALIASES or Path(name).exists()):
         raise KickError(f"revision {revision!r} was given, but {name!r} is not a hub id: leave revision out")
-    from kick.model import formats
+    from kick.model import borrowed, formats
 
     folder = locate(name, revision)
     formats.check(folder, name)
-    if not any((folder / file).is_file() for file in _TOKENIZERS):
+    spec = ModelSpec(name, revision, dtype, weights_digest(folder))
+    if any((folder / file).is_file() for file in _TOKENIZERS):
+        return replace(spec, tokenizer=tokenizer_digest(folder))
+    if base is None:
         raise KickError(
             f"{name!r} has no tokenizer ({folder}); expected one of {', '.join(_TOKENIZERS)}: copy the files "
             "of the model that it was made from into the folder, if both have the same vocabulary"
         )
-    return ModelSpec(name, revision, dtype, weights_digest(folder), tokenizer_digest(folder))
+    borrowed.check_same_vocabulary(folder, name, locate(base.name, base.revision), base.name)
+    return replace(spec, tokenizer=base.tokenizer, tokenizer_from=base.name, tokenizer_revision=base.revision)
 
 
 def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -105,7 +114,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
         )
     try:
         with quiet():
-            tokenizer = tokenizer_in(folder)
+            tokenizer = tokenizer_of(spec)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             method = elsewhere.method_of(config)
             options = elsewhere.load_options(config) | textual.load_options(config)
@@ -133,6 +142,19 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
     elsewhere.unpacked(model)
     elsewhere.note_sizes(model, folder, method)
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def tokenizer_of(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer of a resolved model: its own, or its base's. Raises KickError for one that changed."""
+    name, revision = spec.name, spec.revision
+    if spec.tokenizer_from:
+        name, revision = spec.tokenizer_from, spec.tokenizer_revision
+    folder = locate(name, revision)
+    if spec.tokenizer_from and tokenizer_digest(folder) != spec.tokenizer:
+        raise KickError(
+            f"the tokenizer of {name!r}, which {spec.name!r} uses, changed; plan the matrix again"
+        )
+    return tokenizer_in(folder)
 
 
 def tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:

@@ -77,7 +77,7 @@ def step(name, options, defaults=DEFAULTS):
     return Step(name, {key: str(v) if key == "sparsity" else v for key, v in written.items()})
 
 
-def resolve(name, revision, dtype):
+def resolve(name, revision, dtype, base=None):
     if name == "huge":
         raise KickError("unknown model 'huge'; did you mean 'tiny'?")
     return ModelSpec(name, revision, dtype, f"weights of {name}", "tokenizer")
