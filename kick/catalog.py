@@ -48,7 +48,7 @@ class Facts:
     activations: bool = False
     version: int = 1
     place: int = LAST
-    bits: int | None = None
+    bits: float | None = None
     chooses: str | Mapping[str, str] = ""
     trains: bool = False
     task_data: bool = False

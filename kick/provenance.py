@@ -75,7 +75,7 @@ def _run(*command: str) -> str | None:
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory in bytes, operating system, accelerators in use."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    found = {
+    found: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": pages,

@@ -50,7 +50,7 @@ class NameTaken(ValueError):
     """A name that is in the table already."""
 
 
-_tables: list[Registry] = []
+_tables: list[Registry[Any]] = []
 
 
 class Registry(Mapping[str, T]):

@@ -170,7 +170,8 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:
     digests: dict[str, set[str]] = {}
     for model in models.values():
         digests.setdefault(model.title, set()).add(model.digest)
-    cells, known = [], {}
+    cells: list[StoredCell] = []
+    known: dict[str, tuple[Variant, dict[str, Any]]] = {}
     for run, store in unique.values():
         model = run.cell.variant.model
         if run.cell.variant.checkpoint:

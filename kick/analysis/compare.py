@@ -248,8 +248,10 @@ def _answer(sample: Sample, metric: metrics.Metric) -> str:
     alone: list[float | None] = []
     if any(name.partition("@")[0] == MUTUAL for name in sample.scores):
         logs, alone = logs[: len(logs) // 2], logs[len(logs) // 2 :]
-    if alone and metric.name.partition("@")[0] == MUTUAL and None not in (*logs, *alone):
-        logs = [log - bare for log, bare in zip(logs, alone, strict=True)]
-    if len(logs) > 1 and None not in logs:
-        return f"choice {int(np.argmax(logs)) + 1} of {len(logs)}"
-    return ""
+    found = [log for log in logs if log is not None]
+    bare = [log for log in alone if log is not None]
+    if len(found) < max(2, len(logs)):
+        return ""
+    if bare and len(bare) == len(alone) and metric.name.partition("@")[0] == MUTUAL:
+        found = [log - without for log, without in zip(found, bare, strict=True)]
+    return f"choice {int(np.argmax(found)) + 1} of {len(found)}"

@@ -163,8 +163,8 @@ def _titles(frame: pd.DataFrame) -> pd.Series:
 def _sparsity(frame: pd.DataFrame) -> pd.Series:
     """The share of parameters that is gone of variants that lost whole blocks; of others what was asked."""
     whole = frame[frame["dense"]].groupby(SECTION)["parameters"].max().rename("whole").reset_index()
-    whole = frame[SECTION].merge(whole, on=SECTION, how="left")["whole"].to_numpy()
-    gone = 1 - frame["parameters"] / whole
+    parameters = frame[SECTION].merge(whole, on=SECTION, how="left")["whole"].to_numpy()
+    gone = 1 - frame["parameters"] / parameters
     return frame["sparsity"].where(~(frame["structured"] & frame["sparsity"].eq(0)), gone.fillna(0.0))
 
 

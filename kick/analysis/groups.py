@@ -105,8 +105,8 @@ def macro(theirs: Items, metric: Metric) -> Macro:
     mean, reach = float(value.mean()), float(np.sqrt(np.sum(np.square(reaches)))) / len(known)
     if not math.isfinite(reach):
         reach = math.nan
-    low, high = max(mean - reach, metric.support.low), min(mean + reach, metric.support.high)
-    return Macro(mean, low, high, float(np.sqrt(np.nansum(np.square(stderr)))) / len(known))
+    ends = max(mean - reach, metric.support.low), min(mean + reach, metric.support.high)
+    return Macro(mean, *ends, float(np.sqrt(np.nansum(np.square(stderr)))) / len(known))
 
 
 def _parts(theirs: Items) -> list[Items]:

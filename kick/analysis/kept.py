@@ -114,7 +114,13 @@ def beside_dense(
         return {"gaps": found, "groups": list(parts)}
 
     whom = "dense" if cell.variant.dense else "beside dense"
-    made_of = [whom, primary, *map(repr, described), cell, *([dense] if dense else [])]
+    made_of: list[str | StoredCell] = [
+        whom,
+        primary,
+        *map(repr, described),
+        cell,
+        *([dense] if dense else []),
+    ]
     return kept.get(cell, made_of, make)
 
 

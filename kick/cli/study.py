@@ -80,12 +80,13 @@ def components(
     if len(steps) != 1:
         raise KickError(f"a component study is of one method; got {len(steps)}")
     (step,), spec = steps, compress.calibration_of(corpus, sequences, length, calibration_seed)
-    names = {"probe": probe, "fidelity": fidelity, "perplexity": perplexity}
-    how = {"executor": executor, "workers": workers, "retry_failed": retry_failed, "offline": offline}
-    where = {"data_root": data_root, "task_folders": tuple(tasks or ()), "plugins": tuple(plugins or ())}
-    sizes = {"prompts": prompts, "spread": spread, "limit": limit}
     out = out or f"results/{study.folder_name(model, step)}"
-    options = study.StudyOptions(model, step, spec, out, **sizes, **names, **where, **how)
+    options = study.StudyOptions(
+        model, step, spec, out, prompts=prompts, spread=spread, probe=probe, fidelity=fidelity,
+        perplexity=perplexity, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()),
+        plugins=tuple(plugins or ()), executor=executor, workers=workers, retry_failed=retry_failed,
+        offline=offline,
+    )  # fmt: skip
     planned, store, summary = study.run(options, ["kick", *sys.argv[1:]], say)
     if summary.status == 0:
         parts, compared, files = pages.write(planned, store, Path(out))

@@ -144,7 +144,7 @@ def calibration(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _echo(error: Mapping[str, Any]) -> bool:
     """Whether pydantic finds a list too short only because its items are wrong, which it says too."""
-    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+    return bool(error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
 
 
 def _problem(error: Mapping[str, Any], marks: Marks) -> Problem:
@@ -178,10 +178,10 @@ def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
     model: type[BaseModel] = Matrix
     wanted, item = "a mapping", ""
     for element in location:
-        if element in _INSIDE:
-            model, wanted = _INSIDE[element], "a mapping" if element == "<chat>" else ENTRY
-        elif isinstance(element, int):
+        if isinstance(element, int):
             wanted = item or wanted
+        elif element in _INSIDE:
+            model, wanted = _INSIDE[element], "a mapping" if element == "<chat>" else ENTRY
         elif element in model.model_fields:
             wanted = model.model_fields[element].description or wanted
             item = _ITEMS.get(element, wanted)
@@ -197,7 +197,7 @@ _ITEMS = {
     "recipe": "{method: ..., option: ...}",
     "method": "a method's name",
 }
-_INSIDE = {
+_INSIDE: dict[str, type[BaseModel]] = {
     "<method>": MethodKeys,
     "<recipe>": RecipeKeys,
     "<checkpoint>": CheckpointKeys,

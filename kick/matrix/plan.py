@@ -267,7 +267,8 @@ class _Planner:
 
     def chat(self, name: str) -> bool | ChatKeys | None:
         """The task's `chat_template`."""
-        return self._level("chat_template", name)
+        chat: bool | ChatKeys | None = self._level("chat_template", name)
+        return chat
 
     def _level(self, key: str, name: str) -> Any:
         """The value for one task: its own, else its group's, else the one for all."""

@@ -26,7 +26,8 @@ from kick.printable import plain
 from kick.registry import UnknownName, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
-REPLICAS = ("batch", "dtype")
+Replica: TypeAlias = Literal["batch", "dtype"]
+REPLICAS: tuple[Replica, ...] = ("batch", "dtype")
 GENERATION = ("greedy", "model")
 PROPAGATE = ("compressed", "dense")
 LARGEST_SEED = 2**64 - 1  # of torch's generators
@@ -130,26 +131,28 @@ Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 
 
-def _per_task(item: Any) -> Any:
-    """The type "one value for all tasks, or {task: value}"."""
-
-    def branch(value: Any) -> str:
-        return "<by task>" if isinstance(value, Mapping) else "<all>"
-
-    one = Annotated[item, Tag("<all>")]
-    each = Annotated[dict[str, item], Field(min_length=1), Tag("<by task>")]
-    return Annotated[one | each, Discriminator(branch)]
+def _per_task(value: Any) -> str:
+    """Which of "one value for all tasks" and "{task: value}" a value is."""
+    return "<by task>" if isinstance(value, Mapping) else "<all>"
 
 
-Limit: TypeAlias = _per_task(Annotated[Whole, Field(ge=1)] | None)
-Shots: TypeAlias = _per_task(Annotated[Whole, Field(ge=0)] | None)
+_Limit: TypeAlias = Annotated[Whole, Field(ge=1)] | None
+_Shots: TypeAlias = Annotated[Whole, Field(ge=0)] | None
+Limit: TypeAlias = Annotated[
+    Annotated[_Limit, Tag("<all>")] | Annotated[dict[str, _Limit], Field(min_length=1), Tag("<by task>")],
+    Discriminator(_per_task),
+]
+Shots: TypeAlias = Annotated[
+    Annotated[_Shots, Tag("<all>")] | Annotated[dict[str, _Shots], Field(min_length=1), Tag("<by task>")],
+    Discriminator(_per_task),
+]
 Seeds: TypeAlias = Annotated[
     tuple[Annotated[Whole, Field(ge=0, le=LARGEST_SEED)], ...],
     Field(min_length=1),
     AfterValidator(_distinct),
 ]
 Replicas: TypeAlias = Annotated[
-    tuple[Annotated[Text, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
+    tuple[Annotated[Replica, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
 ]
 
 

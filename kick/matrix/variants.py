@@ -15,7 +15,15 @@ from pathlib import Path as File
 from typing import Any
 
 from kick.errors import WrongOption
-from kick.matrix.schema import CheckpointKeys, Matrix, MethodKeys, RecipeKeys, StepKeys
+from kick.matrix.schema import (
+    CheckpointKeys,
+    Matrix,
+    MethodKeys,
+    RecipeKeys,
+    Replica,
+    StepKeys,
+    VariantKeys,
+)
 from kick.matrix.yaml_marks import Path, Problem, show
 from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
 from kick.registry import UnknownName
@@ -74,8 +82,10 @@ class _Expansion:
         self._named: set[str] = set()  # names that the file gives
 
     def run(self) -> None:
-        entries = [(("variants", place), entry) for place, entry in enumerate(self.matrix.variants)]
-        dense = [path for path, entry in entries if entry == "dense"]
+        entries: list[tuple[Path, VariantKeys]] = [
+            (("variants", place), entry) for place, entry in enumerate(self.matrix.variants)
+        ]
+        dense: list[Path] = [path for path, entry in entries if entry == "dense"]
         for path in dense or [("variants",)]:
             self._add(Variant("dense", self.model), path)
         for place, replica in enumerate(self.matrix.replicas):
@@ -89,7 +99,7 @@ class _Expansion:
             elif isinstance(entry, CheckpointKeys):
                 self._checkpoint(entry, path)
 
-    def _replica(self, kind: str) -> Variant:
+    def _replica(self, kind: Replica) -> Variant:
         dtype = OTHER_DTYPE[self.model.dtype] if kind == "dtype" else self.model.dtype
         return Variant(f"dense-{kind}", replace(self.model, dtype=dtype), replica=kind)
 
@@ -131,9 +141,10 @@ class _Expansion:
             self.problems.append(Problem((*path, "name"), message))
             name = None
         for choices in itertools.product(*steps):
-            recipe = [self._step(choice) for choice in choices]
-            if None not in recipe:
-                self._seeds(tuple(recipe), choices, self._place(choices, path), name)
+            checked = [self._step(choice) for choice in choices]
+            recipe = tuple(step for step in checked if step is not None)
+            if len(recipe) == len(choices):
+                self._seeds(recipe, choices, self._place(choices, path), name)
 
     @staticmethod
     def _place(choices: tuple[Choice, ...], path: Path) -> Path:

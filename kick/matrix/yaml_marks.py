@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from kick.errors import KickError
 
+T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 MOST_NODES = 200_000
@@ -131,10 +132,11 @@ def read(text: str, source: str) -> tuple[Any, Marks, list[Problem]]:
 
 
 def _error_line(error: yaml.YAMLError, text: str) -> int:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if mark is not None:
-        return mark.line + 1
-    position = getattr(error, "position", 0)
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        if mark is not None:
+            return int(mark.line) + 1
+    position = error.position if isinstance(error, yaml.reader.ReaderError) else 0
     return text[:position].count("\n") + 1
 
 
@@ -176,7 +178,7 @@ class _Walk:
         finally:
             self._open.discard(id(node))
 
-    def _list(self, node: yaml.SequenceNode, path: Path) -> list[Any]:
+    def _list(self, node: yaml.Node, path: Path) -> list[Any]:
         return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
@@ -220,14 +222,14 @@ class _Walk:
     def _sexagesimal(self, node: yaml.ScalarNode, path: Path) -> str:
         number = self._scalars.construct_object(node)
         said = f"got {node.value} without quotes, which YAML reads as the number {number}"
-        return self._refuse(path, f'{said}; did you mean "{node.value}" in quotes?', node.value)
+        return self._refuse(path, f'{said}; did you mean "{node.value}" in quotes?', str(node.value))
 
     def _finite(self, value: float, node: yaml.ScalarNode, path: Path) -> float:
         if math.isfinite(value):
             return value
         return self._refuse(path, f"got {node.value}; a finite number is wanted", 0.0)
 
-    def _refuse(self, path: Path, message: str, instead: Any) -> Any:
+    def _refuse(self, path: Path, message: str, instead: T) -> T:
         self.problems.append(Problem(path, message))
         return instead
 

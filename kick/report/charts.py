@@ -107,7 +107,8 @@ def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
         if not title:
             yield svg.Point(row["at"], row["value"] * factor, math.nan, math.nan, "")
         else:
-            yield svg.Point(row["at"], *(row[name] * factor for name in ("value", "low", "high")), text)
+            value, low, high = (row[name] * factor for name in ("value", "low", "high"))
+            yield svg.Point(row["at"], value, low, high, text)
 
 
 def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:

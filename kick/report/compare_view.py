@@ -37,8 +37,8 @@ def _table(found: Compared) -> Table:
             wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
         about = plain(f"{wording.metric_label(task.metric)}, {wording.count(gap.n, gap.units)}")
-        title = Text(plain(task.title)).append(f"\n{about}", style="dim")
-        table.add_row(title, *numbers)
+        name = Text(plain(task.title)).append(f"\n{about}", style="dim")
+        table.add_row(name, *numbers)
     return table
 
 

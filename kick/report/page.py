@@ -285,10 +285,10 @@ def _books(frame: pd.DataFrame) -> Iterable[tuple[str, ...]]:
     order = (*pairs.QUADRANTS, *pairs.LOST)
     rows = frame[frame["metric"].isin(order) & (frame["replica"] == "")]
     for label, part in select.variant_order(rows).groupby("label", sort=False):
-        found = part.drop_duplicates("metric").set_index("metric")
+        found = {row["metric"]: row for row in select.records(part.drop_duplicates("metric"))}
         line = [str(label)]
         for name in order:
-            row = found.loc[name]
+            row = found[name]
             text = wording.number(row["value"], "share")
             lost = name.endswith("_lost") and not row["dense"]
             line.append(f"{text} [{wording.span(row['low'], row['high'], 'share')}]" if lost else text)

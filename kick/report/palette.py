@@ -7,10 +7,13 @@ pale on white. Nothing is told by colour alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from kick import catalog
+from kick.analysis.verdicts import WITHIN_NOISE
 from kick.errors import KickError
-from kick.report import wording
+
+Line = Literal["-", "--", "-.", ":"]
 
 COLORS = {
     "ink": "#222222",
@@ -30,7 +33,7 @@ class Look:
 
     color: str
     marker: str
-    line: str = "-"
+    line: Line = "-"
 
     @property
     def hex(self) -> str:
@@ -39,18 +42,16 @@ class Look:
 
 DENSE = Look("ink", "_", "--")
 _COLORS = ("blue", "red", "green", "pink", "orange", "sky")
-MARKERS, LINES = (
-    ("o", "s", "^", "v", "D", "P", "x", "X", "<", ">", "p", "h", "*", "d", "8"),
-    ("-", "--", "-.", ":"),
-)
-_MARKERS, _LINES = ("X", "<", ">", "p", "h", "*", "d", "8"), ("--", "-.", ":")
+MARKERS = ("o", "s", "^", "v", "D", "P", "x", "X", "<", ">", "p", "h", "*", "d", "8")
+LINES: tuple[Line, ...] = ("-", "--", "-.", ":")
+_MARKERS, _LINES = MARKERS[MARKERS.index("X") :], LINES[1:]
 
 VERDICTS = {
     "matching": Look("blue", "o"),
     "worse": Look("red", "v"),
     "better": Look("green", "^"),
     "undecided": Look("quiet", "o"),
-    wording.WITHIN_NOISE: Look("quiet", "s"),
+    WITHIN_NOISE: Look("quiet", "s"),
     "": Look("quiet", "."),
 }
 
@@ -75,7 +76,8 @@ def _own(name: str, text: str) -> Look:
             f"the method {name!r} has the look {text!r}; expected a colour, a marker and a line, such as "
             f"'blue s -', of {', '.join(COLORS)}; {' '.join(MARKERS)}; {' '.join(LINES)}"
         )
-    return Look(*parts)
+    color, marker, line = parts
+    return Look(color, marker, LINES[LINES.index(line)])
 
 
 def numbered(place: int) -> Look:

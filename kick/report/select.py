@@ -131,4 +131,4 @@ def variant_order(frame: pd.DataFrame) -> pd.DataFrame:
         },
         index=frame.index,
     )
-    return frame.loc[keys.sort_values(list(keys), kind="stable").index]
+    return frame.loc[keys.sort_values([*map(str, keys)], kind="stable").index]

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -20,6 +20,8 @@ from kick.printable import ACTING, code_point
 from kick.stats import metrics
 
 MINUS, RANGE, NOTHING = "\u2212", "\u2013", "\u2013"
+
+Row: TypeAlias = Mapping[str, Any] | pd.Series  # of the frame: columns by name
 
 # unit -> (factor for readers, decimals, name beside the number)
 UNITS = {
@@ -73,7 +75,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80]
 
 
-def noise_band(dense: Mapping[str, Any]) -> tuple[float, float] | None:
+def noise_band(dense: Row) -> tuple[float, float] | None:
     """From where to where scores are inside the noise of dense replicas, by a dense row; None: not known.
 
     A distance to dense ends at dense: there is nothing on its other side.
@@ -127,7 +129,7 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Row) -> str:
     """The verdict of a row of the frame in words (`kick.analysis.verdicts`)."""
     return verdicts.verdict(
         str(row["verdict"]), float(row["gap"]), bool(row["higher_is_better"]), bool(row["within_noise"])
@@ -159,7 +161,7 @@ def metric_label(name: str) -> str:
     return f"{metric.label} ({unit})" if unit else metric.label
 
 
-def task_label(row: Mapping[str, Any]) -> str:
+def task_label(row: Row) -> str:
     """The task's title, which says how it was asked where that tells it from another."""
     return str(row["title"])
 

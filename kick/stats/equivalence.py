@@ -95,13 +95,16 @@ def _exceeds(count: int, scale: float, others: Sequence[tuple[int, float]]) -> f
     return float(_pmf(events, first, one / scale) @ fewer)
 
 
-def _pmf(events: NDArray, shape: int, rate: float) -> Floats:
-    if shape == 0 or rate == 0:
-        return (events == 0).astype(float)
-    return stats.nbinom.pmf(events, shape, 1 / (1 + rate))
+def _pmf(events: NDArray[np.int64], shape: int, rate: float) -> Floats:
+    certain = shape == 0 or rate == 0
+    chances: Floats = (
+        (events == 0).astype(float) if certain else stats.nbinom.pmf(events, shape, 1 / (1 + rate))
+    )
+    return chances
 
 
-def _cdf(events: NDArray, shape: int, rate: float) -> Floats:
+def _cdf(events: NDArray[np.int64], shape: int, rate: float) -> Floats:
     if shape == 0 or rate == 0:
         return np.ones(len(events))
-    return stats.nbinom.cdf(events, shape, 1 / (1 + rate))
+    chances: Floats = stats.nbinom.cdf(events, shape, 1 / (1 + rate))
+    return chances

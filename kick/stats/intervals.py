@@ -62,7 +62,7 @@ def interval(
     weights: ArrayLike | None = None,
     *,
     support: Support = REAL,
-    units: NDArray | None = None,
+    units: Floats | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -133,14 +133,14 @@ def finite_rows(*columns: ArrayLike) -> Floats:
     return known_rows(None, *columns)[0]
 
 
-def known_rows(units: NDArray | None, *columns: ArrayLike) -> tuple[Floats, NDArray | None]:
+def known_rows(units: Floats | None, *columns: ArrayLike) -> tuple[Floats, Floats | None]:
     """The columns side by side `(n, c)`, without the rows that miss one, and the units of the rows left."""
     table = np.column_stack([np.asarray(column, dtype=float).ravel() for column in columns])
     whole = np.isfinite(table).all(axis=1)
     return table[whole], None if units is None else np.asarray(units)[whole]
 
 
-def summed(columns: Floats, units: NDArray | None, weight: int | None) -> tuple[Floats, Floats]:
+def summed(columns: Floats, units: Floats | None, weight: int | None) -> tuple[Floats, Floats]:
     """Sums of the columns before the weight column, and of the weights (or the items), over each unit."""
     values = columns[:, :weight] if weight is not None else columns
     weights = columns[:, weight] if weight is not None else np.ones(len(columns))
@@ -155,11 +155,13 @@ def safe_exp(value: float) -> float:
 
 def ratio_of(means: Floats, weight: int | None, column: int = 0) -> Floats:
     """The mean of a column, over that of the weight column where there is one; `means` is `(c, ...)`."""
-    return means[column] if weight is None else means[column] / means[weight]
+    ratio: Floats = means[column] if weight is None else means[column] / means[weight]
+    return ratio
 
 
 def finished(mean: Floats, kind: Kind) -> Floats:
-    return np.exp(mean) if kind == "exp_mean" else mean
+    scored: Floats = np.exp(mean) if kind == "exp_mean" else mean
+    return scored
 
 
 def _stderr(columns: Floats, weight: int | None) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kick.registry import Registry
 from kick.stats.support import BINARY, COUNT, GRADE, REAL, SHARE, Support
 
+Floats = NDArray[np.float64]
 Kind = Literal["mean", "exp_mean"]
 Unit = Literal["share", "nats", "tokens", "ratio", "words", "points"]
 
@@ -82,7 +83,7 @@ def describe(name: str) -> Metric:
     return Metric(name, "mean", name, True, "ratio", name.replace("_", " "), "a metric of the task's own")
 
 
-def support_of(metric: Metric, columns: Mapping[str, NDArray]) -> Support:
+def support_of(metric: Metric, columns: Mapping[str, Floats]) -> Support:
     """The metric's support; where the items tell their highest possible score, it ends at the largest of
     these."""
     highest = columns.get(metric.ceiling) if metric.ceiling else None
@@ -91,7 +92,7 @@ def support_of(metric: Metric, columns: Mapping[str, NDArray]) -> Support:
     return replace(metric.support, high=float(np.nanmax(highest)))
 
 
-def units_of(metric: Metric, columns: Mapping[str, NDArray]) -> NDArray | None:
+def units_of(metric: Metric, columns: Mapping[str, Floats]) -> Floats | None:
     """Which independent unit each item `(n,)` is of; None where each is its own, or that is not known."""
     units = columns.get(metric.units) if metric.units else None
     return units if units is not None and np.isfinite(units).all() else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
 from kick.stats import bounded, equivalence, studentised
@@ -72,7 +72,7 @@ def paired(
     weights: ArrayLike | None = None,
     *,
     support: Support = REAL,
-    units: NDArray | None = None,
+    units: Floats | None = None,
     resamples: int = RESAMPLES,
 ) -> Difference:
     """The paired difference variant minus dense; `dense` and `variant` `(n,)` hold the same items in order.
@@ -113,6 +113,7 @@ def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
     if point[0] > 0:
         verdict = equivalence.of_outcomes(found, MARGIN) if binary else equivalence.of_bounds(bounds, MARGIN)
     reach = support.high - support.low
+    lowest, highest = _spanning(relative, gap, float(point[0]))
     return Difference(
         n=n,
         gap=gap,
@@ -125,7 +126,8 @@ def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
         lost=found.lost if binary else None,
         won=found.won if binary else None,
         detectable=detectable(n, stderr * math.sqrt(n)),
-        **_spanning(relative, gap, float(point[0])),
+        relative_low=lowest,
+        relative_high=highest,
         units=n,
     )
 
@@ -144,6 +146,7 @@ def _means(columns: Floats, weight: int | None, support: Support, resamples: int
     if support.low >= 0 and before.min() > 0:
         ends = percentiles(after / before, TAIL, n)
         relative = max(0.0, ends[0]) - 1, ends[1] - 1
+    lowest, highest = _spanning(relative, gap, dense)
     verdict = _beyond_chance("" if dense == 0 else _equivalence(before, after, n), p)
     return Difference(
         n=n,
@@ -155,7 +158,8 @@ def _means(columns: Floats, weight: int | None, support: Support, resamples: int
         test="bootstrap",
         verdict=verdict,
         detectable=detectable(n, stderr * math.sqrt(n)),
-        **_spanning(relative, gap, dense),
+        relative_low=lowest,
+        relative_high=highest,
         units=n,
     )
 
@@ -176,6 +180,7 @@ def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Differen
     floor, ceiling = math.log(1 - MARGIN), math.log(1 + MARGIN)
     verdict = equivalence.of_limits(least > floor, most < ceiling, most < floor or least > ceiling)
     stderr, p = log.stderr * (dense + gap), log.p()
+    lowest, highest = _spanning((low, high), gap, dense)
     return Difference(
         n=n,
         gap=gap,
@@ -186,7 +191,8 @@ def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Differen
         test="bootstrap",
         verdict=_beyond_chance(verdict, p),
         detectable=detectable(units, stderr * math.sqrt(units)),
-        **_spanning((low, high), gap, dense),
+        relative_low=lowest,
+        relative_high=highest,
         units=units,
     )
 
@@ -196,12 +202,12 @@ def _beyond_chance(verdict: Verdict, p: float) -> Verdict:
     return "undecided" if verdict == "not matching" and p >= 1 - LEVEL else verdict
 
 
-def _spanning(relative: tuple[float, float], gap: float, dense: float) -> dict[str, float]:
+def _spanning(relative: tuple[float, float], gap: float, dense: float) -> tuple[float, float]:
     """The ends of the relative change, which hold the change itself."""
     if math.isnan(relative[0]):
-        return {}
+        return relative
     at = gap / dense
-    return {"relative_low": min(relative[0], at), "relative_high": max(relative[1], at)}
+    return min(relative[0], at), max(relative[1], at)
 
 
 def mcnemar(lost: int, won: int, *, mid: bool = False) -> float:
@@ -265,7 +271,7 @@ def _bootstrap_p(gaps: Floats, columns: Floats, n: int) -> float:
         return _student_p(columns[:, 1] - columns[:, 0])
     below = float((gaps < 0).mean() + (gaps == 0).mean() / 2)
     side = max(min(below, 1 - below), 1 / (len(gaps) + 1))
-    p = 2 * special.stdtr(n - 1, special.ndtri(side) / math.sqrt(n / (n - 1)))
+    p = float(2 * special.stdtr(n - 1, special.ndtri(side) / math.sqrt(n / (n - 1))))
     if side == 1 / (len(gaps) + 1):
         p = min(p, _student_p(columns[:, 1] - columns[:, 0]))
-    return float(min(1.0, p))
+    return min(1.0, p)

@@ -39,12 +39,11 @@ class Ratio(NamedTuple):
         if self.stderr == 0:
             return self.value, self.value
         student = -float(special.stdtrit(self.units - 1, tail))
-        low, high = -student, student
+        ends = np.array([-student, student])
         if len(self.drawn):
-            low, high = np.clip(
-                np.quantile(self.drawn, [tail, 1 - tail]), -WIDEST * student, WIDEST * student
-            )
-        return float(self.value - high * self.stderr), float(self.value - low * self.stderr)
+            ends = np.clip(np.quantile(self.drawn, [tail, 1 - tail]), -WIDEST * student, WIDEST * student)
+        low, high = (float(self.value - end * self.stderr) for end in ends[::-1])
+        return low, high
 
     def p(self) -> float:
         """Two-sided p of the value 0: the level at which the interval just touches it."""
@@ -54,8 +53,8 @@ class Ratio(NamedTuple):
         student = float(2 * special.stdtr(self.units - 1, -abs(at)))
         if not len(self.drawn):
             return student
-        beyond = np.mean(self.drawn >= at) if at > 0 else np.mean(self.drawn <= at)
-        return float(min(1.0, 2 * beyond)) if beyond else min(student, 1 / len(self.drawn))
+        beyond = float(np.mean(self.drawn >= at if at > 0 else self.drawn <= at))
+        return min(1.0, 2 * beyond) if beyond else min(student, 1 / len(self.drawn))
 
 
 def ratio(sums: Floats, weights: Floats, by: Sequence[float], resamples: int, seed: int) -> Ratio:
@@ -77,10 +76,11 @@ def _stderr(means: Floats, units: int) -> Floats:
     x, w, xx, xw, ww = means
     at = x / w
     square = xx - 2 * at * xw + at**2 * ww  # mean square of x - ratio * w, whose mean is 0
-    return np.sqrt(np.maximum(square, 0.0) / (units - 1)) / np.abs(w)
+    stderr: Floats = np.sqrt(np.maximum(square, 0.0) / (units - 1)) / np.abs(w)
+    return stderr
 
 
-def by_unit(columns: Floats, units: NDArray | None) -> Floats:
+def by_unit(columns: Floats, units: Floats | None) -> Floats:
     """The columns `(n, c)` summed over the items of each unit, in the order of the units; as they are
     without."""
     if units is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING = 1e-9  # by which a score may pass an end of its scale
@@ -27,7 +28,7 @@ class Support:
         """Whether both ends are known, so that what a sample has not shown can be bounded."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
-    def of(self, scores: NDArray) -> Support:
+    def of(self, scores: NDArray[np.float64]) -> Support:
         """This support where the scores keep to it, else the next wider one that they do keep to.
 
         A task of the user's own may give a known name to something else (an F1 in per cent, an accuracy that

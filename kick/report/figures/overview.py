@@ -11,6 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kick.analysis import pairs
+from kick.analysis.verdicts import WITHIN_NOISE
 from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
@@ -48,7 +49,7 @@ def differences(rows: pd.DataFrame) -> Figure:
 
 def _face(verdict: str, look: palette.Look) -> str:
     """Hollow where nothing was shown."""
-    return "white" if verdict in ("undecided", wording.WITHIN_NOISE) else look.hex
+    return "white" if verdict in ("undecided", WITHIN_NOISE) else look.hex
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:

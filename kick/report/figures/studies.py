@@ -52,7 +52,7 @@ def _level(row: Mapping[str, Any]) -> str:
 )
 def calibration_size(rows: pd.DataFrame) -> Figure:
     """A panel a task and level, a line a method, over calibration sequences of all matrices."""
-    rows = rows.assign(level=[_level(row) for row in rows.to_dict("records")])
+    rows = rows.assign(level=[_level(row) for row in select.records(rows)])
     parts = [part for _, part in rows.groupby(["base", "task", "level"], sort=False)]
     drawn, axes = style.panels(len(parts))
     for ax, part in zip(axes, parts, strict=True):

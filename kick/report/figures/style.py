@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +11,14 @@ import pandas as pd
 from matplotlib import font_manager, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kick.report import palette, wording
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 NOISE = "#bdbdbd"
@@ -22,7 +26,7 @@ ORANGE, SKY, GREEN, BLUE, RED = (palette.COLORS[name] for name in ("orange", "sk
 HALO = [patheffects.withStroke(linewidth=1.6, foreground="white")]  # of text that lines may cross
 
 
-def settings() -> dict[str, Any]:
+def settings() -> dict[RcKeyType, Any]:
     """matplotlib's settings for all figures, to be used with `matplotlib.rc_context`."""
     there = {font.name for font in font_manager.fontManager.ttflist}
     fonts = [name for name in ("Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans") if name in there]
@@ -68,11 +72,11 @@ def panels(
     """A figure with `count` panels, at most `columns` beside one another; sizes in inches a panel."""
     columns = min(columns, count)
     lines = -(-count // columns)
-    figure = Figure(figsize=(width * columns + 0.3, height * lines + 0.45), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)
+    figure = Figure(figsize=(width * columns + 0.3, height * lines + 0.45), layout=layout)
     axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for spare in axes[count:]:
         spare.remove()
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08)
     return figure, list(axes[:count])
 
 
