@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,7 +23,7 @@ from kick.errors import KickError
 from kick.model import Linear, block_list, linears
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _WIDTHS = {"num_heads": "num_attention_heads"}  # what modules call a width that the config names otherwise
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -172,7 +172,7 @@ def describe(model: nn.Module, groups: int, channels: int, structure: Coupled) -
                 setattr(module, name, getattr(model.config, _WIDTHS.get(name, name)))
 
 
-def _write(config: Any, groups: int, channels: int, structure: Coupled) -> None:
+def _write(config: PretrainedConfig, groups: int, channels: int, structure: Coupled) -> None:
     config.head_dim = structure.head
     config.num_attention_heads = groups * structure.heads_a_group
     config.num_key_value_heads = groups

@@ -22,12 +22,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kick.errors import KickError
 from kick.paths import spare
 from kick.records import Request
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 log = logging.getLogger("kick.engine")
 
@@ -50,7 +54,7 @@ class Prompt:
     truncated: int = 0
 
 
-def max_length(config, tokenizer) -> int:
+def max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """The model's window in tokens: where lm-eval looks for it, in the same order."""
     config = getattr(config, "text_config", None) or config
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
@@ -61,7 +65,7 @@ def max_length(config, tokenizer) -> int:
     return int(value) if value is not None and value < 10**12 else DEFAULT_MAX_LENGTH
 
 
-def digest(tokenizer) -> str:
+def digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits that change with what changes token ids: vocabulary, merges, added tokens, BOS."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
@@ -128,7 +132,13 @@ class Encoder:
     rows: of the model's embedding, None for any; a text with a token beyond them is refused.
     """
 
-    def __init__(self, tokenizer, max_length: int, folder: Path | str | None = None, rows: int | None = None):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        folder: Path | str | None = None,
+        rows: int | None = None,
+    ):
         self.rows = rows
         self.tokenizer = tokenizer
         self.max_length = max_length

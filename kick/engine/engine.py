@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from kick.engine.thinking import Thinking
 from kick.errors import KickError
 from kick.model import decoding
 from kick.records import Request, Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OnDone = Callable[[int, Response], None]
 Scored = Callable[[int, float, bool, int], None]  # item, log-probability, greedy, scored tokens
@@ -44,8 +47,8 @@ class Engine:
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         batch_tokens: int | None = None,
         reference: Reference | None = None,
@@ -90,7 +93,7 @@ class Engine:
 
         Raises KickError for a request that does not fit the model's window.
         """
-        responses: list[Response | None] = [None] * len(requests)
+        responses: dict[int, Response] = {}
 
         def finish(index: int, response: Response) -> None:
             responses[index] = response
@@ -107,9 +110,13 @@ class Engine:
         with self.reader.network.linears.on():
             for kind, give in answers.items():
                 at = [i for i, request in enumerate(requests) if request.kind == kind]
+
+                def done(i: int, response: Response, at: list[int] = at) -> None:
+                    finish(at[i], response)
+
                 if at:
-                    give([requests[i] for i in at], lambda i, response, at=at: finish(at[i], response))
-        return responses
+                    give([requests[i] for i in at], done)
+        return [responses[i] for i in range(len(requests))]
 
     # ------------------------------------------------------------------------------------ scoring
 
@@ -159,8 +166,8 @@ class Engine:
             read = [
                 (hidden, [w.targets for _, w in own]) for (_, hidden), own in zip(batch, asked, strict=True)
             ]
-            for own, found in zip(asked, score(self.reader.network, read), strict=True):
-                for (item, _), (logprob, best) in zip(own, found, strict=True):
+            for entries, found in zip(asked, score(self.reader.network, read), strict=True):
+                for (item, _), (logprob, best) in zip(entries, found, strict=True):
                     sums[item] += logprob
                     greedy[item] &= best
                     left[item] -= 1
@@ -178,7 +185,7 @@ class Engine:
         say = None if head is None else lambda hidden: fidelity.Said.of(head(hidden))
 
         def done(i: int, hidden: Tensor | None) -> None:
-            dense = None if reference is None or hidden is None else self._dense(requests[i], hidden)
+            dense = None if reference is None or hidden is None else _dense(reference, requests[i], hidden)
             values, own = fidelity.measure(network, hidden, requests[i].tokens, dense, say)
             if len(own) > len(self.known.get(prompts[i].ids, ())):
                 self.known[prompts[i].ids] = own
@@ -194,12 +201,6 @@ class Engine:
         for batch in self.reader.read(readings):
             for index, hidden in batch:
                 done(asked[index], hidden)
-
-    def _dense(self, request: Request, hidden: Tensor) -> Tensor | None:
-        """The dense model's hidden states for the request, None if not known; its own are kept."""
-        if self.reference.write:
-            self.reference.add_hidden(request, hidden)
-        return self.reference.hidden(request)
 
     # ------------------------------------------------------------------------------------ generation
 
@@ -230,9 +231,8 @@ class Engine:
             for i in groups[place]:
                 if self.reference is not None and self.reference.write and row.temperature == 0.0:
                     self.reference.add_draft(requests[i], tokens)
-                cut = prompts[i].truncated
-                given = {"text": text, "reasoning": thought, "tokens": tokens, "count": len(tokens)}
-                finish(i, Response(**given, truncated=cut))
+                count, cut = len(tokens), prompts[i].truncated
+                finish(i, Response(text=text, reasoning=thought, tokens=tokens, count=count, truncated=cut))
 
     def _draft(self, request: Request, prompt: tuple[int, ...]) -> tuple[int, ...]:
         """What the answer may well be: what a fidelity pass has shown of it, else the dense model's.
@@ -243,3 +243,10 @@ class Engine:
         if known is None and self.reference is not None and not self.reference.write:
             known = self.reference.draft(request)
         return known or ()
+
+
+def _dense(reference: Reference, request: Request, hidden: Tensor) -> Tensor | None:
+    """The dense model's hidden states for the request, None if not known; its own are kept."""
+    if reference.write:
+        reference.add_hidden(request, hidden)
+    return reference.hidden(request)

@@ -58,13 +58,13 @@ def measure(
     the first that differs.
 
     Args:
-        hidden: the variant's hidden states (N, H) that predict the tokens.
+        hidden: the variant's hidden states (N, H) that predict the tokens; None if there are none.
         tokens: the dense continuation, N ids.
         dense: the dense model's hidden states (N, H).
         say: what the dense model says at such states; who measures several variants may remember it.
     """
     values = dict.fromkeys(NAMES, math.nan) | {"fdt": 0.0, "length": float(len(tokens))}
-    if not tokens:
+    if hidden is None or not tokens:
         return values, ()
     targets = torch.tensor(tokens, device=hidden.device)
     best, nll, divergence, dense_best, margins = [], [], [], [], []

@@ -9,7 +9,7 @@ plugin hook for models, so its command line has to be started from here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from kick.tasks.generation import chat_renderer, generate_request
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @register_model("kick")
@@ -48,13 +49,13 @@ class KickLM(LM):
 
     def __init__(
         self,
-        pretrained,
-        tokenizer=None,
+        pretrained: str | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         revision: str | None = None,
         dtype: str = "float32",
         device: str | None = None,
         batch_size: int | str | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__()
         known = {"batch_tokens", "max_length", "seed", "max_batch_size", "generation_config"}
@@ -72,6 +73,8 @@ class KickLM(LM):
             if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
                 device = "cpu"  # lm-eval's command line says cuda where nothing was asked for
             pretrained, tokenizer = load(spec, device)
+        if tokenizer is None:
+            raise KickError("a model was given without its tokenizer; expected: both, or the model's name")
         self.model, self.tokenizer = pretrained, tokenizer
         self._device = pretrained.device
         self.seed = int(options.get("seed") or 0)
@@ -103,7 +106,9 @@ class KickLM(LM):
         ]
         return self._answer("generate_until", requests, asked, lambda r: r.text)
 
-    def _answer(self, name: str, instances: Sequence[Instance], asked: list[Request], take) -> list:
+    def _answer(
+        self, name: str, instances: Sequence[Instance], asked: list[Request], take: Callable[[Response], Any]
+    ) -> list[Any]:
         def keep(index: int, response: Response) -> None:
             self.cache_hook.add_partial(name, instances[index].args, take(response))
 
@@ -137,7 +142,7 @@ class KickLM(LM):
 
 
 def _pair(response: Response) -> tuple[float, bool]:
-    if not response.count:
+    if not response.count or response.logprob is None or response.greedy is None:
         raise KickError("a continuation has no token of its own to score; expected: text after the context")
     return response.logprob, response.greedy
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from kick.engine.packed.attend import NAME
 from kick.model.packed import PackedLinears
 from kick.model.structure import attending
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK_ELEMENTS = 2**22  # logits held at once: 16 MB in float32
 
@@ -44,7 +48,7 @@ class Head:
         return logits
 
 
-def _head_of(model) -> Head:
+def _head_of(model: PreTrainedModel) -> Head:
     config = getattr(model.config, "text_config", None) or model.config
     embeddings = model.get_output_embeddings()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
@@ -85,7 +89,7 @@ class Network:
     `manner` is how `whole` runs rows; `whole.read` and `whole.generate` obey it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel):
         self.model = model
         self.manner = Manner()
         self.rotations = [_Rotation(module) for module in model.modules() if _Rotation.grows(module)]
@@ -131,7 +135,7 @@ class Network:
         with self.native():
             return self.hidden(pad_right(rows, self.device), **options)
 
-    def hidden(self, ids: Tensor, **options) -> Tensor:
+    def hidden(self, ids: Tensor, **options: Any) -> Tensor:
         """Last hidden states (B, T, H) of token ids (B, T); `options` are the model's own keywords."""
         self.forget()
         options.setdefault("use_cache", False)
@@ -139,7 +143,7 @@ class Network:
             return self.body(input_ids=ids, **options).last_hidden_state
         caught: list[Tensor] = []
 
-        def catch(_, inputs):
+        def catch(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
             caught.append(inputs[0])
             return (inputs[0][:1, :1],)
 
@@ -183,13 +187,13 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
 
 
-def pad_right(rows: list[tuple[int, ...]], device) -> Tensor:
+def pad_right(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
     """Token ids (B, T), filled with 0 on the right: a causal model does not look there."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 
 
-def mask_of(rows: list[tuple[int, ...]], device) -> Tensor:
+def mask_of(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
     """The attention mask (B, T) that belongs to `pad_right`: 1 for a token, 0 for padding."""
     width = max(map(len, rows))
     return torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from kick.engine import budget, whole
 from kick.engine.network import Network
@@ -11,6 +12,9 @@ from kick.engine.packed.trust import stretched_beyond, trusted_length
 from kick.engine.probe import manner_of
 from kick.engine.stopping import Decoding
 from kick.model import decoding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Reader:
@@ -25,7 +29,7 @@ class Reader:
 
     packed = False
 
-    def __init__(self, model, batch_tokens: int | None = None):
+    def __init__(self, model: PreTrainedModel, batch_tokens: int | None = None):
         self.network = Network(model)
         self.batch_tokens = batch_tokens or budget.batch_tokens(self.network.device)
         self.network.manner = manner_of(self.network)

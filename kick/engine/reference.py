@@ -17,6 +17,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -40,6 +41,20 @@ def _hidden_key(request: Request) -> str:
     return key(["hidden", request.context, list(request.tokens)])
 
 
+class _HeadFacts(TypedDict):
+    bias: bool
+    scale: float
+    cap: float | None
+
+
+class _Index(TypedDict):
+    """What index.json holds: greedy answers, the file of each hidden state, and the head."""
+
+    drafts: dict[str, list[int]]
+    hidden: dict[str, str]
+    head: _HeadFacts | None
+
+
 class Reference:
     """Dense continuations and hidden states by request; `write` adds to what the folder holds already.
 
@@ -50,7 +65,7 @@ class Reference:
         self.path = Path(path)
         self.write = write
         self.memory_limit = memory_limit
-        self.index = {"drafts": {}, "hidden": {}, "head": None}
+        self.index: _Index = {"drafts": {}, "hidden": {}, "head": None}
         self._pending: dict[str, Tensor] = {}
         self._files: dict[str, safe_open] = {}
         self._head: Head | None = None
@@ -147,7 +162,7 @@ class Reference:
     def __enter__(self) -> Reference:
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
 

@@ -18,7 +18,9 @@ def score(network: Network, read: Sequence[tuple[Tensor, Targets]]) -> list[list
 
     A sequence of k targets is predicted by the last k of the hidden states. Greedy: each is the argmax.
     """
-    rows, targets, sizes = [], [], []
+    rows: list[int] = []
+    targets: list[int] = []
+    sizes: list[list[int]] = []
     start = 0
     for hidden, sequences in read:
         for ids in sequences:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kick.engine.thinking import Thinking
 from kick.errors import CellFailed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,10 @@ class Stops:
     ends: frozenset[int]
     strings: tuple[str, ...]
     looks: tuple[int, ...]
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
 
     @classmethod
-    def of(cls, tokenizer, until: Sequence[str], ends: frozenset[int]) -> Stops:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, until: Sequence[str], ends: frozenset[int]) -> Stops:
         """The stops of a request; the tokenizer's end-of-text string is always one of them."""
         strings = list(until)
         if tokenizer.eos_token_id is not None:

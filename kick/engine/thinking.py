@@ -7,7 +7,10 @@ A prompt may open the thinking itself, or open and close it (a template without 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Thinking:
@@ -17,7 +20,11 @@ class Thinking:
     tokens there are up to the mark and with it, None before.
     """
 
-    def __init__(self, tokenizer: Any, mark: str, prompt: str):
+    begun: bool | None
+    after: int | None
+    rest: str
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mark: str, prompt: str):
         self.tokenizer = tokenizer
         self.mark = mark
         self.opens = mark.replace("/", "", 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from kick.engine.network import Network, out_of_memory
 from kick.engine.stopping import Decoding, check_numbers, pick
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Found = list[tuple[int, Tensor]]  # indices of readings, each with its hidden states (count, H)
 Reading = tuple[tuple[int, ...], int]  # token ids, and how many of the last positions are wanted
@@ -86,7 +89,7 @@ def _batch(network: Network, rows: list[Decoding], settings: Mapping[str, Any]) 
         raise ValueError("a row that has been begun cannot be continued by the model's own generate")
     ids = torch.tensor([row.prompt for row in rows], device=network.device)
 
-    def choose(_, scores: Tensor) -> Tensor:
+    def choose(_: Tensor, scores: Tensor) -> Tensor:
         """Leave only the token that each row takes, so that generate's argmax takes it."""
         check_numbers(scores.amax(-1))
         forced = torch.full_like(scores, -float("inf"))
@@ -94,7 +97,7 @@ def _batch(network: Network, rows: list[Decoding], settings: Mapping[str, Any]) 
             forced[i, pick(scores[i], row)] = 0.0
         return forced
 
-    def stop(sequences: Tensor, _, **__) -> Tensor:
+    def stop(sequences: Tensor, _: Tensor, **__: Any) -> Tensor:
         for i, row in enumerate(rows):
             if not row.done:
                 row.accept(int(sequences[i, -1]))
@@ -115,7 +118,7 @@ def _batch(network: Network, rows: list[Decoding], settings: Mapping[str, Any]) 
 
 
 @contextmanager
-def _configured(model, settings: Mapping[str, Any]) -> Iterator[None]:
+def _configured(model: PreTrainedModel, settings: Mapping[str, Any]) -> Iterator[None]:
     """Within it the model's generation configuration has its end tokens and these settings, nothing else.
 
     `generate` fills what it is not given from the model's configuration, so that is what is replaced.

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kick.errors import KickError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 RULES = ("greedy", "model")
 
@@ -55,12 +58,12 @@ SEARCHES: Mapping[str, Any] = {
 _EXACT_CACHES = ("dynamic", "hybrid", "static", "sliding_window", "offloaded", "offloaded_static")
 
 
-def changes(config: Any) -> dict[str, Any]:
+def changes(config: GenerationConfig) -> dict[str, Any]:
     """The settings of a GenerationConfig that change logits, as JSON values."""
     return _set(config, PROCESSORS)
 
 
-def searches(config: Any) -> dict[str, Any]:
+def searches(config: GenerationConfig) -> dict[str, Any]:
     """The settings that would make decoding something else than greedy, which no backend obeys."""
     found = _set(config, SEARCHES)
     if found.get("cache_implementation") in _EXACT_CACHES:
@@ -68,7 +71,7 @@ def searches(config: Any) -> dict[str, Any]:
     return found
 
 
-def _set(config: Any, neutral: Mapping[str, Any]) -> dict[str, Any]:
+def _set(config: GenerationConfig, neutral: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: getattr(config, name, None) for name in neutral}
     return {
         name: _plain(value) for name, value in found.items() if value is not None and value != neutral[name]
@@ -84,7 +87,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def obeyed(config: Any) -> dict[str, Any]:
+def obeyed(config: GenerationConfig) -> dict[str, Any]:
     """What `generation_config: model` obeys of a GenerationConfig.
 
     Raises KickError for settings that no backend obeys.

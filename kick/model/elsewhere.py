@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CompressedTensorsConfig, PretrainedConfig
+from transformers import CompressedTensorsConfig, PretrainedConfig, PreTrainedModel
 
 from kick.model.footprint import STORAGES, VALUE_BITS, Storage
 from kick.model.gguf import SIZES
@@ -46,7 +46,7 @@ def load_options(config: PretrainedConfig) -> dict[str, Any]:
     return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
 
 
-def unpacked(model: nn.Module) -> None:
+def unpacked(model: PreTrainedModel) -> None:
     """Take away what dequantizing leaves behind, in place; weights have the model's type again."""
     known = packed = False
     for _name, module in model.named_modules():
@@ -69,7 +69,7 @@ def unpacked(model: nn.Module) -> None:
         vars(model.config).pop("quantization_config", None)
 
 
-def note_sizes(model: nn.Module, folder: Path, method: str | None) -> None:
+def note_sizes(model: PreTrainedModel, folder: Path, method: str | None) -> None:
     """Note on the model how its file stores each matrix: `footprint` and what needs matrices look there.
 
     Args:
@@ -82,7 +82,7 @@ def note_sizes(model: nn.Module, folder: Path, method: str | None) -> None:
         setattr(model, STORAGES, _of_files(model, folder, method))
 
 
-def _of_gguf(model: nn.Module, sizes: Mapping[str, float]) -> dict[str, Storage]:
+def _of_gguf(model: PreTrainedModel, sizes: Mapping[str, float]) -> dict[str, Storage]:
     """Bits by name of a weight -> storages: of matrices by their own names, of all else by the tensor's."""
     matrices: dict[str, Storage] = {}
     parameters: set[str] = set()
@@ -96,14 +96,15 @@ def _of_gguf(model: nn.Module, sizes: Mapping[str, float]) -> dict[str, Storage]
     return matrices | rest
 
 
-def _of_files(model: nn.Module, folder: Path, method: str) -> dict[str, Storage]:
+def _of_files(model: PreTrainedModel, folder: Path, method: str) -> dict[str, Storage]:
     """How the safetensors of a folder hold each quantized matrix: all of its tensors' bits, by weight."""
     modules = dict(model.named_modules())
     found: dict[str, Storage] = {}
     for name, tensors in _stored(folder).items():
         module = modules.get(name)
-        size = _size(module)
-        if not size or (set(tensors) <= {"weight", "bias"} and _plain(tensors.get("weight"))):
+        if module is None or (set(tensors) <= {"weight", "bias"} and _plain(tensors.get("weight"))):
+            continue
+        if not (size := _size(module)):
             continue
         bits = sum(_bits(leaf, *stored, act_order=_ordered(model)) for leaf, stored in tensors.items())
         whole = _is_matrix(module)
@@ -144,7 +145,7 @@ def _plain(stored: tuple[str, list[int]] | None) -> bool:
     return stored is None or stored[0] in ("F64", "F32", "BF16", "F16")
 
 
-def _ordered(model: nn.Module) -> bool:
+def _ordered(model: PreTrainedModel) -> bool:
     quantization = getattr(model.config, "quantization_config", None)
     found = (
         quantization.get("desc_act")
@@ -160,6 +161,6 @@ def _is_matrix(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel() == _size(module)
 
 
-def _size(module: nn.Module | None) -> int:
+def _size(module: nn.Module) -> int:
     """Weights of a matrix, by what its module says of itself; 0 for what is none."""
     return int(getattr(module, "in_features", 0) or 0) * int(getattr(module, "out_features", 0) or 0)

@@ -13,12 +13,15 @@ import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kick import __version__
 from kick.errors import KickError
 from kick.paths import cache_root
 from kick.records import ModelFacts, ModelSpec, key
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def _read(folder: Path, spec: ModelSpec) -> ModelFacts:
     return ModelFacts(template, refused, decoding.changes(generation), decoding.searches(generation))
 
 
-def _refusal(tokenizer: Any) -> str:
+def _refusal(tokenizer: PreTrainedTokenizerBase) -> str:
     from jinja2 import TemplateError
 
     try:

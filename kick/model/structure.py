@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from kick.errors import KickError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # Weights of two or more dimensions that are left dense in every architecture: the end of the name, and why.
 EXCLUDED = {
@@ -257,7 +257,7 @@ def named_linears(model: nn.Module, skip_packed: bool = False) -> Iterator[tuple
             yield f"{path}.{index}.{linear.name}", index, linear
 
 
-def skeleton(config: Any, dtype: torch.dtype | None = None) -> nn.Module:
+def skeleton(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The model of a configuration without its weights: shapes on torch's meta device.
 
     Raises what transformers raises for a configuration of which it makes no causal language model.

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from kick.errors import KickError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("kick.model")
 
@@ -60,7 +63,7 @@ def settled(model: nn.Module, options: dict[str, Any], unexpected: Iterable[str]
         log.warning("%d tensors of the checkpoint are no part of the text model: %s", len(left), towers)
 
 
-def check_vocabulary(tokenizer: Any, rows: int) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """Raises KickError where the tokenizer has ids that an embedding of so many rows has not.
 
     A token of padding may lie beyond: nothing is ever padded with it.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -37,6 +37,9 @@ from kick.study.depth import Depth, replaced
 from kick.sweep.worker import check_code, dense_samples
 from kick.tasks import evaluate
 from kick.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOGETHER = 8  # variants whose hidden states are held at once
 
@@ -165,7 +168,9 @@ class _Open:
 class _Prompts:
     """Prefixes with the dense model's continuations, as right-padded batches of token ids."""
 
-    def __init__(self, requests: Sequence[Request], network: Any, tokenizer: Any):
+    def __init__(
+        self, requests: Sequence[Request], network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ):
         self.requests = list(requests)
         encoder = Encoder(tokenizer, max_length(network.config, tokenizer))
         self.prompts = encoder.prompts(self.requests)
@@ -215,7 +220,7 @@ class _Pruner:
     ends.
     """
 
-    def __init__(self, variant: Variant, tokenizer: Any, data_root: str | None):
+    def __init__(self, variant: Variant, tokenizer: PreTrainedTokenizerBase, data_root: str | None):
         step, spec = variant.recipe[0], variant.calibration
         whole = replace(step, options={k: v for k, v in step.options.items() if k != "only"})
         network, _ = model.load(variant.model, device=paths.device())
@@ -246,6 +251,6 @@ class _Pruner:
         return {"steps": steps, "propagate": "dense", "notes": []}
 
 
-def _matrices(network: Any) -> dict[str, tuple[int, Linear]]:
+def _matrices(network: PreTrainedModel) -> dict[str, tuple[int, Linear]]:
     """Every matrix by its full name, with the number of its block."""
     return {name: (index, linear) for name, index, linear in named_linears(network)}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,9 @@ from kick.store import Store, StoreError
 from kick.tasks import evaluate
 from kick.tasks.generation import takes_system
 from kick.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 REPLICA_BATCH = 3  # a batch replica computes this many times fewer tokens at once
@@ -96,7 +99,7 @@ class Worker:
         self,
         cell: Cell,
         engine: Backend,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         store: Store,
         seconds: Mapping[str, float],
         report: Mapping[str, Any],
@@ -128,7 +131,7 @@ class Worker:
         self,
         cell: Cell,
         engine: Backend,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         store: Store,
         seconds: dict[str, float],
         report: Mapping[str, Any],
@@ -165,7 +168,9 @@ class Worker:
             folders = [Path(folder) for folder in self.task_folders]
             self._tasks = tasks.load(self.task_names, self.data_root, folders)
 
-    def _compress(self, variant: Variant, network: Any, tokenizer: Any) -> Mapping[str, Any]:
+    def _compress(
+        self, variant: Variant, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> Mapping[str, Any]:
         spec = variant.calibration
         if not variant.recipe:
             return {"footprint": footprint(network)}
@@ -188,7 +193,7 @@ class Worker:
             memory=shared,
         )
 
-    def _reference(self, job: Job, store: Store, tokenizer: Any) -> Any:
+    def _reference(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> Any:
         """A context that gives the dense model's drafts and hidden states, or None where nothing needs them.
 
         The dense job writes them, the others read them; where they were lost, the dense model is asked again.
@@ -208,7 +213,7 @@ class Worker:
         exists = (folder / "index.json").exists()
         return nullcontext(Reference(folder) if exists else None)
 
-    def _readings(self, job: Job, store: Store, tokenizer: Any) -> list[Request]:
+    def _readings(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
         """What the job's cells read of the dense model's continuations."""
         cells = [cell for cell in job.cells if cell.reference]
         return [
@@ -218,7 +223,13 @@ class Worker:
             for request in item.requests
         ]
 
-    def _engine(self, variant: Variant, network: Any, tokenizer: Any, reference: Reference) -> Backend:
+    def _engine(
+        self,
+        variant: Variant,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Reference,
+    ) -> Backend:
         tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
 
         def engine(batch_tokens: int | None) -> Backend:
@@ -267,7 +278,7 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}"
 
 
-def _chat_notes(cell: Cell, tokenizer: Any) -> dict[str, Any]:
+def _chat_notes(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What the record says of the chat template, where one was used."""
     if not cell.task.chat_template:
         return {}

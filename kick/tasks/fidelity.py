@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 
@@ -20,6 +20,9 @@ from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.protocol import protocol
 from kick.tasks.task import Aggregate, Item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PREFIX_WORDS = 32
 LEAST_WORDS = 48  # a shorter paragraph makes no prefix
@@ -65,7 +68,10 @@ class Fidelity(HarnessTask):
     needs_reference = True
 
     def items(
-        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+        self,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
         """For the dense model the prefixes to continue; for a variant the continuations to read.
 
@@ -83,7 +89,7 @@ class Fidelity(HarnessTask):
 
     @staticmethod
     def _teacher_forced(item: Item, continuation: Response) -> Item:
-        request = Request("fidelity", item.requests[0].context, tokens=continuation.tokens)
+        request = Request("fidelity", item.requests[0].context, tokens=continuation.tokens or ())
         return Item(item.id, (request,), item.target, item.group, item.doc)
 
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,9 @@ Row = dict[str, Any]
 class Written(float):
     """A number that is written otherwise than Python writes it, such as 3.50: its text is the file's."""
 
-    def __new__(cls, text: str):
+    text: str
+
+    def __new__(cls, text: str) -> Self:
         made = super().__new__(cls, text)
         made.text = text
         return made
@@ -50,7 +52,7 @@ class Written(float):
     def __format__(self, form: str) -> str:
         return self.text if not form else float(self).__format__(form)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Written], tuple[str]]:
         return Written, (self.text,)
 
 

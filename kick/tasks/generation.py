@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from kick.errors import KickError
 from kick.records import Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def generate_request(context: str, options: Mapping[str, Any], seed: int = 0) ->
 
 
 def chat_renderer(
-    tokenizer: Any, asked_by: str = "", arguments: Mapping[str, Any] | None = None
+    tokenizer: PreTrainedTokenizerBase, asked_by: str = "", arguments: Mapping[str, Any] | None = None
 ) -> Callable[..., str]:
     """What turns a conversation into the prompt that the tokenizer's chat template makes of it.
 
@@ -92,7 +95,7 @@ def chat_renderer(
 _PROBE = "\u2042 system"
 
 
-def takes_system(tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> bool:
+def takes_system(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> bool:
     """Whether the chat template writes a system message: some raise at one, some leave it out silently."""
     history = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}]
     try:

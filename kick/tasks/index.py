@@ -59,7 +59,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor("!function", lambda loader, node: FunctionName(loader.construct_scalar(node)))
+def _function(loader: _Loader, node: yaml.ScalarNode) -> FunctionName:
+    return FunctionName(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!function", _function)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 

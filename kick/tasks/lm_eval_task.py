@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass, replace
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.samplers import SAMPLER_REGISTRY, FirstNSampler
 from lm_eval.api.task import ConfigurableTask
@@ -26,6 +26,9 @@ from kick.tasks.files import texts
 from kick.tasks.generation import chat_renderer, generate_request
 from kick.tasks.protocol import facts_of
 from kick.tasks.task import ABOUT, Aggregate, FunctionName, Item, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 SCORING = ("process_results", "metric_list", "filter_list", "doc_to_target", "should_decontaminate")
@@ -47,11 +50,13 @@ class HarnessTask:
         self.task = task
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.generates = task.OUTPUT_TYPE == "generate_until"
-        self.about = {key: str(self.options[key]) for key in ABOUT if self.options.get(key)}
+        self.about: Mapping[str, str] = {
+            key: str(self.options[key]) for key in ABOUT if self.options.get(key)
+        }
         self.default_shots = task.get_config("num_fewshot") or 0
         self._docs = _listed(task.eval_docs)
         forms.check(name, task, self._docs)
-        self.size = len(self._docs)
+        self.size: int | None = len(self._docs)
         self.digest = digest(
             [
                 {key: _unnamed(value) for key, value in config.items() if key not in SCORING + LABELS},
@@ -79,21 +84,24 @@ class HarnessTask:
         return {key: self.options[key] for key in keys if key in self.options}
 
     def items(
-        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+        self,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
         """The first `spec.limit` documents with lm-eval's prompts, few-shot examples and chat template."""
         self._build(spec, tokenizer)
         items = [self._item(name, instances) for name, instances in self._instances.items()]
         return [_as_asked(item, spec) for item in items] if spec.generation or spec.reasoning_end else items
 
-    def renderer(self, spec: TaskSpec, tokenizer: Any) -> Callable[..., str]:
+    def renderer(self, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> Callable[..., str]:
         """What turns a conversation into a prompt, as the spec says. Raises KickError without a template."""
         arguments = json.loads(spec.template) if spec.template else None
         return chat_renderer(tokenizer, f"task {self.name}: ", arguments)
 
-    def follow_up(self, items, responses) -> None:
+    def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
         """None: lm-eval's tasks ask once."""
-        return
+        return None
 
     def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
         """The items; their prompts lack the chat template, which scoring does not look at."""
@@ -113,7 +121,7 @@ class HarnessTask:
     def _most_shots(self) -> int | None:
         """How many worked examples a prompt can have; None if the task draws them by code of its own."""
         sampler = getattr(self.task, "sampler", None)
-        if type(sampler) not in SAMPLER_REGISTRY.values():
+        if sampler is None or type(sampler) not in SAMPLER_REGISTRY.values():
             return None
         split = self.task.fewshot_cfg.split
         beside = split == self.task.config.test_split  # one more is drawn, since the item itself is left out
@@ -121,7 +129,7 @@ class HarnessTask:
             beside = False
         return max(0, len(sampler.fewshot_indices or sampler.df) - beside)
 
-    def _build(self, spec: TaskSpec, tokenizer: Any) -> None:
+    def _build(self, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> None:
         chat = (id(tokenizer), spec.template) if spec.chat_template else None
         wanted = (spec.shots, spec.limit, chat)
         if self._spec == wanted:
@@ -166,9 +174,9 @@ class HarnessTask:
         """lm-eval's filters, then its `process_results`; of several filters each gives `metric@filter`."""
         groups = [self._instances[item.id] for item in items]
         for group, answers in zip(groups, responses, strict=True):
-            answers = iter(answers)
+            given = iter(answers)
             for instance in group:
-                instance.resps = [answer_of(next(answers)) for _ in range(instance.repeats or 1)]
+                instance.resps = [answer_of(next(given)) for _ in range(instance.repeats or 1)]
                 instance.filtered_resps = {}
         flat = [instance for group in groups for instance in group]
         for ensemble in self.task._filters if flat else ():
@@ -205,9 +213,14 @@ class HarnessTask:
 
 def _as_asked(item: Item, spec: TaskSpec) -> Item:
     """The item with what the spec says of generating in its requests."""
-    how = {"configured": bool(spec.generation), "reasoning_end": spec.reasoning_end}
-    requests = [replace(one, **how) if one.kind == "generate" else one for one in item.requests]
-    return replace(item, requests=tuple(requests))
+    obeys, end = bool(spec.generation), spec.reasoning_end
+    return replace(
+        item,
+        requests=tuple(
+            replace(one, configured=obeys, reasoning_end=end) if one.kind == "generate" else one
+            for one in item.requests
+        ),
+    )
 
 
 def item_ids(docs: Sequence[Any]) -> list[str]:

@@ -18,7 +18,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.protocol import protocol
 from kick.tasks.task import Aggregate, Item, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNIT = "document"  # the column that kick.stats.metrics reads
 
@@ -50,7 +53,10 @@ class Perplexity(HarnessTask):
         self.document = _pattern(name, self.options.get("document"))
 
     def items(
-        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+        self,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
         """The first `spec.limit` windows. Raises KickError where the text is shorter than one."""
         texts = [self.task.doc_to_target(doc) for doc in self._docs]
@@ -84,7 +90,7 @@ class Perplexity(HarnessTask):
 
     def score(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[dict[str, float]]:
         """The mean negative log-likelihood of each window, in nats per token, and its document's number."""
-        losses = [-answer.logprob / answer.count for (answer,) in responses]
+        losses = [_loss(answer) for (answer,) in responses]
         return [{"nll": loss, **item.doc} for item, loss in zip(items, losses, strict=True)]
 
     def aggregates(self) -> dict[str, Aggregate]:
@@ -94,6 +100,13 @@ class Perplexity(HarnessTask):
     def higher_is_better(self) -> dict[str, bool]:
         """A smaller loss is better."""
         return {"nll": False, "perplexity": False}
+
+
+def _loss(answer: Response) -> float:
+    """Nats per token; NaN for a window without a probability."""
+    if answer.logprob is None or not answer.count:
+        return math.nan
+    return -answer.logprob / answer.count
 
 
 def _pattern(task: str, text: str | None) -> re.Pattern[str] | None:
@@ -113,7 +126,7 @@ def documents(places: NDArray, starts: Sequence[int]) -> NDArray:
     return np.arange(len(places)) // max(1, round(len(places) ** (1 / 3)))
 
 
-def _offsets(tokenizer: Any) -> bool:
+def _offsets(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(getattr(tokenizer, "is_fast", False))
 
 

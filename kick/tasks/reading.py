@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.protocol import protocol
 from kick.tasks.task import Item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONTEXT_TOKENS = 768
 
@@ -27,13 +30,16 @@ class Reading(HarnessTask):
     """
 
     def items(
-        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+        self,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
         """lm-eval's prompts, with contexts of at most `context_tokens` tokens."""
         limit = int(self.options.get("context_tokens", CONTEXT_TOKENS))
         return [self._within(item, tokenizer, limit) for item in super().items(spec, tokenizer)]
 
-    def _within(self, item: Item, tokenizer: Any, limit: int) -> Item:
+    def _within(self, item: Item, tokenizer: PreTrainedTokenizerBase, limit: int) -> Item:
         context = item.doc["context"]
         answers = [item.doc["answer"], *item.doc["aliases"]]
         kept = cut(context, answers, item.doc["start"], tokenizer, limit)
@@ -66,7 +72,9 @@ def _without_prompt(item: Item) -> Item:
     return replace(item, requests=tuple(replace(request, context="") for request in item.requests))
 
 
-def cut(context: str, answers: Sequence[str], start: int, tokenizer: Any, limit: int) -> str:
+def cut(
+    context: str, answers: Sequence[str], start: int, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> str:
     """At most `limit` tokens of the context: the head, unless the answer lies beyond it.
 
     Then the window ends with the context where that holds the answer, else it has the answer in its middle.

@@ -20,7 +20,7 @@ def warnings(
 ) -> tuple[str, ...]:
     """The signs of a cell, a line each."""
     found = [_without_value(scores), _unscored(samples)]
-    texts = [answer for sample in samples for answer in sample.responses if answer.text is not None]
+    texts = [answer.text for sample in samples for answer in sample.responses if answer.text is not None]
     if texts and not task.needs_reference:
         empty = _empty(texts)
         found += [empty, _cut(items, samples), "" if empty else _unparsed(task, items, samples)]
@@ -40,8 +40,8 @@ def _unscored(samples: Sequence[Sample]) -> str:
     return what if none else ""
 
 
-def _empty(texts: Sequence[Response]) -> str:
-    return "" if any(answer.text.strip() for answer in texts) else f"all {len(texts)} answers are empty"
+def _empty(texts: Sequence[str]) -> str:
+    return "" if any(text.strip() for text in texts) else f"all {len(texts)} answers are empty"
 
 
 def _cut(items: Sequence[Item], samples: Sequence[Sample]) -> str:
@@ -68,7 +68,8 @@ def _unparsed(task: Task, items: Sequence[Item], samples: Sequence[Sample]) -> s
 
 def _blank(task: Task, items: Sequence[Item], samples: Sequence[Sample]) -> str:
     """Answers that all begin with a blank, gold answers that do not, and scores that this changes."""
-    said = [answer.text for sample in samples for answer in sample.responses if (answer.text or "").strip()]
+    texts = [answer.text or "" for sample in samples for answer in sample.responses]
+    said = [text for text in texts if text.strip()]
     golds = [sample.target for sample in samples if sample.target]
     if not all(text[:1].isspace() for text in said) or any(gold[:1].isspace() for gold in golds) or not golds:
         return ""

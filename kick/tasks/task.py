@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kick.records import Request, Response, Sample, TaskSpec, canonical
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ABOUT = ("title", "family", "primary", "pair")  # of metadata.kick: what results keep of a task for readers
 PREVIEW = 400  # characters of the prompt's end that are kept with a sample, for people to read
@@ -64,7 +67,10 @@ class Task(Protocol):
         """Raises KickError for a spec that this task cannot be asked by, such as too many shots."""
 
     def items(
-        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+        self,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
         """The items to ask, the first `spec.limit` of them.
 

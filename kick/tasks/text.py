@@ -9,8 +9,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING, Literal, overload
 
 from kick.tasks.scripts import Blanks, split, tokens
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 VERSION = 1  # 1: words of every script
 
@@ -45,6 +49,10 @@ def _f1(said: list[str], gold: list[str]) -> float:
     return 2 * common / (len(said) + len(gold)) if common else 0.0
 
 
+@overload
+def contains(text: str, golds: Sequence[str], where: Literal[False] = False) -> bool: ...
+@overload
+def contains(text: str, golds: Sequence[str], where: Literal[True]) -> int | None: ...
 def contains(text: str, golds: Sequence[str], where: bool = False) -> bool | int | None:
     """Whether a gold answer stands in the text, whole words only.
 
@@ -139,7 +147,7 @@ class _Tokens:
 
 
 @cache
-def _scorer():
+def _scorer() -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(_ROUGE), tokenizer=_Tokens())

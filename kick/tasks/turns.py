@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.protocol import protocol
 from kick.tasks.task import Item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @protocol("turns", title="instructions in two turns", judged="instruction")
@@ -22,7 +25,10 @@ class Turns(HarnessTask):
     """A task whose documents have `turns`, a list of user messages, each document as many as it has."""
 
     def items(
-        self, spec: TaskSpec, tokenizer: Any, reference: Mapping[str, Sample] | None = None
+        self,
+        spec: TaskSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
         """The first turns, as lm-eval asks them."""
         self._chat = self.renderer(spec, tokenizer) if spec.chat_template else None

@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kick import hub
 from kick.errors import KickError
@@ -20,7 +20,7 @@ from kick.registry import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 LONG = 8  # characters that no tokenizer's tokens have on average
@@ -107,7 +107,7 @@ def sequences(
     return [torch.tensor([ids[start : start + spec.length]]) for start in starts]
 
 
-def check_positions(config: Any, length: int) -> None:
+def check_positions(config: PretrainedConfig, length: int) -> None:
     """Raises KickError where sequences of `length` tokens are longer than a model's positions."""
     config = getattr(config, "text_config", None) or config
     known = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]

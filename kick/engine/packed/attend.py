@@ -9,9 +9,10 @@ softmax over all of it, exactly, without a mask over what nobody looks at. No tr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -25,14 +26,31 @@ class Unsupported(Exception):
     """A kind of attention that is not computed here: such a model is run plainly."""
 
 
-def attention(module, query, key, value, attention_mask, scaling=None, layout=None, **options):
+class Layout(Protocol):
+    """Where the keys and values of a forward lie, and which of them each of its rows looks at."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention (B, Hq, T, D) of the forward's new tokens in a layer."""
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
     """transformers' attention function: the layout's where there is one, its own SDPA elsewhere."""
-    if layout is None or not hasattr(module, "layer_idx"):
+    layer = getattr(module, "layer_idx", None)
+    if layout is None or layer is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     if more := peculiar(options):
         raise Unsupported(f"attention with {', '.join(more)} cannot be computed in parts")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return layout.attend(module.layer_idx, query, key, value, scale).transpose(1, 2), None
+    return layout.attend(layer, query, key, value, scale).transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, attention)
@@ -62,7 +80,9 @@ def partial(
     return _kernel(query, key, value, scale, mask, causal)
 
 
-def _kernel(query, key, value, scale, mask, causal):
+def _kernel(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor]:
     if query.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale
@@ -92,8 +112,8 @@ def by_products(
             scores += mask if mask.shape[-2] == 1 else mask[..., start:end, :]
         lse = scores.logsumexp(-1)
         found.append((scores.sub_(lse[..., None]).exp_().to(value.dtype) @ value[:, :, :seen], lse))
-    out, lse = zip(*found, strict=True)
-    return torch.cat(out, dim=2), torch.cat(lse, dim=2)
+    outs, lses = zip(*found, strict=True)
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
 
 
 def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
@@ -116,11 +136,14 @@ class KV:
 
     def part(self, start: int, end: int) -> KV:
         """Those of tokens start to end, without a copy."""
-        return KV(*([x[:, start:end] for x in of] for of in (self.keys, self.values)))
+        return KV([x[:, start:end] for x in self.keys], [x[:, start:end] for x in self.values])
 
     def copy(self, users: int) -> KV:
         """The same in memory of its own, so that what this is a part of can be let go."""
-        return KV(*([x.clone() for x in of] for of in (self.keys, self.values)), users)
+        return KV([x.clone() for x in self.keys], [x.clone() for x in self.values], users)
+
+
+EMPTY = KV([], [])  # of no token
 
 
 @dataclass(frozen=True)
@@ -159,8 +182,8 @@ class PackLayout:
             else:
                 source = slice(*call.source)
                 keys, values = key[:, :, source], value[:, :, source]
+            mask = None if isinstance(call.mask, str) else call.mask
             causal = isinstance(call.mask, str)
-            mask = None if causal else call.mask
             part, part_lse = partial(query[:, :, rows], keys, values, scale, mask, causal)
             if call.start == covered:
                 out[:, :, rows], lse[:, :, rows] = part, part_lse
@@ -170,7 +193,7 @@ class PackLayout:
         return out
 
     def recorded(self) -> KV:
-        """Keys and values of all tokens of the forward."""
+        """Keys and values of all tokens of the forward; of none if they were not recorded."""
         layers = range(len(self.keys))
         if set(layers) != set(self.keys):
             raise Unsupported("some layers have no keys and values")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kick.engine.network import Network, out_of_memory
-from kick.engine.packed.attend import KV, Call, PackLayout
+from kick.engine.packed.attend import EMPTY, KV, Call, PackLayout
 from kick.engine.packed.tree import Node
 
 BLOCK = 192  # tokens of a branching piece that are computed with one mask rather than part by part
@@ -33,13 +33,13 @@ class Done:
     reading: int
     hidden: Tensor
     spans: Spans = ()
-    tail: KV | None = None
+    tail: KV = EMPTY
 
 
 class Pack:
     """The pieces of one forward while they are collected. `items` is what was asked, to ask it again."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device):
         self.device = device
         self.ids: list[int] = []
         self.positions: list[int] = []
@@ -97,7 +97,7 @@ class Pack:
             rows[id(piece)] = (a, b)
             mask[a:b, a:b] = torch.full((b - a, b - a), -float("inf")).triu(1)
             above = piece
-            while above is not node:
+            while above is not node and above.parent is not None:
                 above = above.parent
                 mask[a:b, slice(*rows[id(above)])] = 0.0
         end = len(self.ids)
@@ -111,13 +111,13 @@ class Pack:
                 return
         self.shared.append(Call(start, end, source))
 
-    def forward(self, network: Network, record: bool) -> tuple[Tensor, KV | None]:
-        """Hidden states (S, H) of all its tokens, and their keys and values."""
+    def forward(self, network: Network, record: bool) -> tuple[Tensor, KV]:
+        """Hidden states (S, H) of all its tokens, and their keys and values if `record`."""
         layout = PackLayout(self.own + self.shared, record)
         ids = torch.tensor([self.ids], device=self.device)
         positions = torch.tensor([self.positions], device=self.device)
         hidden = network.hidden(ids, position_ids=positions, layout=layout)
-        return hidden[0], layout.recorded() if record else None
+        return hidden[0], layout.recorded()
 
 
 class Runner:
@@ -183,7 +183,8 @@ class Runner:
             self.budget //= 2
             self.stack.extend(reversed(pack.items))
             return
-        found, known = [], {}
+        found: list[Done] = []
+        known: dict[int, KV] = {}
         for node, start, spans in pack.placed:
             end = start + len(node.ids)
             node.hidden = hidden[end - node.wanted : end]
@@ -198,7 +199,7 @@ class Runner:
             self.stack.extend((child, (*spans, own)) for child in reversed(node.children))
         yield found
 
-    def _finish(self, node: Node, start: int, spans: Spans, computed) -> list[Done]:
+    def _finish(self, node: Node, start: int, spans: Spans, computed: tuple[KV, dict[int, KV]]) -> list[Done]:
         hidden = {reading: gather(node, self.counts[reading]) for reading in node.readings}
         if not self.keep:
             return [Done(reading, rows) for reading, rows in hidden.items()]
@@ -215,8 +216,11 @@ class Runner:
 def gather(node: Node, count: int) -> Tensor:
     """Hidden states (count, H) of the last positions of the sequence that ends in `node`."""
     parts = []
+    above: Node | None = node
     while count > 0:
-        parts.append(node.hidden[max(0, len(node.hidden) - count) :])
-        count -= len(node.ids)
-        node = node.parent
+        if above is None or above.hidden is None:
+            raise ValueError(f"{count} of the positions to be read have not been computed")
+        parts.append(above.hidden[max(0, len(above.hidden) - count) :])
+        count -= len(above.ids)
+        above = above.parent
     return torch.cat(parts[::-1]) if len(parts) > 1 else parts[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from kick.engine import budget, whole
 from kick.engine.packed.decode import Decode
@@ -12,13 +13,16 @@ from kick.engine.packed.trust import packs_well
 from kick.engine.reader import Reader
 from kick.engine.stopping import Decoding
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 WORTH = 16  # tokens that sharing a prefix must save
 
 
 class PackedReader(Reader):
     """The model behind an engine, run in packs as far as its architecture and a text's length allow."""
 
-    def __init__(self, model, batch_tokens: int | None = None):
+    def __init__(self, model: PreTrainedModel, batch_tokens: int | None = None):
         super().__init__(model, batch_tokens)
         self.packed = packs_well(self.network)
 

@@ -52,7 +52,7 @@ class Node:
 
     def want(self, count: int) -> None:
         """Somebody reads the last `count` positions of the sequence that ends here."""
-        node = self
+        node: Node | None = self
         while node is not None and count > 0:
             node.wanted = max(node.wanted, min(count, len(node.ids)))
             count -= len(node.ids)

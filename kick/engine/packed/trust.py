@@ -9,6 +9,7 @@ fail here and are run plainly. What shows only on long texts is read from the co
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +20,9 @@ from kick.engine.packed.slots import Row, Slots
 from kick.engine.packed.tree import grow
 from kick.engine.stopping import Decoding, Stops
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 log = logging.getLogger("kick.engine")
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the length of a hidden state, at every position
@@ -28,7 +32,7 @@ STRIDE = 997  # spreads the tokens below over the vocabulary: its first ones are
 _SHARED, _BRANCHES = (5, 3, 7, 4, 9), ((8, 6, 5), (3, 11, 2, 10), (3, 11, 12))
 
 
-def trusted_length(config) -> int | None:
+def trusted_length(config: PretrainedConfig) -> int | None:
     """Tokens up to which packing is right, None for any: windows and rotations that change with length."""
     config = getattr(config, "text_config", None) or config
     limits = []
@@ -40,7 +44,7 @@ def trusted_length(config) -> int | None:
     return min([*limits, stretched] if stretched else limits, default=None)
 
 
-def stretched_beyond(config) -> int | None:
+def stretched_beyond(config: PretrainedConfig) -> int | None:
     """Tokens from which on rotations depend on a text's whole length, None for never: such a text shares its
     forwards with texts of its own length alone."""
     config = getattr(config, "text_config", None) or config

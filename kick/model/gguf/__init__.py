@@ -9,9 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kick.errors import KickError
+
+if TYPE_CHECKING:
+    from kick.model.gguf.file import GgufFile
 
 SIZES = "gguf_sizes.json"  # in the folder: bits of a value in the file, by the weight's name
 
@@ -57,14 +62,14 @@ def convert(file: Path, folder: Path, sizes: bool = True) -> None:
     sys.stderr.write(f"kick: converted in {time.monotonic() - start:.0f} s\n")
 
 
-def _ends(file) -> int | list[int] | None:
+def _ends(file: GgufFile) -> int | list[int] | None:
     """Tokens that end an answer: the end of a text, of a turn, of a message."""
     keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
     found = list(dict.fromkeys(file.fields[key] for key in keys if key in file.fields))
     return found[0] if len(found) == 1 else found or None
 
 
-def _sizes(file, used) -> dict[str, float]:
+def _sizes(file: GgufFile, used: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     """Bits of a value in the file, by the name of the weight that it became."""
     return {
         name: 8 * sum(int(file.tensors[s].n_bytes) for s in sources)

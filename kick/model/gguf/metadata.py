@@ -72,8 +72,8 @@ def _values(file: GgufFile, architecture: Architecture) -> dict[str, Any]:
     values.setdefault("pad_token_id", values.get("eos_token_id"))
     for key, value in file.of_model().items():
         if key in known:
-            if known[key] is not None:
-                values[known[key]] = value
+            if (name := known[key]) is not None:
+                values[name] = value
         elif key in _FIXED:
             if value not in _FIXED[key]:
                 raise KickError(

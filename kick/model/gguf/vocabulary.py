@@ -163,7 +163,7 @@ def _check(file: GgufFile) -> None:
 def _byte_level(file: GgufFile, tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
     """Byte-level BPE, and whether its texts begin with BOS by default."""
     pre = file.fields.get("tokenizer.ggml.pre")
-    if pre not in SPLITS:
+    if not isinstance(pre, str) or pre not in SPLITS:
         raise KickError(
             f"{file.path.name} has tokenizer.ggml.pre = {pre!r}, so how its texts are split is not known; "
             f"expected one of {', '.join(sorted(SPLITS))}. A file without it was made by an old llama.cpp: "

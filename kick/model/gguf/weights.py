@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 
 from kick.errors import KickError
 from kick.model.gguf.architectures import Architecture
 from kick.model.gguf.file import GgufFile
 from kick.model.gguf.rope import TENSORS
 
+if TYPE_CHECKING:
+    from gguf import TensorNameMap
+
 _EXPERTS = re.compile(r"(?P<block>.*layers\.(?P<number>\d+)\.)(?P<owner>.*)\.gate_up_proj")
 _HEAD_NORM = re.compile(r"(?P<name>.*_layernorm)\.norms\.(?P<head>\d+)\.weight")
 
 
-def places(model: nn.Module, file: GgufFile) -> dict[str, tuple[str, ...]]:
+def places(model: PreTrainedModel, file: GgufFile) -> dict[str, tuple[str, ...]]:
     """Name in the model's state -> the file's tensors that it is made of, for all that the file has.
 
     Raises:
@@ -47,7 +51,7 @@ def places(model: nn.Module, file: GgufFile) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def fill(model: nn.Module, file: GgufFile, architecture: Architecture) -> dict[str, tuple[str, ...]]:
+def fill(model: PreTrainedModel, file: GgufFile, architecture: Architecture) -> dict[str, tuple[str, ...]]:
     """Give a model on the meta device the file's weights, in float32; what `places` says.
 
     Raises:
@@ -78,7 +82,7 @@ def fill(model: nn.Module, file: GgufFile, architecture: Architecture) -> dict[s
     return found
 
 
-def _sources(name: str, names) -> tuple[str, ...]:
+def _sources(name: str, names: TensorNameMap) -> tuple[str, ...]:
     """The tensors of a file that a weight of transformers' model is made of; empty where none is known."""
     if match := _EXPERTS.fullmatch(name):
         return tuple(f"blk.{match['number']}.ffn_{part}_exps.weight" for part in ("gate", "up"))
