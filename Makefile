@@ -14,7 +14,7 @@ docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its l
 	$(BIN)/python docs/_site/methods.py
 	@touch $@
 
-lint: .venv/installed docs/methods.md
+lint: .venv/installed type docs/methods.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory docs
