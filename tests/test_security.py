@@ -142,7 +142,7 @@ def test_a_task_file_cannot_call_anything_by_yaml(kick, tmp_path, trap):
     (folder / "own.yaml").write_text(f"task: !!python/object/apply:builtins.open ['{trap}', w]\n")
     status, _, err = kick("tasks", "--tasks", folder)
     assert status == 2
-    assert "no valid YAML" in err
+    assert "not valid YAML" in err
     assert not trap.exists()
 
 

@@ -57,7 +57,7 @@ def needs_calibration(recipe: Sequence[Step]) -> bool:
 
 
 def check(model: nn.Module, recipe: Sequence[Step]) -> None:
-    """Raises KickError where a step cannot serve this model, or not in this order."""
+    """Raises KickError if a step cannot serve this model, or not in this order."""
     kinds = [_methods[step.method].kind for step in recipe]
     check_depth(model, sum(step.options.get("layers", 0) for step in recipe))
     for number, step in enumerate(recipe):
@@ -79,7 +79,7 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
 
 
 def check_saved(model: nn.Module, recipe: Sequence[Step]) -> None:
-    """Raises KickError where what the recipe makes of the model cannot be saved: an empty twin is tried."""
+    """Raises KickError if what the recipe makes of the model cannot be saved: an empty twin is tried."""
     made = [build(step) for step in recipe]
     for one in made:
         if hasattr(one, "check_saved"):
@@ -104,7 +104,7 @@ def compress(
     """Apply a recipe to a model in place.
 
     Args:
-        calibration: token sequences (1, length); may be empty where no step needs them. A `Calibration` is
+        calibration: token sequences (1, length); may be empty if no step needs them. A `Calibration` is
             used as it is, and holds masks and formats afterwards, for saving.
         propagate: "compressed" feeds each block what the compressed blocks before it give, "dense" what the
             model's blocks gave before this step.
@@ -188,7 +188,7 @@ def storages(calibration: Calibration) -> dict[str, Storage]:
 def _snapshot(
     model: nn.Module, calibration: Calibration
 ) -> Iterator[tuple[DenseWeights, dict[str, Quantized]]]:
-    """The weights on disk while a step is carried out, and which of them have a format that is no grid."""
+    """The weights on disk while a step is carried out, and which of them have a format that is not a grid."""
     formats = {name: stored for name, stored in calibration.formats.items() if stored.grid is None}
     with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:
         weights = DenseWeights(Path(folder))

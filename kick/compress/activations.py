@@ -1,4 +1,4 @@
-"""Quantized activations: what W8A8 methods share. Each token's vector is rounded as it goes into a matrix."""
+"""Quantized activations: what W8A8 methods share. Each token's vector is rounded as it enters a matrix."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class RoundedInput:
 
 
 def round_inputs(linear: Linear, outlier: float = float("inf")) -> None:
-    """From now on the module rounds what goes into it."""
+    """Make the module round its inputs from now on."""
     linear.module.register_forward_pre_hook(RoundedInput(outlier))

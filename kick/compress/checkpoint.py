@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MERGED = "dense, side branches merged into the weights"
 RUNNING = (
-    "a model that rounds its activations while it runs is no plain checkpoint: transformers would run it "
+    "a model that rounds its activations while it runs is not a plain checkpoint: transformers would run it "
     "with full activations; evaluate it with `kick run`, or save a weight-only method"
 )
 _APART = {"footprint": "footprint_with_branches_apart"}  # a merged checkpoint is larger than that
@@ -116,7 +116,7 @@ def _generation_apart(model: nn.Module, folder: Path) -> Iterator[None]:
 
 
 def check_out(out: Path) -> None:
-    """Raises KickError where a checkpoint cannot become the folder `out`: it is there, or nothing can be."""
+    """Raises KickError if a checkpoint cannot become the folder `out`: it is there, or nothing can be."""
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise KickError(f"{out} is there already; give a folder that is new or empty")

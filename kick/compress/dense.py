@@ -53,7 +53,7 @@ def add_branch(module: nn.Module, down: Tensor, up: Tensor) -> None:
 
 
 def merge_branch(module: nn.Module, weight: Tensor) -> Tensor | None:
-    """A module's weight (out, in) with its side branch added in, or None where it has none."""
+    """A module's weight (out, in) with its side branch added in, or None if it has none."""
     if not hasattr(module, "side_down"):
         return None
     return torch.addmm(weight, module.get_buffer("side_up"), module.get_buffer("side_down"))

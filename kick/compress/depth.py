@@ -62,10 +62,10 @@ class Stack:
 
 
 def check_depth(model: nn.Module, layers: int) -> None:
-    """Raises KickError where so many blocks cannot be dropped."""
+    """Raises KickError if so many blocks cannot be dropped."""
     count = len(block_list(model)[1])
     if layers >= count:
-        raise KickError(f"{layers} layers cannot be dropped of {count}; drop at most {count - 1}")
+        raise KickError(f"cannot drop {layers} of {count} layers; at most {count - 1} can go")
 
 
 def forms(model: nn.Module, layers: int) -> list[Form]:

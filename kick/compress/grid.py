@@ -27,7 +27,7 @@ class Grid:
         return 2**self.bits - 1
 
     def groups(self, weight: Tensor) -> Tensor:
-        """(out, in) as (out, groups, inputs), a view. Raises ValueError where the size does not divide."""
+        """(out, in) as (out, groups, inputs), a view. Raises ValueError if the size does not divide."""
         size = weight.shape[1] if self.group_size == -1 else self.group_size
         if weight.shape[1] % size:
             raise ValueError(divides(weight.shape[1], size))

@@ -54,7 +54,7 @@ def put(block: Block, linear: Linear, kept: Tensor, sparsity: Sparsity | None = 
 
 
 def stacked(before: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | None:
-    """The masks (out, in) of earlier steps as (in, all out); None where no step pruned any of these."""
+    """The masks (out, in) of earlier steps as (in, all out); None if no step pruned any of these."""
     if all(mask is None for mask in before):
         return None
     whole = [
@@ -65,7 +65,7 @@ def stacked(before: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tenso
 
 
 def check_pattern(model: nn.Module, sparsity: Sparsity) -> None:
-    """Raises KickError where m of an n:m pattern does not divide the inputs of every linear."""
+    """Raises KickError if m of an n:m pattern does not divide the inputs of every linear."""
     if not sparsity.m:
         return
     for block in blocks(model):

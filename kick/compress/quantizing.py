@@ -13,7 +13,7 @@ from kick.model import Linear, blocks, linears
 
 
 def check_groups(model: nn.Module, group_size: int) -> None:
-    """Raises KickError where a group size does not divide the inputs of every linear."""
+    """Raises KickError if a group size does not divide the inputs of every linear."""
     if group_size == -1:
         return
     if group_size < 1:

@@ -1,4 +1,4 @@
-"""Which matrices a pruning step is about, and how much of each goes: options beside the method's own.
+"""Which matrices a pruning step is about, and how much of each is pruned: options beside the method's own.
 
 only         the full name of a matrix, or a list of them: the others stay as they are
 sparsities   full name -> a share of its own, in place of the step's `sparsity`
@@ -49,18 +49,18 @@ class Scope:
         return self.only is None or name in self.only
 
     def sparsity(self, name: str, asked: Sparsity) -> Sparsity:
-        """How much of a matrix goes where the step asks for `asked`."""
+        """How much of a matrix is pruned if the step asks for `asked`."""
         return self.sparsities.get(name, asked)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError for a name that is no matrix of the model."""
+        """Raises KickError for a name that is not a matrix of the model."""
         known = [name for name, _, _ in named_linears(model)]
         for name in [*(self.only or ()), *self.sparsities]:
             if name not in known:
                 raise KickError(unknown("matrix", name, known))
 
     def check_followed(self, method: str, masks: Mapping[str, Tensor], before: Collection[str]) -> None:
-        """Raises CellFailed where a method has not pruned a matrix by the share given for it.
+        """Raises CellFailed if a method has not pruned a matrix by the share given for it.
 
         before: matrices that earlier steps pruned, maybe by more than that share.
         """
@@ -71,9 +71,8 @@ class Scope:
             (rows, columns), pruned = kept.shape, int((~kept).sum())
             if pruned not in (rows * sparsity.count(columns), sparsity.count(rows * columns)):
                 raise CellFailed(
-                    f"{method} chooses by itself how much of a matrix goes: of {name} {pruned} weights of "
-                    f"{kept.numel()} went where {sparsity} was asked for; 'sparsities' needs a method that "
-                    "ranks weights"
+                    f"{method} chooses by itself how much of a matrix is pruned: {pruned} of {kept.numel()} "
+                    f"weights of {name}, expected {sparsity}; 'sparsities' needs a method that ranks weights"
                 )
 
 

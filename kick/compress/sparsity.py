@@ -35,12 +35,12 @@ class Sparsity:
         if isinstance(value, str) and ":" in value:
             return cls._pattern(value)
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(f'{value!r} is no sparsity; give a share such as 0.5, or "n:m" such as "2:4"')
+            raise ValueError(f'invalid sparsity {value!r}; give a share such as 0.5, or "n:m" such as "2:4"')
         try:
             share = float(value)
         except ValueError:
             raise ValueError(
-                f'{value!r} is no sparsity; give a share such as 0.5, or "n:m" such as "2:4"'
+                f'invalid sparsity {value!r}; give a share such as 0.5, or "n:m" such as "2:4"'
             ) from None
         if isinstance(value, int) and value > 60 and 0 < value // 60 < value % 60:
             raise ValueError(
@@ -56,7 +56,7 @@ class Sparsity:
     def _pattern(cls, text: str) -> Sparsity:
         parts = text.split(":")
         if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-            raise ValueError(f'{text!r} is no pattern; "n:m" is two whole numbers, such as "2:4"')
+            raise ValueError(f'invalid pattern {text!r}; "n:m" is two whole numbers, such as "2:4"')
         n, m = (int(part) for part in parts)
         if not 0 < n < m:
             raise ValueError(f"{text!r} is out of range; n:m is n pruned of each m, with 0 < n < m")
@@ -90,7 +90,7 @@ def mask(saliency: Tensor, sparsity: Sparsity, group: Group = "row", ties: Ties 
     if sparsity.m:
         rows, columns = saliency.shape
         if columns % sparsity.m:
-            raise ValueError(f"{columns} inputs are no multiple of {sparsity.m}, as {sparsity} needs")
+            raise ValueError(f"{columns} inputs are not a multiple of {sparsity.m}, as {sparsity} needs")
         parts = saliency.reshape(rows * columns // sparsity.m, sparsity.m)
         return _smallest(parts, sparsity.n).reshape(rows, columns).logical_not_()
     if group == "row":

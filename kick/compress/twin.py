@@ -63,7 +63,7 @@ def shaped(model: nn.Module, forms: Sequence[Form]) -> PreTrainedModel:
 
 
 def check_runs(model: nn.Module, methods: Sequence[Any]) -> None:
-    """Raises KickError where the model runs, but not in a form that methods may give it.
+    """Raises KickError if the model runs, but not in a form that methods may give it.
 
     A model that cannot run without weights, for what it computes decides what it does next, is not judged.
     """
@@ -81,13 +81,13 @@ def check_runs(model: nn.Module, methods: Sequence[Any]) -> None:
 
 
 def check_saved(model: nn.Module, methods: Sequence[Any]) -> None:
-    """Raises KickError where transformers would make another model of the saved result."""
+    """Raises KickError if transformers would make another model of the saved result."""
     for forms in forms_of(model, methods):
         twin = shaped(model, forms)
         difference = _difference(twin, _reloaded(twin))
         if difference is not None:
             raise KickError(
-                f"the result would be no checkpoint: from its config transformers makes another model "
+                f"the result would not be a checkpoint: from its config transformers makes another model "
                 f"({difference}); measure it with `kick run`, or choose a method that keeps the form"
             )
 
@@ -101,7 +101,8 @@ def _reloaded(twin: PreTrainedModel) -> PreTrainedModel:
             return skeleton(config)
     except _WRONG as error:
         raise KickError(
-            f"the result would be no checkpoint: {type(twin.config).__name__} does not describe it: {error}"
+            "the result would not be a checkpoint: "
+            f"{type(twin.config).__name__} does not describe it: {error}"
         ) from error
 
 

@@ -64,7 +64,7 @@ class Coupled:
 
 
 def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
-    """The roles of a block's matrices. Raises KickError where it is not built as Llama's."""
+    """The roles of a block's matrices. Raises KickError if it is not built as Llama's."""
     found = {linear.name.rpartition(".")[2]: linear for linear in linears(block)}
     if set(found) != set(_PARTS) or any(linear.expert is not None for linear in found.values()):
         raise KickError(
@@ -85,7 +85,7 @@ def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
 
 
 def check_widths(model: nn.Module) -> None:
-    """Raises KickError where a block of the model is not built as Llama's."""
+    """Raises KickError if a block of the model is not built as Llama's."""
     for block in block_list(model)[1]:
         coupled(block, model)
 
@@ -123,7 +123,7 @@ def remaining(model: nn.Module, share: float) -> tuple[Coupled, int, int]:
 
 
 def forms(share: float, bias: bool = False) -> list[Form]:
-    """What a model becomes if that share of its groups of heads and MLP channels goes, whichever they are."""
+    """What a model becomes if that share of its groups of heads and MLP channels is pruned, any of them."""
     return [partial(_narrowed, share=share, bias=bias)]
 
 
@@ -140,7 +140,7 @@ def _narrowed(model: nn.Module, share: float, bias: bool) -> None:
 
 
 def check_saved(model: nn.Module, share: float) -> None:
-    """Raises KickError where the model's class has no config for what is left: Llama's wants a hidden size
+    """Raises KickError if the model's class has no config for what is left: Llama's wants a hidden size
     that is a multiple of the heads."""
     structure, groups, channels = remaining(model, share)
     if _valid(model, groups, channels, structure):

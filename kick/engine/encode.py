@@ -104,7 +104,7 @@ class TokenCache:
             self.path = path
 
     def get(self, keys: Sequence[bytes]) -> list[tuple[int, ...] | None]:
-        """The ids of each key, None where they are not known."""
+        """The ids of each key, None if they are not known."""
         wanted = [key for key in dict.fromkeys(keys) if key not in self.memory]
         with self._file() as file:
             for start in range(0, len(wanted), 500):
@@ -246,7 +246,7 @@ class Encoder:
     def prompts(self, requests: Sequence[Request]) -> list[Prompt]:
         """The prompt of each generate or fidelity request, cut so that what follows it fits the window.
 
-        Raises KickError where nothing of the prompt would be left.
+        Raises KickError if nothing of the prompt would be left.
         """
         found = []
         for request, ids in zip(requests, self.continued([r.context for r in requests]), strict=True):

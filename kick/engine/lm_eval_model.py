@@ -62,7 +62,7 @@ class KickLM(LM):
         unknown = set(options) - known
         if unknown:
             raise KickError(
-                f"unknown model_args {sorted(unknown)}; there is pretrained, revision, dtype, device, "
+                f"unknown model_args {sorted(unknown)}; available: pretrained, revision, dtype, device, "
                 "batch_tokens, max_length, seed, generation_config"
             )
         rule = options.get("generation_config", "greedy")
@@ -122,7 +122,7 @@ class KickLM(LM):
         return self.tokenizer.name_or_path.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's template, or the one of that name; None where no template is to be applied."""
+        """The tokenizer's template, or the one of that name; None if no template is to be applied."""
         if chat_template is False or chat_template is None:
             return None
         name = chat_template if isinstance(chat_template, str) else None
@@ -130,7 +130,7 @@ class KickLM(LM):
         if isinstance(known, dict):
             name = name or "default"
             if name not in known:
-                raise KickError(f"no chat template {name!r}; there is {', '.join(sorted(known))}")
+                raise KickError(f"unknown chat template {name!r}; available: {', '.join(sorted(known))}")
             return known[name]
         return known
 

@@ -32,7 +32,7 @@ MANNERS = tuple(
 def manner_of(network: Network) -> Manner:
     """The first of MANNERS in which a row's numbers are its own; `network.manner` is left as it was.
 
-    Raises KickError where there is none.
+    Raises KickError if there is none.
     """
     short, long = (tuple(i * STRIDE % network.vocabulary for i in ids) for ids in (_SHORT, _LONG))
     other = (*long[:-1], _OTHER * STRIDE % network.vocabulary)
@@ -48,7 +48,7 @@ def manner_of(network: Network) -> Manner:
                     continue
                 if manner.alone or _padding_unseen(network, short, long, alone):
                     return manner
-                why = "a row changes with what stands beside it"
+                why = "a row changes with the rows beside it"
             except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
                 if isinstance(error, RuntimeError) and out_of_memory(error):
                     raise

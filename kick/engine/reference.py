@@ -58,7 +58,7 @@ class _Index(TypedDict):
 class Reference:
     """Dense continuations and hidden states by request; `write` adds to what the folder holds already.
 
-    Raises KickError where a folder to be read holds no reference.
+    Raises KickError if a folder to be read holds no reference.
     """
 
     def __init__(self, path: Path | str, *, write: bool = False, memory_limit: int = MEMORY_LIMIT):
@@ -80,7 +80,7 @@ class Reference:
     # ------------------------------------------------------------------------------------ reading
 
     def draft(self, request: Request) -> tuple[int, ...] | None:
-        """The dense model's greedy answer to a generate request, None where it is not known."""
+        """The dense model's greedy answer to a generate request, None if it is not known."""
         found = self.index["drafts"].get(_draft_key(request))
         return None if found is None else tuple(found)
 
@@ -95,7 +95,7 @@ class Reference:
         return self._open(place).get_tensor(name)
 
     def head(self) -> Head | None:
-        """The dense model's head; None where it is no linear head."""
+        """The dense model's head; None if it is not a linear head."""
         if self._head is None and self.index["head"] is not None:
             file, known = self._open("head.safetensors"), self.index["head"]
             bias = file.get_tensor("bias") if known["bias"] else None

@@ -114,7 +114,7 @@ class Decoding:
 
 
 def check_numbers(best: Tensor) -> None:
-    """Raises CellFailed where a largest logit is no number: whatever was taken then would be no answer."""
+    """Raises CellFailed if a largest logit is not finite: no token can be chosen then."""
     if not best.isfinite().all():
         raise CellFailed("the model's logits are NaN or infinite: it generates no text")
 

@@ -78,7 +78,7 @@ def read(file: Path) -> dict[str, Tensor]:
 
 
 def measure(tensors: Mapping[str, Tensor], file: Path) -> Rate:
-    """Write and read back; sizes and rates. Raises ValueError where a bit differs."""
+    """Write and read back; sizes and rates. Raises ValueError if a bit differs."""
     dense = sum(tensor.nbytes for tensor in tensors.values())
     start = time.perf_counter()
     write(tensors, file)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def facts(spec: ModelSpec, folder: Path) -> ModelFacts:
-    """The facts of a model in a folder. Raises KickError where it is no causal language model that fits."""
+    """The facts of a model in a folder. Raises KickError if it is not a causal language model that fits."""
     own = folder / "generation_config.json"
     ends = hashlib.sha256(own.read_bytes() if own.is_file() else b"").hexdigest()
     memory = cache_root() / "facts" / key([spec.digest, spec.tokenizer, ends, __version__])

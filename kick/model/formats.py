@@ -31,7 +31,7 @@ _UNREADABLE = (
 
 
 def check(folder: Path, name: str) -> None:
-    """Raises KickError where a checkpoint is quantized in a way that cannot be read here, with its format."""
+    """Raises KickError if a checkpoint is quantized in a way that cannot be read here, with its format."""
     quantization = json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config")
     if not isinstance(quantization, dict):
         return

@@ -258,13 +258,13 @@ def _checked(folder: Path, name: str) -> Path:
 
 
 def _refuse_code(folder: Path, name: str) -> None:
-    """Raises KickError where only code in the folder says what the model is."""
+    """Raises KickError if only code in the folder says what the model is."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"), parse_constant=_no_number)
     except ValueError as error:
-        raise KickError(f"{name!r}: config.json is no JSON ({folder}): {error}") from error
+        raise KickError(f"{name!r}: config.json is not JSON ({folder}): {error}") from error
     if not isinstance(config, dict):
-        raise KickError(f"{name!r}: config.json is no JSON object ({folder}); got {str(config)[:100]}")
+        raise KickError(f"{name!r}: config.json is not a JSON object ({folder}); got {str(config)[:100]}")
     if not config.get("auto_map"):
         return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -278,7 +278,7 @@ def _refuse_code(folder: Path, name: str) -> None:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -299,7 +299,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
             cause = error
     raise KickError(
         f"the model {name!r} is not an alias ({', '.join(sorted(ALIASES))}), not a folder, not in the hub's "
-        f"local cache, and the hub did not give it ({type(cause).__name__}); "
+        f"local cache, and could not be downloaded from the hub ({type(cause).__name__}); "
         "check the name, or give the path of a folder with its safetensors"
     ) from cause
 

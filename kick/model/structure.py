@@ -87,14 +87,14 @@ class Linear:
 
 
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The path and the list of the decoder layers. Raises KickError where the model has none."""
+    """The path and the list of the decoder layers. Raises KickError if the model has none."""
     count = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module
     raise KickError(
         f"{type(model).__name__} has no list of {count} blocks: kick compresses decoder-only models "
-        "whose layers stand in one nn.ModuleList"
+        "whose layers are in one nn.ModuleList"
     )
 
 
@@ -270,12 +270,12 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreT
 
 
 def check_called(model: nn.Module, method: str) -> None:
-    """Raises KickError where a matrix is used without a call of its module: hooks cannot serve it."""
+    """Raises KickError if a matrix is used without a call of its module: hooks cannot serve it."""
     for block in blocks(model):
         for linear in linears(block):
             if not linear.called:
                 raise KickError(
-                    f"{method} changes what goes in or out of a matrix while the model runs, but "
+                    f"{method} changes the input or output of a matrix while the model runs, but "
                     f"{linear.name} of {type(model).__name__} is used without a call; "
                     "choose a weight-only method"
                 )

@@ -32,7 +32,7 @@ _LAYOUTS = {
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The configuration of the causal language model in a checkpoint of that configuration.
 
-    Raises KickError where transformers knows none.
+    Raises KickError if transformers knows none.
     """
     text = config.get_text_config(decoder=True)
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -60,11 +60,11 @@ def settled(model: nn.Module, options: dict[str, Any], unexpected: Iterable[str]
         vars(model)["_weight_conversions"] = None
     if left := sorted(unexpected):
         towers = ", ".join(sorted({name.removeprefix("model.").split(".")[0] for name in left})[:5])
-        log.warning("%d tensors of the checkpoint are no part of the text model: %s", len(left), towers)
+        log.warning("%d tensors of the checkpoint are not part of the text model: %s", len(left), towers)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Raises KickError where the tokenizer has ids that an embedding of so many rows has not.
+    """Raises KickError if the tokenizer has ids that an embedding of so many rows has not.
 
     A token of padding may lie beyond: nothing is ever padded with it.
     """

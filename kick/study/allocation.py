@@ -1,4 +1,4 @@
-"""How much of each matrix goes, at one overall sparsity: more where one matrix alone did little harm.
+"""How much of each matrix is pruned, at one overall sparsity: more where one matrix alone did little harm.
 
 The idea is that of Divergent Token Metrics (Deiseroth et al., arXiv 2311.01544, the part on sparsification):
 components differ in how early the model diverges when they alone are pruned, so their sparsity should follow
@@ -77,11 +77,11 @@ def guided(parts: Sequence[Pruned], sparsity: float, spread: float, by_row: bool
 
 
 def check_spread(sparsity: float, spread: float) -> None:
-    """Raises KickError where shares `spread` above and below `sparsity` do not lie within 0 to 1."""
+    """Raises KickError if shares `spread` above and below `sparsity` do not lie within 0 to 1."""
     most = round(min(sparsity, 1 - sparsity), 9)
     if not 0 < spread <= most:
         raise KickError(
-            f"spread: got {spread:g}; wanted: more than 0 and at most {most:g}, so that shares around "
+            f"spread: got {spread:g}; expected: more than 0 and at most {most:g}, so that shares around "
             f"{sparsity:g} stay between 0 and 1"
         )
 

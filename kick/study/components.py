@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What `kick study components` is told.
+    """Options of `kick study components`.
 
     prompts: of the probe task, for each matrix. spread: of the allocation (`allocation`). probe, fidelity,
     perplexity: the tasks on which matrices are ranked, and allocations compared. limit: items of the latter.
@@ -221,7 +221,7 @@ def check(options: StudyOptions) -> None:
     sparsity = Sparsity.parse(step.options["sparsity"])
     if sparsity.m or not sparsity.share:
         raise KickError(
-            f"sparsity: got {sparsity}; wanted: a share between 0 and 1, to be spread over matrices"
+            f"sparsity: got {sparsity}; expected: a share between 0 and 1, to be spread over matrices"
         )
     if "only" in step.options or "sparsities" in step.options:
         raise KickError("only and sparsities are what the study itself sets; leave them out")
@@ -229,7 +229,7 @@ def check(options: StudyOptions) -> None:
     for name, least in (("prompts", 2), ("limit", 2), ("workers", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
-            raise KickError(f"{name}: got {value}; wanted: a whole number of at least {least}")
+            raise KickError(f"{name}: got {value}; expected: a whole number of at least {least}")
 
 
 def _takes() -> list[str]:
@@ -238,13 +238,13 @@ def _takes() -> list[str]:
 
 
 def _tasks(options: StudyOptions, folders: Sequence[Path]) -> dict[str, Task]:
-    """The three tasks. Raises KickError where one is of another kind, or asks what another one asks."""
+    """The three tasks. Raises KickError if one is of another kind, or asks what another one asks."""
     names = {"probe": options.probe, "fidelity": options.fidelity, "perplexity": options.perplexity}
     found = tasks.load(list(names.values()), options.data_root, folders)
     for role, name in names.items():
         kind = Perplexity if role == "perplexity" else Fidelity
         if not isinstance(found.get(name), kind):
-            raise KickError(f"{role}: the task {name!r} has not the protocol {kind.__name__.lower()!r}")
+            raise KickError(f"{role}: the task {name!r} does not have the protocol {kind.__name__.lower()!r}")
     probe, judged = (
         {item.requests[0].context for item in found[name].items(TaskSpec(name), None)}
         for name in (options.probe, options.fidelity)
@@ -314,7 +314,7 @@ def allocation(study: Study, store: Store) -> dict[str, int]:
 def harm(study: Study, store: Store) -> dict[str, tuple[float, float]]:
     """The stored mean FDT (tokens) and mean KL (nats) of each matrix alone, by its full name.
 
-    Raises KickError where one is not measured yet.
+    Raises KickError if one is not measured yet.
     """
     found = {}
     for matrix in study.matrices:

@@ -30,7 +30,7 @@ CLOSE = 1e-3  # of the largest hidden state
 
 
 class _Reached(Exception):
-    """The wanted block's input has been seen."""
+    """Signals that the input of the block that was asked for has been seen."""
 
 
 class Depth:
@@ -59,7 +59,7 @@ class Depth:
             return self.network.hidden(ids)
 
     def check(self, ids: Tensor, block: int, state: Tensor) -> None:
-        """Raises KickError where entering at `block` does not give the hidden states of a whole forward."""
+        """Raises KickError if entering at `block` does not give the hidden states of a whole forward."""
         with torch.inference_mode():
             whole = self.network.hidden(ids)
         found = self.finish(ids, block, state)

@@ -39,7 +39,7 @@ class StudyTable:
 def write(study: Study, store: Store, folder: Path) -> tuple[StudyTable, StudyTable, list[Path]]:
     """Write the study's files; the tables by component and of the comparison, and the files.
 
-    Raises KickError where a cell of the study is missing.
+    Raises KickError if a cell of the study is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found, parts, compared = matrices(study, store), by_component(study, store), comparison(study, store)

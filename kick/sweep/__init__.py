@@ -1,4 +1,4 @@
-"""Who runs a matrix, and how it goes.
+"""Running a matrix: executors, the loop, progress.
 
 contract     Outcome, Event, Summary, Executor
 loop         what is left to do, and the loop that gets it done

@@ -82,7 +82,7 @@ def run_sweep(
 ) -> Summary:
     """Do what is pending of the jobs, and say how it ended. Ctrl-C once gives up cleanly, twice at once.
 
-    Raises StoreError where the store cannot be written at all.
+    Raises StoreError if the store cannot be written at all.
     """
     store.check_writable()
     start = time.monotonic()

@@ -48,7 +48,7 @@ def reproduce(
     task_folders: Sequence[str] = (),
     plugin_paths: Sequence[str] = (),
 ) -> Reproduction:
-    """Run the cell RESULTS/KEY again. Raises KickError where it is not there or cannot be run here.
+    """Run the cell RESULTS/KEY again. Raises KickError if it is not there or cannot be run here.
 
     Args:
         data_root: a local mirror of data sets. task_folders: the user's own task files. plugin_paths: files
@@ -56,7 +56,7 @@ def reproduce(
     """
     folder, _, key = cell.rstrip("/").rpartition("/")
     if not folder:
-        raise KickError(f"{cell!r} names no stored cell; wanted RESULTS/KEY, as `kick status` lists them")
+        raise KickError(f"{cell!r} is not a stored cell; expected RESULTS/KEY, as `kick status` lists them")
     stored, plugins_in_full = Store(folder), plugins.load(plugin_paths)
     result = stored.result(key)
     _check_methods(cell, result)

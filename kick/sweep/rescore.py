@@ -60,7 +60,7 @@ def rescore(results: str, task_folders: Sequence[str] = (), say: Callable[[str],
     store = Store(results)
     found = list(store.runs())
     if not found:
-        raise KickError(f"{results}: there is no finished cell; `kick run` makes some")
+        raise KickError(f"{results} has no finished cell; run a matrix first, with `kick run`")
     names = dict.fromkeys(result.cell.task.name for result in found)
     known = tasks.load(names, None, [Path(folder) for folder in task_folders])
     done = 0

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `kick run` is told beside the matrix; None leaves a choice to the matrix or the machine."""
+    """Options of `kick run` beside the matrix; None leaves a choice to the matrix or the machine."""
 
     out: str = "results"
     limit: int | None = None

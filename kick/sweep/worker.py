@@ -194,7 +194,7 @@ class Worker:
         )
 
     def _reference(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """A context that gives the dense model's drafts and hidden states, or None where nothing needs them.
+        """A context that gives the dense model's drafts and hidden states, or None if nothing needs them.
 
         The dense job writes them, the others read them; where they were lost, the dense model is asked again.
         """
@@ -257,7 +257,7 @@ def check_code(variant: Variant) -> None:
 def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
     """The dense model's samples by item, where the cell compares with them.
 
-    Raises CellFailed where they are not stored.
+    Raises CellFailed if they are not stored.
     """
     if cell.reference is None:
         return None
@@ -288,7 +288,7 @@ def _chat_notes(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
 
 
 def _keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
-    """Kept answers of the cell; None where the dense model's hidden states must be made again anyway."""
+    """Kept answers of the cell; None if the dense model's hidden states must be made again anyway."""
     if again:
         return None
 
@@ -321,7 +321,7 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    """Bytes: the accelerator's peak where there is one, else the process's since `_reset_peak`."""
+    """Bytes: the accelerator's peak if there is one, else the process's since `_reset_peak`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if STATUS.exists():

@@ -29,7 +29,7 @@ def label_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float
 
 
 def instruction(_doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """What can be told of an answer without a judge; the mean over the turns that are given."""
+    """What can be measured of an answer without a judge; the mean over the turns that are given."""
     rows = [_told(text) for text in results]
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 

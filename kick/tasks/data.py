@@ -118,7 +118,7 @@ def load(
         examples: a split whose rows are put behind those of the arranged split, for worked examples that
             depend on the question; the column `example` tells them apart.
 
-    Raises KickError where it is in neither place, naming the set and the places that were searched.
+    Raises KickError if it is in neither place, naming the set and the places that were searched.
     """
     import datasets
 
@@ -162,9 +162,9 @@ def _source(path: str, name: str) -> DataSource | None:
 
 
 def mirror_rows(path: str, name: str, split: str, root: str) -> Rows | None:
-    """The rows of a split in the mirror `root`; None where the mirror does not have the set at all.
+    """The rows of a split in the mirror `root`; None if the mirror does not have the set at all.
 
-    Raises KickError where it has the set, but not this configuration or split.
+    Raises KickError if it has the set, but not this configuration or split.
     """
     if not Path(root).is_dir():
         raise KickError(f"the data root {root!r} is not a folder; {ROOT_VARIABLE} or data_root names it")

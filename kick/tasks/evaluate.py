@@ -85,7 +85,7 @@ def evaluate(task: Task, items: Sequence[Item], engine: Answering, keep: Keep | 
 def ask(engine: Answering, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
     """The responses of every item, in order; requests whose answers were kept are not asked again.
 
-    Raises RuntimeError where the engine leaves a request without an answer.
+    Raises RuntimeError if the engine leaves a request without an answer.
     """
     requests = [request for item in items for request in item.requests]
     with keep(phase, len(requests)) as kept:
@@ -116,7 +116,7 @@ def _numbers(answers: Sequence[Response]) -> bool:
 def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation:
     """Score stored answers again, with no model and no tokenizer.
 
-    Raises KickError where the stored samples do not answer the task as it is now.
+    Raises KickError if the stored samples do not answer the task as it is now.
     """
     stored = {sample.item: sample for sample in samples}
     items = task.answered(spec, samples)
@@ -133,7 +133,7 @@ def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation
 
 
 def _as_stored(new: Sample, old: Sample) -> Sample:
-    """The new scores on the old sample; a judge's grades are no scores of the task's own, and stay."""
+    """The new scores on the old sample; a judge's grades are not the task's own scores, and stay."""
     judged = {name: value for name, value in old.scores.items() if name.startswith("judge")}
     return replace(old, target=new.target or old.target, scores=judged | dict(new.scores))
 

@@ -76,7 +76,7 @@ class Fidelity(HarnessTask):
         """For the dense model the prefixes to continue; for a variant the continuations to read.
 
         Prefixes are running text, and no chat template is put around them, unless the task says `prompted`.
-        Raises KickError where the dense model's answer to an item is missing.
+        Raises KickError if the dense model's answer to an item is missing.
         """
         chat = spec.chat_template and bool(self.options.get("prompted"))
         asked = super().items(replace(spec, chat_template=chat), tokenizer)

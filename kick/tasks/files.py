@@ -281,7 +281,7 @@ def _json(file: Path, field: str | None = None) -> list[Row]:
 
 
 def _line_of(text: str) -> int:
-    """The number of the first line that is no JSON."""
+    """The number of the first line that is not JSON."""
     for number, line in enumerate(text.split("\n"), 1):
         try:
             if line.strip():

@@ -39,8 +39,8 @@ def generate_request(context: str, options: Mapping[str, Any], seed: int = 0) ->
         unknown.discard("num_beams")
     if unknown:
         raise KickError(
-            f"generation options {', '.join(sorted(unknown))}: the engine does not have them; "
-            f"there is {', '.join(sorted(_KNOWN))}"
+            f"unsupported generation options: {', '.join(sorted(unknown))}; "
+            f"supported: {', '.join(sorted(_KNOWN))}"
         )
     until = options.get("until") or ()
     limits = (options[name] for name in _LIMITS if options.get(name) is not None)

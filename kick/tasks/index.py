@@ -53,7 +53,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key, _ in node.value:
         name = str(key.value)
         if name in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"the key {name!r} appears twice", problem_mark=key.start_mark)
         seen.add(name)
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
@@ -68,7 +68,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A task file with its includes merged in, functions as text. Raises KickError where it is broken.
+    """A task file with its includes merged in, functions as text. Raises KickError if it is broken.
 
     `including`: the files that led here by their includes.
     """
@@ -77,7 +77,7 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         config = yaml.load(file.read_text("utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KickError(f"task file {file} is no valid YAML: {error}") from error
+        raise KickError(f"task file {file} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise KickError(f"task file {file} must be a mapping of keys, got {type(config).__name__}")
     config = written.located(config, file.parent)
@@ -116,12 +116,12 @@ def _check_form(file: Path, config: Mapping[str, Any]) -> None:
     own = metadata.get("kick") if isinstance(metadata, dict) else None
     for key, value in (("metadata", metadata), ("metadata.kick", own)):
         if value is not None and not isinstance(value, dict):
-            raise KickError(f"task file {file}: {key}: got {value!r}; wanted: a mapping of keys")
+            raise KickError(f"task file {file}: {key}: got {value!r}; expected: a mapping of keys")
     _check_own(file, own or {})
     metrics = config.get("metric_list")
     if metrics is not None and not (isinstance(metrics, list) and all(isinstance(m, dict) for m in metrics)):
         raise KickError(
-            f"task file {file}: metric_list: got {metrics!r}; wanted: a list as [{{metric: exact_match}}]"
+            f"task file {file}: metric_list: got {metrics!r}; expected: a list as [{{metric: exact_match}}]"
         )
 
 
@@ -135,7 +135,7 @@ def _check_own(file: Path, own: Mapping[str, Any]) -> None:
     for key in sorted(set(own) - set(keys)):
         if others := [one.name for one in facts.values() if key in one.keys]:
             has = f"the protocol is {name}" if name else "there is no protocol"
-            raise KickError(f"{where}: the key {key!r} goes with protocol: {others[0]}; here {has}")
+            raise KickError(f"{where}: the key {key!r} belongs to protocol: {others[0]}; here {has}")
         raise KickError(f"{where}: {unknown('key', key, keys)}")
     if not isinstance(own.get("family", ""), str):
         raise KickError(f"{where}: family: got {own['family']!r}; expected: text, such as factoid_qa")
@@ -245,7 +245,7 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
 
 @contextmanager
 def told(name: str, file: Path | str) -> Iterator[None]:
-    """Within it what goes wrong is the task file's doing, or its data's, and told as that.
+    """Within it errors are reported as those of the task file or its data.
 
     lm-eval, datasets and Jinja read what stands there, each with errors of its own.
     """
@@ -274,7 +274,9 @@ def check_names(wanted: Iterable[str], extra: Sequence[Path] = ()) -> None:
         if name not in theirs:
             close = near(name, [*files, *theirs])
             like = (
-                f"did you mean {' or '.join(map(repr, close))}?" if close else f"there is {', '.join(files)}"
+                f"did you mean {' or '.join(map(repr, close))}?"
+                if close
+                else f"available: {', '.join(files)}"
             )
             raise KickError(f"unknown task {name!r}, of kick and of lm-eval; {like}")
 

@@ -58,7 +58,7 @@ def _fact(question: str, answers: Sequence[str]) -> dict[str, Any]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """All that stands under AnswersName, however the reader nests lists and mappings."""
+    """All that is under AnswersName, however the reader nests lists and mappings."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _texts(inner) if key == "AnswersName" else _names(inner)
@@ -113,7 +113,7 @@ class SubjectSampler(ContextSampler):
         df: Sequence[Row] | None = None,
         **_: Any,
     ) -> list[Row]:
-        """The first `n` examples of `eval_doc`'s subject. Raises KickError where there are fewer."""
+        """The first `n` examples of `eval_doc`'s subject. Raises KickError if there are fewer."""
         if not hasattr(self, "_by_subject"):
             self._by_subject: dict[str, list[Row]] = {}
             for row in self.df:
@@ -194,7 +194,7 @@ def questions(
 ) -> datasets.DatasetDict:
     """The questions of a FastChat benchmark with the reference answers that it has, as a test split.
 
-    Columns: id, category, turns, reference (a list, empty where there is none). Its questions are in a split
+    Columns: id, category, turns, reference (a list, empty if there is none). Its questions are in a split
     that is called train, though nothing is trained on it. `references` names the data set of the answers.
     """
     both = [

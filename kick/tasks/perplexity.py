@@ -58,7 +58,7 @@ class Perplexity(HarnessTask):
         tokenizer: PreTrainedTokenizerBase,
         reference: Mapping[str, Sample] | None = None,
     ) -> list[Item]:
-        """The first `spec.limit` windows. Raises KickError where the text is shorter than one."""
+        """The first `spec.limit` windows. Raises KickError if the text is shorter than one."""
         texts = [self.task.doc_to_target(doc) for doc in self._docs]
         text = self.separator.join(texts)
         encoded = tokenizer(
@@ -131,7 +131,7 @@ def _offsets(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _places(encoded: Mapping[str, Any], characters: int) -> NDArray:
-    """Where each token stands in the text; in proportion where the tokenizer does not tell."""
+    """Each token's place in the text; in proportion if the tokenizer does not give it."""
     if "offset_mapping" in encoded:
         return np.array([start for start, _ in encoded["offset_mapping"]])
     tokens = len(encoded["input_ids"])

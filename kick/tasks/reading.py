@@ -24,7 +24,7 @@ CONTEXT_TOKENS = 768
 
 @protocol("reading", title="questions on a context, which is cut by tokens", keys=("context_tokens",))
 class Reading(HarnessTask):
-    """A task whose documents have a `context` that stands in the prompt, an `answer`, and its `start`.
+    """A task whose documents have a `context` that occurs in the prompt, an `answer`, and its `start`.
 
     `start` is the character at which the answer begins, -1 where it has to be looked for.
     """
@@ -50,7 +50,7 @@ class Reading(HarnessTask):
     def _shorter(self, request: Request, context: str, kept: str) -> Request:
         head, found, tail = request.context.rpartition(context)
         if not found:
-            raise KickError(f"task {self.name}: a document's context does not stand in its prompt as it is")
+            raise KickError(f"task {self.name}: a document's context does not appear verbatim in its prompt")
         return replace(request, context=f"{head}{kept}{tail}")
 
     def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
@@ -97,7 +97,7 @@ def cut(
 
 
 def _place(context: str, answers: Sequence[str], start: int) -> tuple[int, int]:
-    """Where the answer stands, in characters; (0, 0) where it does not."""
+    """The place of the answer, in characters; (0, 0) if it does not occur."""
     if start >= 0:
         return start, start + len(answers[0])
     folded = context.lower()

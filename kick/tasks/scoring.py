@@ -61,6 +61,6 @@ def summary(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
 
 
 def nanmean(values: Sequence[float]) -> float:
-    """The mean of the scores that could be computed; NaN where none could."""
+    """The mean of the scores that could be computed; NaN if none could."""
     computed = [value for value in values if not math.isnan(value)]
     return sum(computed) / len(computed) if computed else math.nan

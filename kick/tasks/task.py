@@ -79,7 +79,7 @@ class Task(Protocol):
         """
 
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
-        """Items whose requests are made of the first answers; None where the first answers are all.
+        """Items whose requests are made of the first answers; None if the first answers are all.
 
         Their responses are appended to the first ones' before scoring.
         """

@@ -54,7 +54,7 @@ def contains(text: str, golds: Sequence[str], where: Literal[False] = False) -> 
 @overload
 def contains(text: str, golds: Sequence[str], where: Literal[True]) -> int | None: ...
 def contains(text: str, golds: Sequence[str], where: bool = False) -> bool | int | None:
-    """Whether a gold answer stands in the text, whole words only.
+    """Whether a gold answer occurs in the text, whole words only.
 
     With `where`, the index of the first word of the earliest such place, or None.
     """
@@ -77,7 +77,7 @@ def ngrams(tokens: Sequence[str], n: int) -> Counter:
 
 
 def copied_ngrams(text: str, source: str, n: int) -> float:
-    """The share of the text's word n-grams that stand in the source; NaN for a text under n words."""
+    """The share of the text's word n-grams that occur in the source; NaN for a text under n words."""
     said, there = ngrams(words(text), n), ngrams(words(source), n)
     total = sum(said.values())
     return sum(count for gram, count in said.items() if gram in there) / total if total else math.nan
@@ -106,7 +106,7 @@ def is_refusal(text: str) -> bool:
 
 
 def label(text: str, labels: str = "ABCD") -> str | None:
-    """The label that a text consists of, with brackets, full stop or colon at most; None where it is none.
+    """The label that a text consists of, with brackets, full stop or colon at most; None if it is none.
 
     "B", " (B)" and "B." are labels; "b", "B because", "The answer is B" and "" are not.
     """
@@ -115,7 +115,7 @@ def label(text: str, labels: str = "ABCD") -> str | None:
 
 
 def is_loop(text: str, times: int = 4) -> bool:
-    """Whether the text's end repeats: a phrase of 1 to 20 words stands `times` times in a row at its end.
+    """Whether the text's end repeats: a phrase of 1 to 20 words occurs `times` times in a row at its end.
 
     A phrase shorter than 3 words has to fill at least 12 words, so that "ha ha ha ha" is no loop.
     """
@@ -159,7 +159,7 @@ _ROUGE = {"rouge1": 1, "rouge2": 2, "rougeL": 1}  # words that a reference must 
 def rouge(text: str, reference: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L F-measures (Lin 2004) by the rouge-score package, with Porter's stemmer for English.
 
-    NaN where the reference has fewer words than the measure compares: nothing could match it.
+    NaN if the reference has fewer words than the measure compares: nothing could match it.
     """
     enough = len(_Tokens().tokenize(reference)) if reference else 0
     found = _scorer().score(reference, text)

@@ -36,7 +36,7 @@ class Turns(HarnessTask):
 
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
         """The next turns, each after the turns and answers before it, with no request for documents that have
-        no more; None where none has."""
+        no more; None if none has."""
         more = [
             replace(item, requests=(self._next(item, answers),) if len(answers) < _turns(item) else ())
             for item, answers in zip(items, responses, strict=True)

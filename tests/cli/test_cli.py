@@ -168,7 +168,7 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         ),
         (
             ["compress", "nowhere", "--out", "x", "--method", "smoothquant"],  # before a model is looked for
-            ["activations", "no plain checkpoint", "kick run"],
+            ["activations", "not a plain checkpoint", "kick run"],
         ),
         (["run", "smoke", "--executor", "slurm"], ["unknown executor 'slurm'", "local"]),
         (["run", "smoke", "--tasks", "nowhere"], ["nowhere"]),

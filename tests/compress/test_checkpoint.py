@@ -86,7 +86,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path, tokenizer):
 
 
 def test_rounded_activations_are_no_checkpoint(tmp_path, tokenizer):
-    with pytest.raises(KickError, match="no plain checkpoint"):
+    with pytest.raises(KickError, match="not a plain checkpoint"):
         saved(tiny("llama"), tokenizer, recipe("smoothquant"), tmp_path / "out")
 
 

@@ -30,9 +30,9 @@ from tests.support.architectures import tiny
         (1.0, "below 1"),
         (50, "did you mean 0.5"),
         (-0.1, "at least 0"),
-        (True, "no sparsity"),
-        (None, "no sparsity"),
-        ("half", "no sparsity"),
+        (True, "invalid sparsity"),
+        (None, "invalid sparsity"),
+        ("half", "invalid sparsity"),
         (float("nan"), "out of range"),
     ],
 )

@@ -93,6 +93,11 @@ def test_unknown_model_args_are_refused():
         KickLM("smoke", quantize=True)
 
 
+def test_a_model_without_its_tokenizer_is_refused(models):
+    with pytest.raises(KickError, match="without its tokenizer"):
+        KickLM(models("llama"))
+
+
 def test_chat_templates(models, tokenizer):
     lm = KickLM(models("llama"), tokenizer)
     assert lm.chat_template(False) is None

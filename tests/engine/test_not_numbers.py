@@ -101,8 +101,8 @@ def no_number(folder):
         (without_a_tensor, "lacks model.layers.1.mlp.up_proj.weight"),
         (halved, "copied or downloaded whole"),
         (other_shape, "transformers cannot load"),
-        (a_list, "no JSON object"),
-        (no_number, "NaN is no number"),
+        (a_list, "not a JSON object"),
+        (no_number, "NaN is not a number"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_in_a_line(folder, tmp_path, change, words):

@@ -146,7 +146,7 @@ def test_an_answer_ends_with_the_turn_too(tmp_path):
         ({"ggml.add_space_prefix": True}, "add_space_prefix = true with byte-level BPE"),
         ({"ggml.add_bos_token": True, "ggml.bos_token_id": None}, r"no tokenizer\.ggml\.bos_token_id"),
         ({"ggml.merges": ["abc"]}, "the merge 'abc', expected two pieces"),
-        ({"ggml.merges": ["zq qz"]}, "'zq qz' of pieces that are no tokens"),
+        ({"ggml.merges": ["zq qz"]}, "'zq qz' of pieces that are not tokens"),
         ({"ggml.tokens": None}, r"no tokenizer\.ggml\.tokens"),
         ({"ggml.remove_extra_whitespaces": True}, "remove_extra_whitespaces = True"),
     ],

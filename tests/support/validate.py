@@ -80,7 +80,7 @@ Data = Mapping[str, Rows]
 def problems(folder: Path) -> list[str]:
     """What is wrong with the suite in `folder`, one line each; empty where nothing is.
 
-    Raises KickError where a task file is no valid YAML.
+    Raises KickError where a task file is not valid YAML.
     """
     data, found = _read(folder / "data")
     if found:

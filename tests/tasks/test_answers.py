@@ -83,5 +83,5 @@ def test_a_prompt_without_its_context_as_it_is_is_refused(monkeypatch):
     one.name, one.options = "t", {"context_tokens": 3}
     item = Item("1", (Request("generate", "another prompt"),), doc=doc)
     monkeypatch.setattr(HarnessTask, "items", lambda *_: [item])
-    with pytest.raises(KickError, match="context does not stand in its prompt"):
+    with pytest.raises(KickError, match="context does not appear verbatim in its prompt"):
         one.items(None, Tokenizer())

@@ -86,8 +86,8 @@ def test_its_keys_and_its_code_count_in_what_is_asked(tmp_path, twice, monkeypat
     ("kick", "said"),
     [
         ("protocol: redaing", "did you mean 'reading'"),
-        ("seqlen: 64", "the key 'seqlen' goes with protocol: perplexity; here there is no protocol"),
-        ("protocol: reading, seqlen: 64", "goes with protocol: perplexity; here the protocol is reading"),
+        ("seqlen: 64", "the key 'seqlen' belongs to protocol: perplexity; here there is no protocol"),
+        ("protocol: reading, seqlen: 64", "belongs to protocol: perplexity; here the protocol is reading"),
         ("protocol: perplexity, seqlne: 64", "did you mean 'seqlen'"),
         ("family: [a]", "family: got .*expected: text"),
     ],

@@ -39,15 +39,15 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task: [a, b", "no valid YAML"),
-        ("task: a\noutput_type: x\ntask: b\n", "the key 'task' stands twice"),
-        ("task: a\nmetadata:\n  kick: {title: x, title: y}\n", "the key 'title' stands twice"),
+        ("task: [a, b", "not valid YAML"),
+        ("task: a\noutput_type: x\ntask: b\n", "the key 'task' appears twice"),
+        ("task: a\nmetadata:\n  kick: {title: x, title: y}\n", "the key 'title' appears twice"),
         ("- a\n- b\n", "must be a mapping of keys, got list"),
         ("", "must be a mapping of keys, got NoneType"),
         ("output_type: generate_until\n", "names no task or group; the key `task` is missing"),
         ("include: other.yaml\ntask: a\n", "includes 'other.yaml', which is not there"),
         ("include: broken.yaml\ntask: a\n", "includes itself"),
-        ("task: !!python/name:os.system\n", "no valid YAML"),
+        ("task: !!python/name:os.system\n", "not valid YAML"),
     ],
 )
 def test_a_broken_file_is_refused_and_named(folder, text, message):
@@ -58,7 +58,7 @@ def test_a_broken_file_is_refused_and_named(folder, text, message):
 
 def test_a_file_that_is_no_text(folder):
     (folder() / "bytes.yaml").write_bytes(b"task: \xff\xfe")
-    with pytest.raises(KickError, match=r"bytes\.yaml is no valid YAML"):
+    with pytest.raises(KickError, match=r"bytes\.yaml is not valid YAML"):
         tasks.names([folder()])
 
 
@@ -369,7 +369,7 @@ generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
         ("tset", "word}} is", '{"word": "hot", "opposite": "cold"}', "", "'tset'"),
         ("test", "word", '{"word": "hot", "opposite": "cold"}', "", "TemplateSyntaxError"),
         ("test", "wrd}} is", '{"word": "hot", "opposite": "cold"}', "", "'wrd' is undefined"),
-        ("test", "word}} is", "{}", "metadata: 5", "metadata: got 5; wanted: a mapping"),
+        ("test", "word}} is", "{}", "metadata: 5", "metadata: got 5; expected: a mapping"),
         ("test", "word}} is", "{}", "metadata: {kick: {protocal: reading}}", "unknown key 'protocal'"),
         ("test", "word}} is", "{}", "metric_list: exact_match", "metric_list: got 'exact_match'"),
     ],

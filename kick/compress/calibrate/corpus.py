@@ -58,8 +58,8 @@ def _c4(_root: str | None) -> list[str]:
         rows = datasets.load_dataset("allenai/c4", data_files={"train": shard}, split="train[:20000]")
     except (ConnectionError, FileNotFoundError, ValueError, OSError) as error:
         raise KickError(
-            f"the corpus 'c4' comes from the hub (allenai/c4, {shard}), which did not give it "
-            f"({type(error).__name__}); use kick_mini_calibration or wikitext2 offline"
+            f"could not download corpus 'c4' from the hub (allenai/c4, {shard}): {type(error).__name__}; "
+            "offline, use kick_mini_calibration or wikitext2"
         ) from error
     return list(rows["text"])
 
@@ -108,7 +108,7 @@ def sequences(
 
 
 def check_positions(config: PretrainedConfig, length: int) -> None:
-    """Raises KickError where sequences of `length` tokens are longer than a model's positions."""
+    """Raises KickError if sequences of `length` tokens are longer than a model's positions."""
     config = getattr(config, "text_config", None) or config
     known = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
     positions = next((count for count in known if count is not None), length)
@@ -122,7 +122,7 @@ def check_positions(config: PretrainedConfig, length: int) -> None:
 def check_length(
     spec: CalibrationSpec, tokenizer: Callable[[], PreTrainedTokenizerBase], data_root: str | None = None
 ) -> None:
-    """Raises KickError where a corpus is shorter than one sequence. `tokenizer` is asked for only where that
+    """Raises KickError if a corpus is shorter than one sequence. `tokenizer` is asked for only where that
     may be: where there are less than LONG characters for a token."""
     if spec.length * LONG > sum(map(len, texts(spec.corpus, data_root))):
         _ids(spec, tokenizer(), data_root)

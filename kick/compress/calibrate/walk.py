@@ -37,7 +37,7 @@ Call = tuple[tuple, dict[str, Any]]  # a block's arguments beside the hidden sta
 
 
 class _Stop(Exception):
-    """Everything wanted of a forward pass has been seen."""
+    """Signals that everything needed of a forward pass has been seen."""
 
 
 def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) -> Iterator[Block]:
@@ -90,7 +90,7 @@ class Block:
         return f"{self.name}.{linear if isinstance(linear, str) else linear.name}"
 
     def measure(self, kind: type[S], wanted: Sequence[Linear] | None = None) -> dict[str, S]:
-        """A statistic of the input of each wanted linear (default: all), by name in the block.
+        """A statistic of the input of each linear asked for (default: all), by name in the block.
 
         Linears with the same input get the same object. One that no token reaches (an expert) gets a neutral
         one, noted in run.json. With propagate "dense" all are measured at once, before anything is changed.
@@ -238,7 +238,7 @@ class _Feed:
         self.at += 1
 
     def left(self, index: int) -> None:
-        """The walk goes on to the next block."""
+        """Move on to the next block."""
         if self.dense and self.at == index and len(self.next):
             self.advance()
 

@@ -52,11 +52,11 @@ class Admm:
     schedule: str = option("how the share grows", "constant", choices=("constant", "cubic"))
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model or the schedule."""
+        """Raises KickError if the pattern does not fit the model or the schedule."""
         check_pattern(model, self.sparsity)
         if self.sparsity.m and self.schedule != "constant":
             raise KickError(
-                f"admm: schedule {self.schedule!r} grows a share, and {self.sparsity} is none; "
+                f"admm: schedule {self.schedule!r} grows a share, got {self.sparsity}; "
                 "choose 'constant', or a share"
             )
 

@@ -76,7 +76,7 @@ class Awq:
     clip: bool = option("search for each group's span after scaling", True)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the group size does not divide the inputs."""
+        """Raises KickError if the group size does not divide the inputs."""
         check_groups(model, self.group_size)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -47,7 +47,7 @@ class Eora:
     rank: int = option("of the side branch", low=1)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where a matrix is used without a call."""
+        """Raises KickError if a matrix is used without a call."""
         check_called(model, "eora")
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""FLAP: structures whose activations hardly vary go, and a bias stands in for their mean.
+"""FLAP: structures whose activations hardly vary are pruned, and a bias replaces their mean.
 
 Yongqi An, Xu Zhao, Tao Yu, Ming Tang, Jinqiao Wang: Fluctuation-based Adaptive Structured Pruning for Large
 Language Models. AAAI 2024, arXiv 2312.11983. An input channel's score is its variance times the squared
@@ -54,14 +54,14 @@ class Flap:
     """Heads and channels that hardly vary are removed, and a bias compensates; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
-    bias: bool = option("add the mean of what goes to the biases", True)
+    bias: bool = option("add the mean of what is pruned to the biases", True)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where blocks are not built as Llama's."""
+        """Raises KickError if blocks are not built as Llama's."""
         check_widths(model)
 
     def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError where no config describes what would be left."""
+        """Raises KickError if no config describes what would be left."""
         check_saved(model, self.share)
 
     def forms(self, model: nn.Module) -> list[Form]:

@@ -39,7 +39,7 @@ class Gblm:
     alpha: float = option("weight of the gradient term", 100.0, low=0)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model."""
+        """Raises KickError if the pattern does not fit the model."""
         check_pattern(model, self.sparsity)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -52,7 +52,7 @@ class Gptq:
     damping: float = option("share of the mean Hessian diagonal added to it", 0.01, low=0, high=1)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the group size does not divide the inputs."""
+        """Raises KickError if the group size does not divide the inputs."""
         check_groups(model, self.group_size)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -44,7 +44,7 @@ class Hqq:
     iterations: int = option("turns at most", 20, low=0)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the group size does not divide the inputs."""
+        """Raises KickError if the group size does not divide the inputs."""
         check_groups(model, self.group_size)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -48,7 +48,7 @@ class LaCo:
     sentences: int = option("calibration sequences that are looked at", 4, low=1)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the model has no more blocks than that."""
+        """Raises KickError if the model has no more blocks than that."""
         check_depth(model, self.layers)
 
     def forms(self, model: nn.Module) -> list[Form]:

@@ -34,7 +34,7 @@ class LastN:
     layers: int = option("how many blocks are dropped", low=1)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the model has no more blocks than that."""
+        """Raises KickError if the model has no more blocks than that."""
         check_depth(model, self.layers)
 
     def forms(self, model: nn.Module) -> list[Form]:

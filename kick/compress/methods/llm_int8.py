@@ -40,7 +40,7 @@ class LlmInt8:
     threshold: float = option("absolute value from which a feature is kept in full", 6.0, low=0)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where a matrix is used without a call."""
+        """Raises KickError if a matrix is used without a call."""
         check_called(model, "llm.int8")
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

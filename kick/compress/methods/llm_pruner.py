@@ -53,11 +53,11 @@ class LlmPruner:
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where blocks are not built as Llama's."""
+        """Raises KickError if blocks are not built as Llama's."""
         check_widths(model)
 
     def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError where no config describes what would be left."""
+        """Raises KickError if no config describes what would be left."""
         check_saved(model, self.share)
 
     def forms(self, model: nn.Module) -> list[Form]:

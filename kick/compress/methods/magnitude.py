@@ -46,7 +46,7 @@ class Magnitude:
     ties: str = option("exact, or the published code's rule", "exact", choices=("exact", "authors"))
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model, or the ties what is compared."""
+        """Raises KickError if the pattern does not fit the model, or the ties what is compared."""
         check_pattern(model, self.sparsity)
         if self.ties != "exact" and self.per != "matrix":
             raise KickError(

@@ -1,4 +1,4 @@
-"""OWL: Wanda with a share of its own for each block: the more outliers in a block, the less of it goes.
+"""OWL: Wanda with a share of its own for each block: the more outliers in a block, the less of it is pruned.
 
 Lu Yin et al.: Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce for Pruning LLMs to High
 Sparsity. ICML 2024, arXiv 2310.05175.
@@ -61,7 +61,7 @@ class Owl:
                 prune(block, linear, saliency, Comparison(Sparsity(share)))
 
     def _shares(self, model: nn.Module, calibration: Calibration) -> list[float]:
-        """What goes of each block. Raises CellFailed where that is no share."""
+        """The share pruned of each block. Raises CellFailed if that is not a valid share."""
         outliers, sizes, covered = [], [], []
         for block in walk(model, replace(calibration, propagate="dense")):
             found = [saliency.flatten() for _, saliency in saliencies(block)]
@@ -82,7 +82,7 @@ class Owl:
 
 
 def spread(outliers: Sequence[float], sizes: Sequence[int], share: float, width: float) -> list[float]:
-    """The share that goes of each block, by its share of outliers; `share` of all weights together.
+    """The share pruned of each block, by its share of outliers; `share` of all weights together.
 
     Args:
         outliers: the share of outliers in each block.

@@ -39,7 +39,7 @@ class PrunerZero:
     sparsity: Sparsity = option("the share pruned of each row, or n:m = n pruned of each m")
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model."""
+        """Raises KickError if the pattern does not fit the model."""
         check_pattern(model, self.sparsity)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -37,7 +37,7 @@ class RoundToNearest:
     mse: bool = option("search for the span with the least error instead of min to max", False)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the group size does not divide the inputs."""
+        """Raises KickError if the group size does not divide the inputs."""
         check_groups(model, self.group_size)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

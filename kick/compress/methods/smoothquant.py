@@ -48,7 +48,7 @@ class SmoothQuant:
     alpha: float = option("how much of the difficulty moves into the weights", 0.5, low=0, high=1)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where a matrix is used without a call."""
+        """Raises KickError if a matrix is used without a call."""
         check_called(model, "smoothquant")
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

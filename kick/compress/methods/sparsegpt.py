@@ -47,7 +47,7 @@ class SparseGpt:
     ties: str = option("exact, or the published code's rule", "exact", choices=("exact", "authors"))
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError where the pattern does not fit the model."""
+        """Raises KickError if the pattern does not fit the model."""
         check_pattern(model, self.sparsity)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:

@@ -43,7 +43,7 @@ def attention(
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: the layout's where there is one, its own SDPA elsewhere."""
+    """Attention for transformers: the layout's if there is one, its own SDPA otherwise."""
     layer = getattr(module, "layer_idx", None)
     if layout is None or layer is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)

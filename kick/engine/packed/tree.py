@@ -1,4 +1,4 @@
-"""Token sequences as a tree of shared prefixes: what many requests begin with stands in it once.
+"""Token sequences as a tree of shared prefixes: what many requests begin with is stored once.
 
 Sequences are compared as token ids, never as texts: a header and a question tokenised apart differ at
 their seam from the two tokenised together.

@@ -101,7 +101,7 @@ def _whole(network: Network, sequences: list[tuple[int, ...]]) -> torch.Tensor:
 
 
 def _off(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How far hidden states (N, H) are from those wanted, by position (N), as a part of their length."""
+    """Distance of hidden states (N, H) from the expected ones, per position (N), relative to their length."""
     return (found - wanted).float().norm(dim=-1) / wanted.float().norm(dim=-1)
 
 

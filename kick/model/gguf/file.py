@@ -60,7 +60,7 @@ class GgufFile:
 def parts(file: Path) -> list[Path]:
     """The files that a model lies in, in order: `file` alone, or every NAME-0000i-of-0000n.gguf beside it.
 
-    Raises KickError where one of them is missing.
+    Raises KickError if one of them is missing.
     """
     named = _PART.match(file.name)
     if not named:

@@ -122,7 +122,7 @@ def _derived(file: GgufFile, architecture: Architecture, values: dict[str, Any])
     try:
         found = architecture.derive(file, values)
     except KeyError as error:
-        raise KickError(f"{file.path.name} lacks metadata: {error.args[0]} is not said") from error
+        raise KickError(f"{file.path.name} lacks metadata: {error.args[0]} is missing") from error
     for name, value in found.items():
         said = values.get(name, value)
         if said != value and name not in ("sliding_window", "num_key_value_heads"):

@@ -221,7 +221,7 @@ def _bpe(file: GgufFile, tokens: Sequence[str], merges: list[tuple[str, str]], *
     for left, right in merges:
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             raise KickError(
-                f"{file.path.name} has the merge {left + ' ' + right!r} of pieces that are no tokens"
+                f"{file.path.name} has the merge {left + ' ' + right!r} of pieces that are not tokens"
             )
     return Tokenizer(models.BPE(vocabulary, merges, **options))
 

@@ -83,7 +83,7 @@ def fill(model: PreTrainedModel, file: GgufFile, architecture: Architecture) -> 
 
 
 def _sources(name: str, names: TensorNameMap) -> tuple[str, ...]:
-    """The tensors of a file that a weight of transformers' model is made of; empty where none is known."""
+    """The tensors of a file that a weight of transformers' model is made of; empty if none is known."""
     if match := _EXPERTS.fullmatch(name):
         return tuple(f"blk.{match['number']}.ffn_{part}_exps.weight" for part in ("gate", "up"))
     if match := _HEAD_NORM.fullmatch(name):

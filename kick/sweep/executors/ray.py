@@ -74,7 +74,7 @@ class _Handle:
 
 
 def connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
-    """Ray, connected, and whether it was started here. Raises KickError where that cannot be.
+    """Ray, connected, and whether it was started here. Raises KickError if that cannot be.
 
     An address, else RAY_ADDRESS, is of a cluster that runs; else one is started on 127.0.0.1 alone.
     """
@@ -147,7 +147,7 @@ class Ray:
         jobs: Sequence[Job],
         started: Callable[[Job, str], None] = lambda job, worker: None,
     ) -> Iterator[Outcome]:
-        """One Outcome a job, as they end; one whose node is lost goes to another, a lost head ends it all."""
+        """One Outcome per job, as they end; a lost node's job goes to another, a lost head ends it all."""
         if self._work is None or self._work[0] != work:
             self._drop(self._slots)
             self._work = (work, self._ray.put(work))
@@ -216,7 +216,7 @@ class Ray:
                 slot.name, self._unborn = answer, 0
 
     def _bury(self, slot: _Handle, queue: deque[Job], cause: str) -> Iterator[Outcome]:
-        """A slot that is gone with its node: its job goes to the next one, a few times."""
+        """A slot that is gone with its node: its job is given to the next one, a few times."""
         self._drop([slot])
         job = slot.job
         if not slot.name:

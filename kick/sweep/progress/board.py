@@ -43,7 +43,7 @@ class Running:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the present cell still takes at this rate; None where it is not known."""
+        """Seconds that the present cell still takes at this rate; None if it is not known."""
         return (self.asked - self.answered) / self.rate if self.rate else None
 
     def see(self, cell: Cell, answered: int, asked: int) -> None:
@@ -141,7 +141,7 @@ class Board:
             return seconds / max(1, len(running)) if waiting or running else None
 
     def rows(self) -> Iterator[tuple[str, list[CellState | None]]]:
-        """Each variant with the states of its cells, by task; None where it has none."""
+        """Each variant with the states of its cells, by task; None if it has none."""
         for variant in self.variants:
             cells = [self.cells.get((variant, task)) for task in self.tasks]
             yield variant, [None if cell is None else self.states[cell.key] for cell in cells]
