@@ -1,4 +1,4 @@
-"""What notebooks, scripts and the command line call: plan, run, compress_model, results, compare.
+"""Calls for notebooks, scripts and the command line: plan, run, compress_model, results, compare.
 
     import kick
 
@@ -54,17 +54,17 @@ class Run:
 
     @property
     def total(self) -> int:
-        """How many cells the matrix has."""
+        """The number of cells of the matrix."""
         return self.summary.total
 
     @property
     def done(self) -> int:
-        """How many cells are done, those of earlier runs included."""
+        """The number of cells that are done, those of earlier runs included."""
         return self.summary.before + self.summary.done
 
     @property
     def failed(self) -> int:
-        """How many cells have failed; `failures` says why."""
+        """The number of cells that have failed; `failures` says why."""
         return self.summary.failed + self.summary.failed_before
 
     def failures(self) -> dict[tuple[str, str], str]:
@@ -89,7 +89,7 @@ def plan(
     options: RunOptions | None = None,
     timed: bool = False,
 ) -> Preview:
-    """Check a matrix and tell its cells, what is done, and the estimated time, memory and disk.
+    """Check a matrix and list its cells, what is done, and the estimated time, memory and disk.
 
     Args:
         matrix: a path, the name of a preset, YAML text or a dict.
@@ -283,13 +283,13 @@ def _paths(name: str, given: Sequence[FolderOrUrl]) -> tuple[str, ...]:
 
 
 def _called(matrix: Given) -> list[str]:
-    """What is recorded as the command of a run from Python."""
+    """Command that is recorded of a run from Python."""
     name = fspath(matrix) if isinstance(matrix, str | PathLike) else "\n"
     return ["kick.run(...)" if "\n" in name else f"kick.run({name!r})"]
 
 
 def _recipe(given: Mapping[str, Any] | Step | Sequence[Mapping[str, Any] | Step]) -> list[Step]:
-    """The steps of a recipe, defaults written out. Raises KickError for what is none."""
+    """The steps of a recipe, defaults written out. Raises KickError for others."""
     from kick import compress
 
     steps = []
@@ -312,7 +312,7 @@ def _recipe(given: Mapping[str, Any] | Step | Sequence[Mapping[str, Any] | Step]
 def _calibration(
     given: str | Mapping[str, Any] | CalibrationSpec | Sequence[Tensor],
 ) -> CalibrationSpec | Sequence[Tensor]:
-    """The calibration that a corpus' name or a mapping stands for; others as they are. Raises KickError."""
+    """The calibration of a corpus' name or a mapping; others as they are. Raises KickError."""
     from kick.compress.calibrate.corpus import CORPORA
     from kick.matrix.load import calibration
     from kick.registry import unknown

@@ -1,10 +1,10 @@
-"""What is known of each compression method, without importing any of them (or torch).
+"""Facts of each compression method, without importing any of them (or torch).
 
     shipped()["wanda"].title     read off the decorators in kick/compress/methods/, one file per method
     known()                      these, and the methods that plugins have registered in this process
 
-A method's facts are the arguments of its `@method(...)` and stand nowhere else. A result carries those that
-tables and figures need (`Facts.record`), so that it draws where the method is not installed.
+A method's facts are the arguments of its `@method(...)` and nowhere else. A result carries those that
+tables and figures need (`Facts.record`), so that it draws if the method is not installed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LAST = 99  # the place of a method that names none: after those that do
 
 @dataclass(frozen=True)
 class Facts:
-    """What `@method(...)` says of a method.
+    """Facts that `@method(...)` gives of a method.
 
     needs: calibration sequences, gradients, a model whose structure can change. activations: it rounds them
     while the model runs, so that the model is not a plain checkpoint. version: raised when the method's
     numbers change; part of every key. place: among the methods of its kind, in tables and legends. bits: of a
-    weight, where that is not an option. chooses: why a pruning method cannot be given a share for each
+    weight, if that is not an option. chooses: why a pruning method cannot be given a share for each
     matrix, or such reasons by "option: value"; "" for one that ranks weights. trains: it updates weights by
     gradient descent. task_data: it sees data of the tasks that are scored. serves: which architectures, in
     words. look: the colour, marker and line of its points, e.g. "blue s -".
@@ -43,7 +43,7 @@ class Facts:
     _: KW_ONLY
     title: str
     paper: str
-    kind: str  # a Kind; "" where a stored result does not say it
+    kind: str  # a Kind; "" if a stored result does not say it
     needs: tuple[Need, ...] = ()
     activations: bool = False
     version: int = 1
@@ -70,12 +70,12 @@ class Facts:
 
     @property
     def order(self) -> int:
-        """Where the method stands in tables: by kind, then by place."""
+        """Place of the method in tables: by kind, then by place."""
         kind = KINDS.index(self.kind) if self.kind in KINDS else len(KINDS)
         return 1000 * kind + min(max(self.place, 0), 999)
 
     def own_choice(self, options: Mapping[str, Any]) -> str:
-        """Why a step with these options cannot be given a share for each matrix; "" where it can."""
+        """The reason why a step with these options cannot be given a share for each matrix; "" if it can."""
         if isinstance(self.chooses, str):
             return self.chooses
         for name, value in options.items():
@@ -84,7 +84,7 @@ class Facts:
         return ""
 
     def pattern(self, options: Mapping[str, Any]) -> str:
-        """What a step's zeros look like: "unstructured", n:m such as "2:4", "structured", "" for none."""
+        """Pattern of a step's zeros: "unstructured", n:m such as "2:4", "structured", "" for none."""
         level = level_of(options)
         if isinstance(level, str) and ":" in level:
             return level
@@ -93,17 +93,17 @@ class Facts:
         return "unstructured" if share(level) else ""
 
     def width(self, options: Mapping[str, Any]) -> float | None:
-        """The bits that a step leaves of a weight; None where it quantizes nothing."""
+        """The bits that a step leaves of a weight; None if it quantizes nothing."""
         return number(options.get("bits")) or self.bits
 
     def record(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What a result keeps of the method of a step, as JSON values; `recorded` reads it."""
+        """Record that a result keeps of the method of a step, as JSON values; `recorded` reads it."""
         facts = {name: getattr(self, name) for name in ("kind", "title", "paper", "place")}
         return facts | {"pattern": self.pattern(options), "bits": self.width(options)}
 
 
 def recorded(name: str, record: Mapping[str, Any]) -> Facts | None:
-    """The facts that a stored step has of its method; None where it was stored without them."""
+    """The facts that a stored step has of its method; None if it was stored without them."""
     kind, place = record.get("kind"), record.get("place")
     if kind not in KINDS:
         return None
@@ -118,12 +118,12 @@ def recorded(name: str, record: Mapping[str, Any]) -> Facts | None:
 
 
 def level_of(options: Mapping[str, Any]) -> Any:
-    """What says how much a step prunes: the option sparsity, or the share of heads and channels."""
+    """Level of pruning of a step: the option sparsity, or the share of heads and channels."""
     return options.get("sparsity", options.get("share"))
 
 
 def share(level: Any) -> float | None:
-    """The share that a sparsity asks for: 0.5 of 0.5, of "0.5" and of "2:4"; None where it is none."""
+    """The share that a sparsity asks for: 0.5 of 0.5, of "0.5" and of "2:4"; None if it is none."""
     if isinstance(level, str) and ":" in level:
         pruned, _, of = level.partition(":")
         return int(pruned) / int(of) if pruned.isdigit() and of.isdigit() and int(of) else None
@@ -131,7 +131,7 @@ def share(level: Any) -> float | None:
 
 
 def number(value: Any) -> float | None:
-    """The value as a finite number; None where it is none."""
+    """The value as a finite number; None if it is none."""
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -141,7 +141,7 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-# ------------------------------------------------------------------------------ where facts come from
+# ------------------------------------------------------------------------------ sources of facts
 
 registered: Registry[Any] = Registry("method")  # by `@method`, as its files are imported: MethodEntry
 
@@ -155,7 +155,7 @@ def known() -> dict[str, Facts]:
 def shipped() -> dict[str, Facts]:
     """The facts of kick's own methods by name, in the order of tables. Nothing is imported.
 
-    Raises ValueError where an argument of a decorator is not written out as a plain value.
+    Raises ValueError if an argument of a decorator is not written out as a plain value.
     """
     found = [facts for file in sorted(FOLDER.glob("*.py")) for facts in read(file)]
     return {facts.name: facts for facts in sorted(found, key=lambda facts: (facts.order, facts.name))}
@@ -164,7 +164,7 @@ def shipped() -> dict[str, Facts]:
 def read(file: Path) -> Iterator[Facts]:
     """The facts of the methods that a file defines, of its syntax tree.
 
-    Raises ValueError where an argument of a decorator is not written out as a plain value.
+    Raises ValueError if an argument of a decorator is not written out as a plain value.
     """
     for node in ast.parse(file.read_text("utf-8"), str(file)).body:
         for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():

@@ -1,10 +1,10 @@
-"""What goes wrong, by who can do something about it."""
+"""Errors, by who can do something about them."""
 
 from __future__ import annotations
 
 
 class KickError(Exception):
-    """An error that a user can mend: shown without a traceback, exit status 2.
+    """An error that a user can fix: shown without a traceback, exit status 2.
 
     The message says what was wrong, what was got and what would be right.
     """

@@ -37,7 +37,7 @@ def cache_root() -> Path:
 
 @contextmanager
 def spare(file: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Within it what is only kept to save time is written: if it cannot be, that is said and costs no result.
+    """Context for files that only save time: if one cannot be written, that is said and no result is lost.
 
     `errors`: what else writing raises, beside OSError.
     """
@@ -54,12 +54,12 @@ def _say_once(folder: Path, reason: str) -> None:
 
 
 def rates_file() -> Path:
-    """Where this machine's rates are kept: $XDG_CACHE_HOME/kick/rates.json."""
+    """The file of this machine's rates: $XDG_CACHE_HOME/kick/rates.json."""
     return cache_root() / "rates.json"
 
 
 def reference_folder(root: str, matrix: str, dense: Variant) -> Path:
-    """Where the dense model's reference is kept: beside the cells, or in the cache for a store by URL.
+    """The folder of the dense model's reference: beside the cells, or in the cache for a store by URL.
 
     What an earlier version computed, or another tokenizer's token ids, is not read.
     """
@@ -70,7 +70,7 @@ def reference_folder(root: str, matrix: str, dense: Variant) -> Path:
 
 
 def offload_folder() -> Path | None:
-    """Where hidden states and sums of gradients go instead of memory while a model is calibrated.
+    """The folder for hidden states and sums of gradients, in place of memory, while a model is calibrated.
 
     It is the folder that KICK_OFFLOAD names; results do not depend on it. Raises KickError if it is not one.
     """
@@ -83,7 +83,7 @@ def offload_folder() -> Path | None:
 
 
 def device() -> str:
-    """Where to compute: the GPU, or else the CPU."""
+    """The device to compute on: the GPU, or else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

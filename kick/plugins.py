@@ -3,8 +3,8 @@
     load(["my_methods/", "spread.py"])     what `--plugins` names, beside installed packages
 
 A file is imported by its path, from where the user named it and from nowhere else, under a module name that
-follows from the path; it is imported anew only if it or a file beside it has changed. A folder stands for its
-files, not for those of inner folders; one whose name begins with "_" holds what the others share. Installed
+follows from the path; it is imported anew only if it or a file beside it has changed. A folder is its
+files without those of inner folders; one whose name begins with "_" holds what the others share. Installed
 packages take part by an entry point of the group `kick.plugins` that names a module of theirs.
 """
 
@@ -98,7 +98,7 @@ def _beside(file: Path) -> list[Path]:
 def _imports_from(folder: Path) -> Iterator[None]:
     """Files of the folder can be imported by their names, after everything that is installed.
 
-    Raises KickError where a file of that name, in the folder of another plugin, is imported already.
+    Raises KickError if a file of that name, in the folder of another plugin, is imported already.
     """
     others = {
         Path(str(module.__file__)).parent for name, module in sys.modules.items() if name.startswith(PREFIX)
@@ -127,7 +127,7 @@ def _load_packages() -> None:
 
 
 def _told(error: Exception, file: Path | None) -> str:
-    """What went wrong at the last line of the user's own files that took part, on one line."""
+    """The error at the last line of the user's own files that took part, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if file is None or Path(frame.filename).parent == file.parent]
     place, line = (own[-1].filename, own[-1].lineno) if own else (str(file), 1)

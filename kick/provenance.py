@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, git commit, machine, command. No secret of the environment."""
+"""Provenance of a number: versions, git commit, machine, command. No secret of the environment."""
 
 from __future__ import annotations
 

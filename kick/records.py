@@ -63,9 +63,9 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's files say beside its weights.
+    """Facts in a model's files beside its weights.
 
-    template: the chat template, "" for none; refused: what it says to a plain question, "" where it takes
+    template: the chat template, "" for none; refused: what it says to a plain question, "" if it takes
     one; generation: the settings of its generation configuration that change logits, searches: those that no
     backend obeys.
     """
@@ -77,13 +77,13 @@ class ModelFacts:
 
     @property
     def reasoning_end(self) -> str:
-        """The mark at which thinking ends, "" where the chat template knows none."""
+        """The mark at which thinking ends, "" if the chat template knows none."""
         return THINKING if THINKING in self.template else ""
 
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """Which token sequences a method sees; the same ones for every method of a matrix.
+    """Token sequences that a method sees; the same ones for every method of a matrix.
 
     `propagate`: "compressed" feeds each block what the compressed blocks before it give (the papers' way);
     "dense" feeds it the dense model's activations, an approximation that one pass serves for all levels.
@@ -123,7 +123,7 @@ class TaskSpec:
     """A task as it is asked and scored.
 
     `digest` covers what is asked (YAML, included files, the meaning of `!function`s, data), `scoring` how
-    answers are scored: where only the latter changed, stored answers are scored again without a model.
+    answers are scored: if only the latter changed, stored answers are scored again without a model.
     `limit` counts items (windows for perplexity), None for all; `shots` None leaves the task's own number.
     `template` holds the chat template's own arguments and `generation` what is obeyed of the model's
     generation configuration, both as JSON text, "" for none; what is generated up to `reasoning_end` is not
@@ -143,7 +143,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant on a task. `reference` is the dense cell's key where the task compares with dense answers.
+    """A variant on a task. `reference` is the dense cell's key if the task compares with dense answers.
 
     `engine`: name and version of the backend that answers, if its scores are not shown to be those of all
     others; "" for one of which that is shown.
@@ -160,7 +160,7 @@ class Cell:
         return key(self.identity())
 
     def identity(self) -> dict[str, Any]:
-        """All that goes into the key, as JSON values.
+        """Everything that is part of the key, as JSON values.
 
         No label, device, batch size or executor, and no backend that is shown to give equal scores.
         """
@@ -279,7 +279,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric over the items of a cell, with its 95 % interval; None where it could not be computed.
+    """One metric over the items of a cell, with its 95 % interval; None if it could not be computed.
 
     `units`: how many of the n items are independent (documents of windows); None: all of them.
     """
@@ -326,7 +326,7 @@ class Result:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; `from_json` gives the equal record back."""
+        """The record as JSON values; `from_json` gives the equal record back."""
         return asdict(self)
 
     @classmethod

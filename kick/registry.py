@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def near(name: str, names: Iterable[str], most: int = 3) -> list[str]:
-    """Up to `most` of `names` that look like `name`, nearest first; empty where none does."""
+    """Up to `most` of `names` that look like `name`, nearest first; empty if none does."""
     return difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
 
 
@@ -30,7 +30,7 @@ MOST = 24  # names that a message lists
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    """The message for a name that is in no table: what was got, and what would be right."""
+    """The message for a name that is in no table: what was got, and what is expected."""
     names = sorted(set(names))
     close = near(name, names)
     if close:
@@ -71,7 +71,7 @@ class Registry(Mapping[str, T]):
     def add(self, name: str, item: T, origin: str = "") -> None:
         """Enter `item` under `name`.
 
-        `origin` is the module that enters it, which `forget` takes back. Raises NameTaken where the name is
+        `origin` is the module that enters it, which `forget` takes back. Raises NameTaken if the name is
         taken.
         """
         if name in self._items:
@@ -84,7 +84,7 @@ class Registry(Mapping[str, T]):
             del self._items[name], self._origins[name]
 
     def _origin(self, name: str) -> str:
-        """Who entered the name, for people: a module of kick, or a file."""
+        """The one that entered the name, for people: a module of kick, or a file."""
         origin = self._origins[name] or repr(self._items[name])
         module = sys.modules.get(origin)
         return origin if origin.startswith("kick.") else getattr(module, "__file__", None) or origin
@@ -120,7 +120,7 @@ def import_files(package: ModuleType) -> None:
 
 @dataclass(frozen=True)
 class Declared:
-    """A decorator with its arguments, all of them plain values, and the file that it stands in."""
+    """A decorator with its arguments, all of them plain values, and the file that it is in."""
 
     file: Path
     line: int

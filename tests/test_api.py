@@ -122,8 +122,8 @@ def test_a_matrix_is_a_path_a_preset_text_or_a_dict(tmp_path):
     ("change", "words"),
     [
         ({"modell": "x"}, "matrix: modell: unknown key 'modell'; did you mean 'model'?"),
-        ({"tasks": [1]}, "matrix: tasks[0]: got 1; wanted: the name of a task or group"),
-        ({"limit": float("nan")}, "matrix: limit: got .nan; a finite number is wanted"),
+        ({"tasks": [1]}, "matrix: tasks[0]: got 1; expected: the name of a task or group"),
+        ({"limit": float("nan")}, "matrix: limit: got .nan; expected: a finite number"),
         ({"tasks": {1: 2}}, "matrix: tasks: got dict; expected text"),
         ({"seeds": {1, 2}}, "matrix: seeds: got set; expected text"),
         ({"variants": [RTN, RTN]}, "variants[0] and variants[1]; keep one"),

@@ -1,4 +1,4 @@
-"""Which stored cells a report is made of, and what each is held against."""
+"""Stored cells that a report is made of, and what each is compared with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kick.records import Result, Sample, Variant
 
 
 class Stored(Protocol):
-    """What the report needs of a store."""
+    """Methods that the report needs of a store."""
 
     def runs(self) -> Iterable[Result]:
         """Every finished cell."""
@@ -31,7 +31,7 @@ class Stored(Protocol):
         """The items of a finished cell, their groups, and each score's array (n,)."""
 
     def recall(self) -> Mapping[str, str]:
-        """The texts that were given to `remember`, by name; none where they were not kept."""
+        """The texts that were given to `remember`, by name; none if they were not kept."""
 
     def remember(self, texts: Mapping[str, str]) -> None:
         """Keep texts that can be computed again."""
@@ -50,7 +50,7 @@ class Unreadable(KickError):
 
 @dataclass(frozen=True)
 class StoredCell:
-    """A finished cell with its place: the store it is in, the base model that it is held against, and the
+    """A finished cell with its place: the store it is in, the base model that it is compared with, and the
     columns of its variant (`kick.analysis.traits`), which all its cells share."""
 
     run: Result
@@ -64,7 +64,7 @@ class StoredCell:
 
     @property
     def setting(self) -> str:
-        """How it was asked, beyond its own file: "5-shot, first 48, chat"; "" for the defaults."""
+        """Way in which it was asked, beyond its own file: "5-shot, first 48, chat"; "" for the defaults."""
         spec = self.run.cell.task
         parts = [f"{spec.shots}-shot" if spec.shots is not None else ""]
         parts += [
@@ -86,11 +86,11 @@ class StoredCell:
 
     @property
     def asked(self) -> tuple[str, str, str, str]:
-        """What is comparable: matrix, base model, task, setting."""
+        """Identity of comparable cells: matrix, base model, task, setting."""
         return self.run.matrix, self.base, self.run.cell.task.name, self.setting
 
     def items(self) -> Items:
-        """The item scores, read from the store. Raises Unreadable where they are damaged."""
+        """The item scores, read from the store. Raises Unreadable if they are damaged."""
         try:
             ids, groups, columns = self.store.arrays(self.run.key)
         except Damaged as error:
@@ -195,13 +195,13 @@ def _traits(run: Result, known: dict[str, tuple[Variant, dict[str, Any]]]) -> di
 
 
 def steps_of(run: Result) -> Sequence[Any]:
-    """The steps of a result's compression record; none where there are not any."""
+    """The steps of a result's compression record; none if there are not any."""
     steps = run.compression.get("steps")
     return steps if isinstance(steps, list | tuple) else ()
 
 
 def _newest(cells: Sequence[StoredCell]) -> tuple[list[StoredCell], list[str]]:
-    """Of several results of one variant on one question the newest, and a note of what was left out.
+    """The newest of several results of one variant on one question, and a note of what was left out.
 
     Of one set of answers the newest is the one that was scored last: rescoring keeps the time of the answers.
     """
@@ -215,7 +215,7 @@ def _newest(cells: Sequence[StoredCell]) -> tuple[list[StoredCell], list[str]]:
 
 
 def _made(cell: StoredCell) -> tuple[str, str]:
-    """When a result was answered, and when it was scored again."""
+    """Times at which a result was answered, and scored again."""
     origin = cell.run.provenance
     return str(origin.get("time", "")), str((origin.get("rescored") or {}).get("time", ""))
 

@@ -1,6 +1,6 @@
 """Two variants of one matrix, item by item: per task the paired difference, its verdict, and what flipped.
 
-`b` is held against `a`: a gap is b's score minus a's. Items flip where they are right or wrong in the
+`b` is compared with `a`: a gap is b's score minus a's. Items flip if they are right or wrong in the
 task's headline metric; of graded tasks (F1, ROUGE) those with the largest change are listed instead.
 """
 
@@ -43,8 +43,8 @@ class Flip:
 class ComparedTask:
     """b against a on one task; `flips` are the items that changed, the lost ones first.
 
-    noise: the largest gap of a dense replica to dense, NaN where none was measured; verdict: in words, from
-    b's side, as on the page (`kick.analysis.verdicts`); "" where the metric has none, or a is zero.
+    noise: the largest gap of a dense replica to dense, NaN if none was measured; verdict: in words, from
+    b's side, as on the page (`kick.analysis.verdicts`); "" if the metric has none, or a is zero.
     """
 
     task: str
@@ -80,7 +80,7 @@ class Compared:
         return pd.DataFrame([_row(task) for task in self.tasks])
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; what could not be computed is null."""
+        """JSON values of the comparison; what could not be computed is null."""
         return jsonable(asdict(self))
 
 
@@ -99,7 +99,7 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     """
     cells, _ = gather([store])
     if not cells:
-        raise KickError("there is no finished cell in these results; `kick run` makes some")
+        raise KickError("these results have no finished cell; `kick run` makes some")
     cells = [cell for cell in cells if matrix is None or cell.run.matrix == matrix]
     sections = list(_sections(cells))
     meant = [(part, _named(a, part), _named(b, part)) for part in sections]
@@ -112,7 +112,7 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
         raise KickError(f"{a} is compared with itself; name two variants, as `kick status` lists them")
     if len(both) != 1:
         found = ", ".join(sorted({part[0].run.matrix for part, *_ in both}))
-        problem = f"{a} and {b} stand together in {found}" if both else f"no matrix holds both {a} and {b}"
+        problem = f"{a} and {b} are both in {found}" if both else f"no matrix holds both {a} and {b}"
         raise KickError(f"{problem}; name one matrix (results/<matrix>) in which both were measured")
     return _compare(*both[0])
 
@@ -124,8 +124,8 @@ def _named(text: str, cells: Sequence[StoredCell]) -> str | None:
     """
     if any(cell.variant.name == text for cell in cells):
         return text
-    wanted = _squeezed(text)
-    return next((cell.variant.name for cell in cells if _squeezed(cell.label) == wanted), None)
+    squeezed = _squeezed(text)
+    return next((cell.variant.name for cell in cells if _squeezed(cell.label) == squeezed), None)
 
 
 def _squeezed(label: str) -> str:

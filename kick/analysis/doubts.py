@@ -1,4 +1,4 @@
-"""What makes a task's scores say nothing, as sentences for the head of a page and of a run's scores."""
+"""Doubts about a task's scores, as sentences for the head of a page and of a run's scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def doubts(frame: pd.DataFrame, cells: Iterable[StoredCell] = ()) -> list[str]:
 
 
 def signs(cells: Iterable[StoredCell]) -> list[str]:
-    """What the records of these cells warn of, each sentence once with the variants that it is of."""
+    """Warnings in the records of these cells, each sentence once with the variants that it is of."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for cell in cells:
         for warning in cell.run.warnings:

@@ -1,11 +1,11 @@
-"""Runs and samples -> one tidy DataFrame: a row a cell and metric, with its gap to dense and verdict.
+"""Runs and samples -> one tidy DataFrame: one row per cell and metric, with its gap to dense and verdict.
 
-Every variant is held against the dense cell of its own matrix, base model and task setting, item by item.
+Every variant is compared with the dense cell of its own matrix, base model and task setting, item by item.
 A row whose samples are not there keeps its score and plain gap, without interval or verdict.
 
-Columns (NaN or "" where there is nothing):
+Columns (NaN or "" if there is nothing):
 
-    matrix, base, variant, label, key, dense    where a row stands; `base` is the base model's name
+    matrix, base, variant, label, key, dense    the place of a row; `base` is the base model's name
     method, place, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
     corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
     task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
@@ -59,13 +59,13 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     """All finished cells of these stores as Results.
 
     `paired` False leaves the samples unread: scores and plain gaps only. A cell that proves damaged is left
-    out and noted. Raises KickError where there is no finished cell.
+    out and noted. Raises KickError if there is no finished cell.
     """
     cells, notes = gather(stores)
     if not cells:
-        raise KickError("there is no finished cell in these results; `kick run` makes some")
+        raise KickError("these results have no finished cell; `kick run` makes some")
     if not paired:
-        notes.append(f"The items of {len(cells)} cells were not read: gaps stand without test or verdict.")
+        notes.append(f"The items of {len(cells)} cells were not read: gaps have no test or verdict.")
     kept = StatisticsCache()
     while True:
         try:
@@ -141,7 +141,7 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame["sparsity"] = _sparsity(frame)
     frame["p_holm"] = _holm(frame)
     frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
-    inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # no width is no band
+    inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # without a width there is no band
     frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
     over = [*COMPARED, "recipe"]
     seeded = frame[frame["seed"].notna()].groupby(over, sort=False)["value"]
@@ -153,7 +153,7 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _titles(frame: pd.DataFrame) -> pd.Series:
-    """Titles with shots and chat where they were set, and with the whole setting where a task has several."""
+    """Titles with shots and chat if they were set, and with the whole setting if a task has several."""
     several = frame.groupby([*SECTION, "task"])["setting"].transform("nunique") > 1
     brief = frame["setting"].str.replace(r"(, )?first \d+", "", regex=True).str.removeprefix(", ")
     shown = brief.where(~several, frame["setting"])

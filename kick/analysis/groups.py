@@ -13,7 +13,7 @@ from kick.analysis.items import Items
 from kick.analysis.rows import RESAMPLES, compared, plain_gap
 from kick.stats.metrics import Metric
 
-MOST = 60  # more groups than this are no categories
+MOST = 60  # more groups than this are not categories
 MACRO = "macro average"
 Z = 1.96  # of a 95 % interval by the normal
 
@@ -49,7 +49,7 @@ def of(names: Iterable[str]) -> Mapping[str, frozenset[str]]:
 
 
 def rows(metric: Metric, dense: Items | None, theirs: Items, *, is_dense: bool) -> Iterator[dict]:
-    """A row a group of the headline metric, and one for the mean over groups, each with its gap to dense."""
+    """One row per group of the headline metric, and one for their mean, each with its gap to dense."""
     found = of(theirs.groups) if theirs.has(metric) else {}
     for name, members in found.items():
         before = dense.where(members) if dense is not None else None
@@ -91,7 +91,7 @@ def macro(theirs: Items, metric: Metric) -> Macro:
     """The mean of the groups' scores; every subject counts the same, however many items it has.
 
     The groups are the items' own (subjects), not the disciplines. Half the widths of their own intervals, or
-    1.96 standard errors where these are more, add up as standard errors do, and a group without an interval
+    1.96 standard errors if these are more, add up as standard errors do, and a group without an interval
     counts with the whole range that it can have: one that is right with all of its few items is not certain.
     """
     scores = [items.score(part, metric, RESAMPLES) for part in _parts(theirs)]

@@ -1,4 +1,4 @@
-"""What the task files say about a task: title, headline metric, its pair with the book open."""
+"""Facts in the task files about a task: title, headline metric, its pair with the book open."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FOREIGN = {"mcr_qa": "mmlu", "perplexity": "wikitext"}  # of lm-eval's tasks, by
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task for readers. `primary`: its headline metric; `pair`: the other book's task; "" where none."""
+    """A task for readers. `primary`: its headline metric; `pair`: the other book's task; "" if none."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ class TaskInfo:
 
 
 def info(run: Result) -> TaskInfo:
-    """What a result says of its task; for what it does not say, the installed task file's word."""
+    """Facts in a result about its task; for what it does not say, the installed task file's word."""
     about = run.about if isinstance(run.about, Mapping) else {}  # of a file that anyone may have written
     said = {key: about[key] for key in ABOUT if isinstance(about.get(key), str) and about[key]}
     return replace(task_info(run.cell.task.name), **said)
@@ -65,7 +65,7 @@ def info(run: Result) -> TaskInfo:
 
 @cache
 def task_info(name: str) -> TaskInfo:
-    """What kick's task files say; for a task of another origin its name, spelt out."""
+    """Facts in kick's task files; for a task of another origin its name, spelt out."""
     known = index.own()
     options: Mapping[str, object] = {}
     if name in known:
@@ -76,13 +76,13 @@ def task_info(name: str) -> TaskInfo:
 
 
 def place(run: Result) -> tuple[int, str]:
-    """Where a result's task is listed among others; to sort by."""
+    """Place of a result's task among others, to sort by."""
     family = info(run).family
     return ORDER.index(family if family in ORDER else ""), run.cell.task.name
 
 
 def headline(run: Result) -> str:
-    """Which of a task's metrics stands for it: its file's, but a judge's grade before a diagnostic."""
+    """The headline metric of a task: its file's, but a judge's grade before a diagnostic."""
     names = [score.metric for score in run.scores]
     primary = info(run).primary
     if primary in names:

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Items:
-    """A cell's items: their ids, their groups, and one array `(n,)` a score, NaN where missing."""
+    """A cell's items: their ids, their groups, and one array `(n,)` per score, NaN if missing."""
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
@@ -40,7 +40,7 @@ class Items:
         return metric.column in self.columns and (metric.weight is None or metric.weight in self.columns)
 
     def values(self, metric: Metric) -> tuple[Floats, Floats | None]:
-        """The metric's item scores `(n,)`, and its weights where it has them."""
+        """The metric's item scores `(n,)`, and its weights if it has them."""
         return self.columns[metric.column], self.columns[metric.weight] if metric.weight else None
 
     def at(self, rows: NDArray[np.intp]) -> Items:
@@ -53,8 +53,8 @@ class Items:
 
     def where(self, group: str | frozenset[str]) -> Items:
         """The items of one group, or of several."""
-        wanted = {group} if isinstance(group, str) else group
-        return self.at(np.array([i for i, name in enumerate(self.groups) if name in wanted], dtype=np.intp))
+        chosen = {group} if isinstance(group, str) else group
+        return self.at(np.array([i for i, name in enumerate(self.groups) if name in chosen], dtype=np.intp))
 
 
 def align(first: Items, second: Items) -> tuple[Items, Items]:
@@ -70,7 +70,7 @@ def align(first: Items, second: Items) -> tuple[Items, Items]:
 def difference(
     first: Items, second: Items, metric: Metric, *, dense: bool = True, resamples: int = RESAMPLES
 ) -> paired.Difference | None:
-    """The paired difference second minus first; None where one side's samples do not have the metric.
+    """The paired difference second minus first; None if one side's samples do not have the metric.
 
     `dense`: whether the first side is the dense model, with which a distance to it begins. A metric that is
     not compared has no verdict.
@@ -101,7 +101,7 @@ def _from_zero(found: paired.Difference, higher_is_better: bool) -> paired.Diffe
 
 
 def aggregate(items: Items, metric: Metric) -> float:
-    """The metric over these items; NaN where they do not have it."""
+    """The metric over these items; NaN if they do not have it."""
     if not items.has(metric):
         return math.nan
     values, weights = items.values(metric)

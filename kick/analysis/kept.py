@@ -1,4 +1,4 @@
-"""What the items of a cell say beside dense's, computed once and kept with the store.
+"""Statistics of a cell's items beside dense's, computed once and kept with the store.
 
 A statistic's name is a hash of all that it is made of: the checksums of the samples, the metrics, and the
 code that computes it. So none is ever stale: of what changed the name changed, and it is computed anew.
@@ -37,14 +37,14 @@ class StatisticsCache:
         self._stores: dict[int, _Texts] = {}
 
     def texts(self, store: Any) -> _Texts:
-        """What one store remembers, and what it is to."""
+        """Texts that one store remembers, and is to remember."""
         if id(store) not in self._stores:
             known = store.recall() if self._known is None else self._known
             self._stores[id(store)] = _Texts(store, known)
         return self._stores[id(store)]
 
     def get(self, cell: StoredCell, made_of: Sequence[str | StoredCell], make: Callable[[], Any]) -> Any:
-        """The JSON value that `make` gives; computed where the cell's store does not remember it.
+        """The JSON value that `make` gives; computed if the cell's store does not remember it.
 
         `made_of`: what the statistic is, and the cells whose samples go into it.
         """
@@ -55,13 +55,13 @@ class StatisticsCache:
         return self.texts(cell.store).get(name[:32], cell.run.key, make)
 
     def save(self) -> None:
-        """Have each store remember what was asked for, where something new was computed."""
+        """Have each store remember what was asked for, if something new was computed."""
         for texts in self._stores.values():
             texts.save()
 
 
 class _Texts:
-    """What one store remembers, what of it was used, and whether that is anything new."""
+    """Texts that one store remembers, which of them were used, and whether any is new."""
 
     def __init__(self, store: Any, known: Mapping[str, str]):
         self.store, self.known = store, known

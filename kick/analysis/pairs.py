@@ -1,7 +1,7 @@
 """Closed against open book, item by item: what a variant no longer knows, and what it can no longer read.
 
 The closed and the open task ask the same documents, so their items pair by id. An item is right with a score
-of one half or more in the closed task's headline metric. The rows stand in the frame under the task
+of one half or more in the closed task's headline metric. The rows are in the frame under the task
 "<closed>|<open>", with the metrics known_and_read, known_not_read, read_only, neither (shares of all items),
 and knowledge_lost, reading_lost (of the items that dense knows closed, or answers only with the passage).
 """
@@ -25,7 +25,7 @@ class Keeping(Protocol):
     """Statistics that need not be computed again (`kick.analysis.kept`)."""
 
     def get(self, cell: StoredCell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
-        """What `make` gives, or gave for the same parts."""
+        """The value of `make`, or its earlier one for the same parts."""
 
 
 QUADRANTS = ("known_and_read", "known_not_read", "read_only", "neither")
@@ -33,7 +33,7 @@ LOST = ("knowledge_lost", "reading_lost")
 
 
 def rows(cells: Sequence[StoredCell], kept: Keeping) -> list[dict[str, Any]]:
-    """The rows of every variant that was asked a task closed and open; none where nothing pairs."""
+    """The rows of every variant that was asked a task closed and open; none if nothing pairs."""
     books = closed_open(cell.run for cell in cells)
     found: list[dict[str, Any]] = []
     for closed, opened in books.items():
@@ -83,7 +83,7 @@ def _facts(closed: StoredCell, opened: StoredCell) -> dict[str, Any]:
 def _statistics(
     pair: tuple[StoredCell, StoredCell], ours: Callable[[], Items | None], metric: str
 ) -> list[dict[str, Any]]:
-    """The metrics of a variant's two books beside dense's two; none where nothing pairs."""
+    """The metrics of a variant's two books beside dense's two; none if nothing pairs."""
     dense = ours()
     theirs = _right(*pair, metric) if dense is not None else None
     if dense is None or theirs is None:
@@ -94,7 +94,7 @@ def _statistics(
 
 
 def _right(closed: StoredCell, opened: StoredCell, metric: str) -> Items | None:
-    """The shared items with the columns "closed" and "open", 1 where right; None where nothing pairs."""
+    """The shared items with the columns "closed" and "open", 1 if right; None if nothing pairs."""
     first, second = align(closed.items(), opened.items())
     if not first.ids or metric not in first.columns or metric not in second.columns:
         return None

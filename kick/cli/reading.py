@@ -63,4 +63,4 @@ def compare(results: OneFolder, a: Named, b: Named, as_json: Json = False) -> No
         print_json(found.to_json())
     else:
         wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-        Console(width=wide).print(compare_view.view(found))  # into a file or a pipe a row stays a line
+        Console(width=wide).print(compare_view.view(found))  # into a file or a pipe a row stays one line

@@ -67,7 +67,7 @@ def run(
 
 
 def _scores(ran: api.Run) -> None:
-    """The headline scores of what is done, and where it is stored."""
+    """Print the headline scores of what is done, and the folder of the results."""
     from kick.report import tables
 
     found = ran.results()
@@ -107,7 +107,7 @@ def plan(
 
 @app.command(rich_help_panel=panels.RUN)
 def status(results: Results, as_json: Json = False) -> None:
-    """What is done, running, failed with its cause."""
+    """List cells that are done, running, or failed with the cause."""
     from kick.cli import plan as cli_plan
 
     states = cli_plan.status([opened(folder) for folder in results])
@@ -172,9 +172,7 @@ def judge(
     out: Out = "results",
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
-    calls: Annotated[
-        int | None, typer.Option(help="requests at most; the rest is done by a later call")
-    ] = None,
+    calls: Annotated[int | None, typer.Option(help="requests at most; a later call does the rest")] = None,
     tokens: Annotated[int | None, typer.Option(help="tokens at most")] = None,
 ) -> None:
     """Have the matrix's judge grade the stored answers; what is judged already is not asked again."""
@@ -184,7 +182,7 @@ def judge(
 
     parsed = load.load(matrix)
     if parsed.judge is None:
-        raise KickError(f"{matrix} names no judge; wanted: judge: {{model: ..., base_url: ...}}")
+        raise KickError(f"{matrix} names no judge; expected: judge: {{model: ..., base_url: ...}}")
     how = settings(parsed.judge, calls=calls, tokens=tokens)
     store = Store(out, parsed.name)
     report = judge_results(store, how, data_root=data_root, task_folders=tasks or (), say=say)

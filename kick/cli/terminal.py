@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, what is said on the way on standard error.
+"""Output of commands: results on standard output, progress on standard error.
 
 Also the options that several commands share.
 """
@@ -55,7 +55,7 @@ def printable_streams() -> None:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Within it SIGTERM ends the process as an exception does: what is half written is removed.
+    """Context in which SIGTERM ends the process as an exception does: what is half written is removed.
 
     A sweep listens to the signal itself. In a thread that is not the main one nothing changes.
     """
@@ -102,7 +102,7 @@ Limit = Annotated[int | None, typer.Option(help="items of every task, in place o
 
 
 def opened(folder: str) -> Any:
-    """The store of a folder or URL that is read. Raises KickError where the folder is not there."""
+    """The store of a folder or URL that is read. Raises KickError if the folder is not there."""
     from kick import store
 
     return store.opened(folder)

@@ -1,6 +1,6 @@
-"""From an item's answers to a judge's questions, and from its verdicts to the item's columns.
+"""Questions to a judge from an item's answers, and the item's columns from its verdicts.
 
-Columns, NaN where a verdict that they need is missing:
+Columns, NaN if a verdict that they need is missing:
 judge                 the grade, 1 to 10: the mean over the turns, of each the mean of the runs that gave one
 judge_coherence, ...  the four criteria of a summary, each by itself; there is then no `judge`
 judge_win             against the dense model's answer, in both orders: 1 better, 0 worse, 0.5 a tie or a
@@ -35,7 +35,7 @@ def of_judge(name: str) -> bool:
 
 @dataclass(frozen=True, order=True)
 class Slot:
-    """Which of an item's questions: turn, run, and for a pair which place the variant's answer has."""
+    """Place of a question among an item's: turn, run, and for a pair which place the variant's answer has."""
 
     turn: int
     run: int
@@ -68,7 +68,7 @@ def questions(kind: Kind, item: Answered, settings: Settings) -> dict[Slot, Ques
 
 
 def _requests(kind: Kind, doc: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What was asked in each turn, and a reference answer to it or ""."""
+    """Requests of each turn, and a reference answer to it or ""."""
     if kind == "summary":
         return [doc["article"]], [""]
     turns = list(doc["turns"])
@@ -112,7 +112,7 @@ def columns(
 
 
 def _over_runs(alone: Mapping[Slot, Verdict], turn: int, name: str) -> float:
-    """The mean of the runs that gave this grade; NaN where none did."""
+    """The mean of the runs that gave this grade; NaN if none did."""
     given = [v.values[name] for slot, v in alone.items() if slot.turn == turn and name in v.values]
     return _mean(given)
 
@@ -133,14 +133,14 @@ def _pair_columns(
 
 
 def _preferences(verdicts: Mapping[Slot, Verdict], turn: int, run: int) -> tuple[float | None, float | None]:
-    """1, 0 or -1 for the variant's answer, as it stands first and second; None for a failed verdict."""
+    """1, 0 or -1 for the variant's answer, in first and in second place; None for a failed verdict."""
     first = verdicts[Slot(turn, run, 0)].values.get("better")
     second = verdicts[Slot(turn, run, 1)].values.get("better")
     return first, None if second is None else 0.0 - second
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean, NaN where one is NaN or there is none: a missing part is never left out silently."""
+    """The mean, NaN if one is NaN or there is none: a missing part is never left out silently."""
     return sum(values) / len(values) if values else math.nan
 
 
@@ -148,10 +148,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def agreement(verdicts: Mapping[Any, Mapping[Slot, Verdict]]) -> dict[str, dict[str, float | None]]:
-    """How far runs agree on the same questions, over all pairs of runs; `verdicts` by item and slot.
+    """Agreement of runs on the same questions, over all pairs of runs; `verdicts` by item and slot.
 
     grade: pairs (grades compared), equal and within_one (shares), difference (mean absolute, points), kappa
-    (quadratic weights, None where the grades do not vary). preference: pairs, equal, kappa. Pairs in which a
+    (quadratic weights, None if the grades do not vary). preference: pairs, equal, kappa. Pairs in which a
     verdict failed are counted under failed. Empty with a single run.
     """
     found: dict[str, dict[str, float | None]] = {}
@@ -184,7 +184,7 @@ def _run_pairs(
 
 
 def _kappa(one: np.ndarray, other: np.ndarray, scale: range) -> float | None:
-    """Cohen's kappa with quadratic weights; None where all values are the same."""
+    """Cohen's kappa with quadratic weights; None if all values are the same."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
     if len({*one, *other}) < 2:

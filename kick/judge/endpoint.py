@@ -1,7 +1,7 @@
 """An OpenAI-style endpoint that may be slow, busy, broken or hostile, asked within a budget.
 
 `Endpoint.complete` gives a Reply or raises one of three things: Unanswered (this question got no reply, ask
-it another day), Stopped (nothing more is asked: budget, outage, quota) and KickError (the user must mend key
+it another day), Stopped (nothing more is asked: budget, outage, quota) and KickError (the user must fix key
 or model name). The key lives in memory only: whatever the server says is kept with the key blotted out, and
 no exception that leaves this module hangs on one of the client's, whose request holds the key.
 """
@@ -27,7 +27,7 @@ from kick.judge.secret import Secret
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 2_000_000  # of a reply's body; a longer one is no answer
+MOST_BYTES = 2_000_000  # of a reply's body; a longer one is not read
 LONGEST_WAIT = 120.0  # seconds: an endpoint that asks for more is taken as closed for today
 LONGEST_BACKOFF = 60.0  # seconds
 OUTAGE = 3  # questions in a row without a reply after which no more are asked
@@ -39,7 +39,7 @@ Message = Mapping[str, str]  # role, content
 
 @dataclass(frozen=True)
 class Settings:
-    """Which judge, asked how. The first six fields make it another judge; the rest is how it is reached.
+    """Settings of a judge. The first six fields make it another judge; the rest is how it is reached.
 
     mode: "grade" each answer alone, "pair" it with the dense model's, or "both". runs: how often each
     question is asked, with seed, seed + 1, ...; timeout and backoff in seconds; attempts: requests before a
@@ -67,26 +67,26 @@ class Settings:
         parts = urlsplit(self.base_url)
         if parts.username or parts.password or parts.query or parts.scheme not in ("http", "https"):
             raise KickError(
-                "the judge's base_url must be a plain http:// or https:// address; "
-                "a name, password or ?query in it is refused, for the key is read from the environment only"
+                "the judge's base_url must be a plain http:// or https:// address "
+                "without a name, password or ?query; the key is read from the environment only"
             )
         if not _VARIABLE.fullmatch(self.key_variable):
             raise KickError(
-                "the judge's key_variable is no name of an environment variable (it is not shown here, "
-                "for it may be the key itself); give the name, e.g. OPENAI_API_KEY"
+                "the judge's key_variable is not a valid name of an environment variable (not shown here, "
+                "as it may be the key itself); expected: a name such as OPENAI_API_KEY"
             )
         if self.mode not in ("grade", "pair", "both"):
-            raise KickError(f"the judge's mode is {self.mode!r}; it is one of grade, pair, both")
+            raise KickError(f"judge: mode: got {self.mode!r}; expected: grade, pair or both")
 
     def identity(self) -> dict[str, Any]:
-        """What makes its verdicts this judge's, as JSON values."""
+        """Identity of the judge, as JSON values: what makes verdicts its own."""
         names = ("model", "base_url", "temperature", "top_p", "max_tokens", "seed")
         return {name: asdict(self)[name] for name in names}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge wrote: text, tokens read and written, the model that says it wrote it, why it ended."""
+    """Reply of the judge: text, tokens read and written, the model that says it wrote it, why it ended."""
 
     text: str
     tokens: int = 0
@@ -108,9 +108,9 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a request gave no reply: `again` whether to ask again, `after` how many seconds the server wants.
+    """Reason why a request gave no reply. `again`: whether to ask again, `after`: seconds to wait first.
 
-    `stop` ends the pass, `wrong` is for the user to mend; both are messages. `said`: the server's own words.
+    `stop` ends the pass, `wrong` is for the user to fix; both are messages. `said`: the server's own words.
     """
 
     cause: str
@@ -133,7 +133,7 @@ class Budget:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take(self, estimate: int) -> str:
-        """Reserve a request of about so many tokens; the reason where the budget does not have it."""
+        """Reserve a request of about so many tokens; the reason if the budget does not have it."""
         with self._lock:
             if self.calls is not None and self.used_calls >= self.calls:
                 return f"the budget of {self.calls} calls is used up"
@@ -154,7 +154,7 @@ class Endpoint:
     """An OpenAI-style chat endpoint. Safe for several threads; a context that closes its connections."""
 
     def __init__(self, settings: Settings):
-        """Raises KickError where the client is not installed or the key is not set; asks nothing yet."""
+        """Raise KickError if the client is not installed or the key is not set; asks nothing yet."""
         openai = _client_library()
         self.settings = settings
         self.budget = Budget(settings.calls, settings.tokens)
@@ -230,7 +230,7 @@ class Endpoint:
             )
 
     def _wait(self, attempt: int, trouble: Trouble) -> None:
-        """Exponential backoff with jitter; where the server names a time, all workers wait for it."""
+        """Exponential backoff with jitter; if the server names a time, all workers wait for it."""
         if trouble.after is not None:
             with self._lock:
                 self._not_before = max(self._not_before, time.monotonic() + trouble.after)
@@ -297,7 +297,7 @@ class Endpoint:
         try:
             data = json.loads(body)
         except (ValueError, RecursionError):
-            return Trouble("a body that is no JSON")
+            return Trouble("a body that is not JSON")
         try:
             choice = data["choices"][0]
             content = choice["message"]["content"]
@@ -316,7 +316,7 @@ class Endpoint:
         )
 
     def _trouble(self, error: Any, limit: str) -> Trouble:
-        """What an error of the client means for us; nothing of the error itself is kept."""
+        """Meaning of an error of the client for us; nothing of the error itself is kept."""
         code = getattr(error, "status_code", None)
         if code is None:
             return Trouble("timeout" if "Timeout" in type(error).__name__ else "no connection")
@@ -330,7 +330,7 @@ class Endpoint:
         if code == 404:
             return Trouble(
                 f"HTTP {code}",
-                wrong=f"{settings.base_url} has no model {settings.model!r} for the judge, or is no "
+                wrong=f"{settings.base_url} has no model {settings.model!r} for the judge, or is not an "
                 f"OpenAI-style address (HTTP 404: {said}); see judge: {{model, base_url}} of the matrix",
             )
         if code == 429 and getattr(error, "code", None) == "insufficient_quota":
@@ -362,7 +362,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _broken_transport() -> tuple[type[Exception], ...]:
-    """What a connection raises that breaks inside a body: the client wraps only what comes before."""
+    """Errors of a connection that breaks inside a body: the client wraps only what comes before."""
     libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     found = [getattr(module, name) for module in libraries for name in ("HTTPError", "StreamError")]
     if "anyio" in sys.modules:

@@ -1,7 +1,7 @@
 """A judge: questions in, verdicts out. Every reply is kept on disk, so nothing is asked or paid for twice.
 
     with Judge(settings, open_files("results/.judge")) as judge:
-        verdicts = judge.verdicts(questions)      # None where the pass was stopped before or nobody replied
+        verdicts = judge.verdicts(questions)      # None if the pass was stopped before or nobody replied
 
 A reply is kept under the hash of the judge's identity and of all that it was shown, the code of the question
 left out; several passes and machines may write at once, and the first reply counts. Replies are kept as text
@@ -31,10 +31,10 @@ UNPARSED = "unparsed"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a question: `values` as `verdicts.parse` gives them, or `failure`, a few words, and none.
+    """Outcome of a question: `values` as `verdicts.parse` gives them, or `failure`, a few words, and none.
 
     repaired: the form needed its one repair. unanswered: there was no reply, so it is not kept. model: as the
-    endpoint names it. tokens: read and written, also where the reply was kept from an earlier pass.
+    endpoint names it. tokens: read and written, also if the reply was kept from an earlier pass.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Judge:
     """A judge at an endpoint, with the replies it gave before. A context that closes its connections."""
 
     def __init__(self, settings: Settings, kept: Files):
-        """`kept` is where replies are. Raises KickError where key or client is missing."""
+        """`kept` has the replies. Raises KickError if key or client is missing."""
         self.settings = settings
         self.endpoint = Endpoint(settings)
         self.from_cache = 0
@@ -74,16 +74,16 @@ class Judge:
 
     @property
     def stopped(self) -> str:
-        """Why nothing more is asked; "" while all is well."""
+        """The reason why nothing more is asked; "" while all is well."""
         return self.endpoint.stopped
 
     def verdicts(
         self, questions: Sequence[Question], on_done: Callable[[], None] | None = None
     ) -> list[Verdict | None]:
-        """A verdict a question, in the order asked; None for those that a pass did not come to.
+        """One verdict per question, in the order asked; None for those that a pass did not come to.
 
-        At most `settings.workers` requests are under way at a time; `on_done` is called after each question.
-        Raises KickError where key or model name are wrong.
+        At most `settings.workers` requests are in progress at a time; `on_done` is called after each
+        question. Raises KickError if key or model name are wrong.
         """
         done = False
         with ThreadPoolExecutor(self.settings.workers, thread_name_prefix="kick-judge") as pool:
@@ -98,7 +98,7 @@ class Judge:
                 if not done:
                     self._abandon(futures)
         found = [future.result() for future in futures]
-        # where the endpoint replies to others a question without a reply has failed; else nothing was judged
+        # if the endpoint replies to others, a question without a reply has failed; else nothing was judged
         out = self.stopped or not self.endpoint.replies
         return [None if out and verdict is not None and verdict.unanswered else verdict for verdict in found]
 
@@ -157,7 +157,7 @@ class Judge:
         return other or new
 
     def _read(self, path: str) -> Exchange | None:
-        """The exchange in a file; None where there is none or it is damaged."""
+        """The exchange in a file; None if there is none or it is damaged."""
         try:
             data = json.loads(self._kept.read(path))
             return Exchange(
@@ -176,7 +176,7 @@ def _text(value: Any) -> str:
 
 
 def _code(texts: Sequence[str]) -> str:
-    """A random code that stands in none of the texts."""
+    """A random code that occurs in none of the texts."""
     while True:
         code = secrets.token_hex(CODE_BYTES)
         if not any(code in text for text in texts):

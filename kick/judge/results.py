@@ -4,7 +4,7 @@ A judge needs no model, only answers, and answers are dear: so it never runs bes
 afterwards, over whole cells. Each of its verdicts is kept the moment it is there (kick.judge.judge), a cell
 is written once all its items have theirs, with its answers and all other scores bit for bit as they were, and
 a cell whose columns would not change is not written at all. An outage, a spent budget or Ctrl-C thus costs
-nothing but time: the same pass goes on where it was, and a finished pass can be repeated for free. A cell is
+nothing but time: the same pass continues, and a finished pass can be repeated for free. A cell is
 either judged on all its items, failures counted, or not at all, so that no mean is taken over the items that
 a budget happened to reach.
 """
@@ -35,7 +35,7 @@ KINDS: tuple[Kind, ...] = ("instruction", "summary")
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of a cell. `pending` questions are open still; `note` says why it was left as it was."""
+    """Outcome of a cell. `pending` questions are open still; `note` says why it was left as it was."""
 
     key: str
     variant: str
@@ -65,9 +65,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class JudgePass:
-    """What came of a pass: its cells, the calls and tokens that it used, replies that were there already.
+    """Outcome of a pass: its cells, the calls and tokens that it used, replies that were there already.
 
-    stopped: why it ended early; "" where it came to the end.
+    stopped: why it ended early; "" if it came to the end.
     """
 
     cells: tuple[Judged, ...]
@@ -82,11 +82,11 @@ class JudgePass:
         return all(cell.written or not (cell.asked or cell.pending or cell.note) for cell in self.cells)
 
     def lines(self) -> list[str]:
-        """The pass for people to read, a line a cell and `str` of it."""
+        """The pass for people to read: one line per cell, then `str` of it."""
         return [*(cell.line() for cell in self.cells), *str(self).splitlines()]
 
     def __str__(self) -> str:
-        """What was used, and why it ended early."""
+        """Calls and tokens that were used, and why the pass ended early."""
         if not self.cells:
             return "no stored cell has answers for a judge: summaries, or answers to open instructions"
         done = sum(cell.written for cell in self.cells)
@@ -94,7 +94,7 @@ class JudgePass:
             f"{done} of {len(self.cells)} cells judged; {self.calls} calls, {self.tokens} tokens, "
             f"{self.kept} replies were there already"
         )
-        end = f"stopped: {self.stopped}; the same command goes on from here"
+        end = f"stopped: {self.stopped}; the same command continues from here"
         return f"{used}\n{end}" if self.stopped else used
 
 
@@ -115,8 +115,8 @@ def judge_results(
 ) -> JudgePass:
     """Judge every stored cell whose task has something to judge, and store it with the judge's columns.
 
-    Stops cleanly where the budget is used up or the endpoint is out; the same call goes on then. Raises
-    KickError where the key is not set or refused, the endpoint has no such model, or data are missing.
+    Stops cleanly if the budget is used up or the endpoint is down; the same call then continues. Raises
+    KickError if the key is not set or refused, the endpoint has no such model, or data are missing.
     """
     how = settings(choice)
     folders = [Path(folder) for folder in task_folders]
@@ -139,7 +139,7 @@ def judge_results(
 
 
 def _kinds(names: set[str], folders: Sequence[Path]) -> dict[str, Kind]:
-    """Of these tasks those with something to judge; a user's task says so in metadata: kick: {judge: ...}."""
+    """Those of the tasks with something to judge; a user's task says so in metadata: kick: {judge: ...}."""
     found: dict[str, Kind] = {}
     for name, (file, config) in index.own(folders).items():
         options = (config.get("metadata") or {}).get("kick") or {}
@@ -147,7 +147,7 @@ def _kinds(names: set[str], folders: Sequence[Path]) -> dict[str, Kind]:
         if not kind or name not in names:
             continue
         if kind not in KINDS:
-            raise KickError(f"task file {file}: judge is {kind!r}; it is one of {', '.join(KINDS)}")
+            raise KickError(f"task file {file}: judge: got {kind!r}; expected: one of {', '.join(KINDS)}")
         found[name] = kind
     return found
 
@@ -166,7 +166,7 @@ def _home(store: Store, result: Result) -> Store:
 
 
 def _dense(result: Result, results: Sequence[Result]) -> Result | None:
-    """The dense model's cell of the same matrix and task; None for that cell, and where there is none."""
+    """The dense model's cell of the same matrix and task; None for that cell, and if there is none."""
     for other in results:
         if other.cell.variant.dense and other.matrix == result.matrix and _asks(other) == _asks(result):
             return None if other.key == result.key else other
@@ -192,13 +192,13 @@ class _Cell:
         return Judged(self.result.key, cell.variant.name, cell.task.name, items, **more)
 
     def answered(self, samples: Sequence[Sample]) -> dict[str, Answered]:
-        """By item, as stored: its document and answers. Raises KickError where a document is not there."""
+        """Documents and answers by item, as stored. Raises KickError if a document is not there."""
         docs = {item.id: item.doc for item in self.task.answered(self.result.cell.task, samples)}
         lost = [sample.item for sample in samples if sample.item not in docs]
         if lost:
             raise KickError(
-                f"task {self.task.name} has not the documents of {len(lost)} stored answers of cell "
-                f"{self.result.key}; are these the data that were asked?"
+                f"task {self.task.name} no longer contains the documents behind {len(lost)} stored answers "
+                f"of cell {self.result.key}; has the data set changed since the run?"
             )
         compared = {} if self.dense is None else _texts(self.store.samples(self.dense.key))
         mine = _texts(samples)
@@ -212,7 +212,7 @@ def _texts(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
 def _judge_cell(cell: _Cell, judge: Judge) -> Judged:
     samples = cell.store.samples(cell.result.key)
     if cell.task.digest != cell.result.cell.task.digest:
-        return cell.told(len(samples), note="the task asks something else now: left as it was")
+        return cell.told(len(samples), note="the task has changed since it was asked: left as it was")
     items = cell.answered(samples)
     asked = {
         (item, slot): question
@@ -243,7 +243,7 @@ def _judge_cell(cell: _Cell, judge: Judge) -> Judged:
 
 
 def _origin(judge: Judge, told: Judged, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What run.json keeps of the judge: who it was, how it was asked, what failed. The same for each pass."""
+    """Record of the judge in run.json: who it was, how it was asked, what failed. The same for each pass."""
     how = judge.settings
     return {
         **how.identity(),
@@ -269,7 +269,7 @@ def _store(
     store, key = cell.store, cell.result.key
     claim = store.claim(key)
     if claim is None:
-        return replace(told, note="another process is at work on this cell: left as it was")
+        return replace(told, note="another process works on this cell: left as it was")
     try:
         result, before = store.result(key), store.samples(key)
         if _texts(before) != _texts(judged):
@@ -294,7 +294,7 @@ def _rest(scores: Mapping[str, float]) -> Iterator[tuple[str, float]]:
 
 
 def _print(result: Result, samples: Sequence[Sample]) -> tuple[str, ...]:
-    """What tells one state of a cell's judgement from another; NaN equals NaN here."""
+    """State of a cell's judgement, to compare with another; NaN equals NaN here."""
     judged = [{name: repr(v) for name, v in sorted(s.scores.items()) if of_judge(name)} for s in samples]
     scores = [score for score in result.scores if of_judge(score.metric)]
     return repr(judged), repr(scores), repr(result.provenance.get("judge"))

@@ -1,6 +1,6 @@
-"""What a judge is asked: rubrics in words, and the messages that put answers before it safely.
+"""Questions to a judge: rubrics in words, and the messages that put answers before it safely.
 
-Everything that comes from a data set or a model stands between marker lines that carry a code drawn for
+Everything that comes from a data set or a model is between marker lines that carry a code drawn for
 this one question, which no text can guess; the verdict must carry it too, so that a verdict written into an
 answer, or quoted from it by the judge, is none. Reasoning comes first and outside the JSON: a mathematical
 argument needs no escaping, and the grade follows from it rather than the other way round.
@@ -65,7 +65,7 @@ That reply holds no valid verdict: {problem}. Do not judge anew. Reply with the 
 this form, and nothing else:
 {form}"""
 
-# What local servers' tokenizers may read as the borders of a turn, wherever it stands.
+# What local servers' tokenizers may read as the borders of a turn, in any place.
 _CONTROL = re.compile(r"<(?=\|[^<>|\n]{1,40}\|>|/?s>|(?:start|end)_of_turn>|</?SYS>)|\[(?=/?INST\])")
 
 
@@ -79,7 +79,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge is asked about: the last turn of one conversation, or of two that differ in the answers.
+    """Subject of a verdict: the last turn of one conversation, or of two that differ in the answers.
 
     rubric: a name of RUBRICS; for "summary" the request is the article. reference: a good answer to compare
     with, or "". run: which of several independent runs it belongs to.
@@ -105,7 +105,7 @@ class Question:
 
 
 def form(question: Question, code: str) -> str:
-    """How the verdict is to look. Its values are no JSON, so that a quoted form is no verdict."""
+    """Form of the verdict. Its values are not JSON, so that a quoted form is not a verdict."""
     value = "<first, second or tie, in quotes>" if question.wanted == ("better",) else "<1-10>"
     return "{" + ", ".join([f'"code": "{code}"', *(f'"{name}": {value}' for name in question.wanted)]) + "}"
 
@@ -123,7 +123,7 @@ def messages(question: Question, code: str) -> list[Message]:
 
 
 def repair(question: Question, code: str, reply: str, problem: str) -> list[Message]:
-    """The same, with the reply that held no verdict and the request to mend its form."""
+    """The same, with the reply that held no verdict and the request to fix its form."""
     again = _REPAIR.format(problem=problem, form=form(question, code))
     return [
         *messages(question, code),

@@ -40,7 +40,7 @@ class Secret:
         return bool(self.__key)
 
     def reveal(self) -> str:
-        """The key itself, for the one that sends it; "" where there is none."""
+        """The key itself, for the one that sends it; "" if there is none."""
         return self.__key
 
     def redact(self, text: str) -> str:
@@ -49,7 +49,7 @@ class Secret:
         return text.encode("utf-8", "replace").decode("utf-8")
 
     def watch(self) -> None:
-        """From now on the HTTP libraries' logs do not hold the key."""
+        """Keep the key out of the HTTP libraries' logs from now on."""
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self._filter)
 

@@ -6,7 +6,7 @@ load         a file or preset -> Matrix
 variants     entries of a matrix -> variants
 names        methods and tasks by name, before anything slow is imported
 needs        data sets and models that are missing, before the same
-sources      where names are looked up
+sources      tables in which names are looked up
 plan         Matrix -> cells, jobs, estimates
 costs        seconds, memory and disk of a job
 rates        how fast this machine is

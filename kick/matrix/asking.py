@@ -1,4 +1,4 @@
-"""How each model of a matrix is asked: chat template, end of thinking, generation configuration.
+"""Way in which each model of a matrix is asked: chat template, end of thinking, generation configuration.
 
 A task is one for all variants; what a model's files add to it (a checkpoint may bring its own) is added here,
 so that it is part of the cell's key and checked before a model is loaded.
@@ -23,7 +23,7 @@ Chat = bool | ChatKeys | None
 
 @dataclass(frozen=True)
 class Asking:
-    """What the files of models change in how tasks are asked.
+    """Changes that the files of models make to how tasks are asked.
 
     obeys: whether `generation_config: model`. chat: each task's `chat_template`.
     """
@@ -45,7 +45,7 @@ class Asking:
         return replace(spec, generation=obeyed, reasoning_end=end)
 
     def problems(self, variants: Sequence[Variant], specs: Mapping[str, TaskSpec]) -> list[Problem]:
-        """What cannot be asked: a template that there is not, an argument it does not read, a configuration
+        """Problems of what cannot be asked: a missing template, an argument it does not read, a configuration
         that no backend obeys or that fidelity cannot follow."""
         found: dict[tuple[Path, str], Problem] = {}
         for model in dict.fromkeys(variant.model for variant in variants):

@@ -1,12 +1,12 @@
-"""What a job costs, from shapes alone: seconds, memory, disk. No weights are loaded and torch is not needed.
+"""Cost of a job, from shapes alone: seconds, memory, disk. No weights are loaded and torch is not needed.
 
 Seconds, with P parameters and F multiply-adds doubled a second (`Rates.flops`, stored for this machine):
 
-    answer    items x (learned seconds an item, where this machine has answered the task before;
-              else tokens an item x 2 P / F)
+    answer    items x (learned seconds per item if this machine has answered the task before;
+              else tokens per item x 2 P / F)
     compress  for each step that calibrates 2 forwards of the calibration tokens, 2 x 2 P x tokens / F, and
-              SOLVER seconds a parameter; for each step that does not, SIMPLE seconds a parameter
-    load      P x bytes a parameter / READ
+              SOLVER seconds per parameter; for each step that does not, SIMPLE seconds per parameter
+    load      P x bytes per parameter / READ
 
 An estimate of the first run is good to a factor of three; later ones use what was learned.
 """
@@ -33,12 +33,12 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # of an item of lm-eval's kinds, before any was measured; a protocol says its own
 TOKENS = {"multiple_choice": 100, "generate_until": 150}
 ITEMS = 32  # of a task whose size is not known before it is tokenised
-SOLVER = 1e-7  # seconds a parameter: statistics, factorisation, column sweep
+SOLVER = 1e-7  # seconds per parameter: statistics, factorisation, column sweep
 SIMPLE = 2e-8
-READ = 5e8  # bytes a second
+READ = 5e8  # bytes per second
 LIBRARIES = 700 << 20  # bytes that Python, torch and transformers take by themselves
 SAMPLE = 1500  # bytes of a stored item
-BATCH = 4096  # tokens a batch where the engine chooses
+BATCH = 4096  # tokens per batch if the engine chooses
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
@@ -56,7 +56,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job needs: seconds by part, peak bytes of memory, of which for calibration, bytes of disk."""
+    """Needs of a job: seconds by part, peak bytes of memory, of which for calibration, bytes of disk."""
 
     seconds: Mapping[str, float]
     memory: int
@@ -71,7 +71,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class JobWork:
-    """What a job does: items by task, and tokens of the calibration set with how many steps see them."""
+    """Work of a job: items by task, and tokens of the calibration set with how many steps see them."""
 
     items: Mapping[str, int]
     kinds: Mapping[str, str]  # task -> how it asks, as `kick.tasks.describe` says
@@ -86,7 +86,7 @@ class JobWork:
 def shape(folder: Path) -> Shape:
     """The shape of a model's folder, from the headers of its safetensors and config.json.
 
-    Raises KickError where a header cannot be read.
+    Raises KickError if a header cannot be read.
     """
     sizes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -114,13 +114,15 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         header = json.loads(text)
     except ValueError:
-        raise KickError(f"{file} is no safetensors file: its header cannot be read; fetch it again") from None
+        raise KickError(
+            f"{file} is not a valid safetensors file: its header cannot be read; download it again"
+        ) from None
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def estimate(spec: ModelSpec, size: Shape, work: JobWork, rates: Rates) -> Estimate:
     """The cost of one job; the formula is this module's docstring."""
-    forward = 2 * size.parameters / rates.flops  # seconds a token
+    forward = 2 * size.parameters / rates.flops  # seconds per token
     tokens = work.sequences * work.length
     answer = sum(_answer(task, count, size, work, rates) for task, count in work.items.items())
     compress = work.calibrated * (2 * forward * tokens + SOLVER * size.parameters)
@@ -145,7 +147,7 @@ def _answer(task: str, items: int, size: Shape, work: JobWork, rates: Rates) -> 
 
 
 def tokens_of(kind: str) -> int:
-    """What an item costs, in tokens read, of a protocol's task, or of one with an lm-eval output type."""
+    """Tokens read per item, of a protocol's task, or of one with an lm-eval output type."""
     facts = protocols.facts().get(kind)
     return facts.tokens if facts else TOKENS.get(kind, OTHER_TOKENS)
 
@@ -162,7 +164,7 @@ def machine_memory() -> int:
 
 
 def job_memory() -> int:
-    """Bytes of memory that a job may use: the smallest GPU's where there is one, else the machine's."""
+    """Bytes of memory that a job may use: the smallest GPU's if there is one, else the machine's."""
     import torch
 
     if not torch.cuda.is_available():
@@ -171,7 +173,7 @@ def job_memory() -> int:
 
 
 def free_disk(folder: Path) -> int:
-    """Free bytes where `folder` is, or will be made."""
+    """Free bytes on the disk of `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -180,12 +182,12 @@ def free_disk(folder: Path) -> int:
 def preflight(
     estimates: Mapping[str, Estimate], out: Path | None, memory: int | None = None, disk: int | None = None
 ) -> list[str]:
-    """Refuses what cannot fit and gives warnings for what may not.
+    """Warnings for what may not fit; what cannot fit is refused.
 
     Args:
         estimates: by variant.
         out: the local folder of the results, None for an object store.
-        memory: bytes a job may use; `job_memory()` by default.
+        memory: bytes per job; `job_memory()` by default.
         disk: free bytes at `out`; asked of the system by default.
 
     Raises:

@@ -1,6 +1,6 @@
 """A matrix file, a preset's name, YAML text or a dict -> Matrix.
 
-Every problem of a file is found in one go and told as `file:line: key: what was got; what would be right`.
+Every problem of a file is reported at once as `file:line: key: what was got; what is expected`.
 Presets are matrix files beside this module, in presets/; `load` takes their name in place of a path.
 """
 
@@ -65,7 +65,7 @@ def _of_mapping(given: Mapping[str, Any]) -> Matrix:
 
 
 def _values(value: Any, path: Path) -> Any:
-    """`value` with plain values alone, as YAML has them. Raises KickError for what is none."""
+    """`value` with plain values alone, as YAML has them. Raises KickError for others."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Integral | Real):
@@ -122,7 +122,7 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Matrix:
     value, marks, problems = read(text, source)
     marks = replace(marks, numbered=numbered)
     if not isinstance(value, dict):
-        raise refusal(marks, [Problem((), "a matrix is a mapping with name, model, tasks and variants")])
+        raise refusal(marks, [Problem((), "a matrix must be a mapping with name, model, tasks and variants")])
     try:
         matrix = Matrix.model_validate(value)
     except ValidationError as error:
@@ -148,10 +148,10 @@ def _echo(error: Mapping[str, Any]) -> bool:
 
 
 def _problem(error: Mapping[str, Any], marks: Marks) -> Problem:
-    """What pydantic found, in our words and at its place in the file."""
+    """Problem that pydantic found, in our words and at its place in the file."""
     path = marks.clean(error["loc"])
     kind = error["type"]
-    model, wanted = _place(error["loc"])
+    model, expected = _place(error["loc"])
     if kind == "extra_forbidden":
         return Problem(path, unknown("key", str(error["loc"][-1]), model.model_fields))
     if kind == "missing":
@@ -162,7 +162,7 @@ def _problem(error: Mapping[str, Any], marks: Marks) -> Problem:
     written = marks.texts.get(path)
     got = show(error["input"]) if not isinstance(error["input"], float) or written is None else written
     quotes = ", as text in quotes" if kind == "string_type" and written else ""
-    return Problem(path, f"got {got}; wanted: {wanted}{quotes}")
+    return Problem(path, f"got {got}; expected: {expected}{quotes}")
 
 
 def _missing(path: Path, name: str, given: Any, model: type[BaseModel]) -> Problem:
@@ -170,23 +170,23 @@ def _missing(path: Path, name: str, given: Any, model: type[BaseModel]) -> Probl
     close = near(name, strangers, most=1)
     if close:
         return Problem((*path, close[0]), unknown("key", close[0], model.model_fields))
-    return Problem(path, f"the key {name!r} is missing; wanted: {model.model_fields[name].description}")
+    return Problem(path, f"the key {name!r} is missing; expected: {model.model_fields[name].description}")
 
 
 def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
-    """The part of the matrix that a pydantic location leads to, and what is wanted there."""
+    """The part of the matrix that a pydantic location leads to, and what is expected there."""
     model: type[BaseModel] = Matrix
-    wanted, item = "a mapping", ""
+    expected, item = "a mapping", ""
     for element in location:
         if isinstance(element, int):
-            wanted = item or wanted
+            expected = item or expected
         elif element in _INSIDE:
-            model, wanted = _INSIDE[element], "a mapping" if element == "<chat>" else ENTRY
+            model, expected = _INSIDE[element], "a mapping" if element == "<chat>" else ENTRY
         elif element in model.model_fields:
-            wanted = model.model_fields[element].description or wanted
-            item = _ITEMS.get(element, wanted)
+            expected = model.model_fields[element].description or expected
+            item = _ITEMS.get(element, expected)
             model = _INSIDE.get(f"<{element}> inside", model)
-    return model, wanted
+    return model, expected
 
 
 _ITEMS = {

@@ -1,4 +1,4 @@
-"""How fast this machine computes a model: one timed forward, kept for later estimates."""
+"""Speed of this machine with a model: one timed forward, kept for later estimates."""
 
 from __future__ import annotations
 

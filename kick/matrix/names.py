@@ -13,7 +13,7 @@ from kick.registry import unknown
 
 
 def check(matrix: Matrix, folders: Sequence[File] = (), methods: Collection[str] | None = None) -> None:
-    """Raises KickError for methods and tasks that do not exist, each with its line.
+    """Refuse methods and tasks that do not exist, each with its line.
 
     Args:
         folders: of the user's own task files.

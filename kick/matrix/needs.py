@@ -1,4 +1,4 @@
-"""What a matrix needs from elsewhere, looked for before anything slow: data sets, models of the hub."""
+"""Needs of a matrix from elsewhere, looked for before anything slow: data sets, models of the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kick.matrix.yaml_marks import Path, Problem, refusal
 
 
 def check(matrix: Matrix, folders: Sequence[File] = (), data_root: str | None = None) -> None:
-    """Raises KickError for data sets and models that are not on this machine if the hub cannot be asked.
+    """Refuse data sets and models that are not on this machine if the hub cannot be asked.
 
     Args:
         folders: of the user's own task files.

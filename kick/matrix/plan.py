@@ -1,6 +1,6 @@
 """A matrix -> its cells and jobs: every name checked against the tables, defaults written out, keys, costs.
 
-No weights are loaded. What is wrong is told at once, each with its line in the matrix file.
+No weights are loaded. All mistakes are reported at once, each with its line in the matrix file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a matrix comes to. `cells` go variant by variant, dense first; `keys` stand beside them."""
+    """Plan of a matrix. `cells` are in order of variants, dense first; `keys` are theirs."""
 
     matrix: Matrix
     variants: tuple[Variant, ...]
@@ -79,7 +79,7 @@ def plan(
             twice: all that is found, a line each.
     """
     if limit is not None and limit < 1:
-        raise KickError(f"limit: got {limit}; wanted: a whole number of at least 1")
+        raise KickError(f"limit: got {limit}; expected: a whole number of at least 1")
     planner = _Planner(matrix, data_root or matrix.data_root, limit, sources or own_sources())
     variants = planner.variants()
     tasks = planner.tasks()
@@ -117,7 +117,7 @@ def _cells(
     asked: Asking,
     engine: str,
 ) -> list[Cell]:
-    """All cells. Where a task compares with dense answers, the others' cells name the dense one's key."""
+    """All cells. If a task compares with dense answers, the others' cells name the dense one's key."""
     first = variants[0]
     dense = {name: Cell(first, asked.of(spec, first.model), None, engine).key for name, spec in specs.items()}
     return [
@@ -139,7 +139,7 @@ class _Planner:
         self.limit = limit
         self.sources = sources
         self.problems: list[Problem] = []
-        self._groups: dict[str, list[str]] = {}  # what each name in `tasks` stands for
+        self._groups: dict[str, list[str]] = {}  # the tasks of each name in `tasks`
 
     def variants(self) -> list[Expanded]:
         """All variants, dense first, with the digest of their calibration; the models have none yet."""
@@ -155,7 +155,7 @@ class _Planner:
         return [_with_corpus(one, digest) for one in found]
 
     def resolved(self, variants: Sequence[Expanded]) -> list[Expanded]:
-        """The variants with their models' digests. Raises KickError for models that are not to be had."""
+        """The variants with their models' digests. Raises KickError for models that are not available."""
         specs: dict[ModelSpec, ModelSpec] = {}
         for one in variants:
             model = one.variant.model
@@ -175,7 +175,7 @@ class _Planner:
         ]
 
     def facts(self, variants: Sequence[Expanded]) -> dict[ModelSpec, ModelFacts]:
-        """What the files of each model say. Raises KickError for one that is no causal language model."""
+        """Facts in the files of each model. Raises KickError for one that is not a causal language model."""
         found: dict[ModelSpec, ModelFacts] = {}
         for one in variants:
             path: Path = (*one.path, "checkpoint") if one.variant.checkpoint else ("model",)
@@ -189,7 +189,7 @@ class _Planner:
         return found
 
     def check_fit(self, variants: Sequence[Expanded]) -> None:
-        """Raises KickError for recipes that cannot serve their model: group sizes, patterns, structures."""
+        """Refuse recipes that cannot serve their model: group sizes, patterns, structures."""
         checked: set[tuple[ModelSpec, str]] = set()
         for one in variants:
             model, recipe = one.variant.model, one.variant.recipe
@@ -210,7 +210,7 @@ class _Planner:
         self.refuse()
 
     def check_asked(self, tasks: Mapping[str, Task], specs: Mapping[str, TaskSpec]) -> None:
-        """Raises KickError for tasks that cannot be asked as the matrix says."""
+        """Refuse tasks that cannot be asked as the matrix says."""
         for name, task in tasks.items():
             shots = self.matrix.shots
             path: Path = ("tasks",) if shots is None else ("shots",)
@@ -222,7 +222,7 @@ class _Planner:
         self.refuse()
 
     def refuse(self) -> None:
-        """Raises KickError with all the problems found so far, where there are any."""
+        """Raise KickError with all the problems found so far, if there are any."""
         if self.problems:
             raise refusal(self.matrix.marks, self.problems)
 
@@ -285,7 +285,7 @@ class _Planner:
         specs: Mapping[str, TaskSpec],
         rates: Rates,
     ) -> dict[str, Estimate]:
-        """What each variant's job costs."""
+        """Cost of each variant's job."""
         kinds = self.sources.kinds()
         items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
         shapes: dict[tuple[str, str | None], Shape] = {}

@@ -1,4 +1,4 @@
-"""How fast this machine is: rates learned from cells and measured, kept for later plans."""
+"""Speed of this machine: rates learned from cells and measured, kept for later plans."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast this machine is: `flops` a second, and seconds an item by task and model size."""
+    """Speed of this machine: `flops` per second, and seconds per item by task and model size."""
 
     flops: float = 1e11
     items: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_rates() -> Rates:
-    """The rates learned so far, defaults where none are or where their file is damaged."""
+    """The rates learned so far, defaults if there are none or their file is damaged."""
     file = rates_file()
     try:
         if not file.is_file():
@@ -38,7 +38,7 @@ def load_rates() -> Rates:
 
 
 def save_rates(rates: Rates) -> None:
-    """Keeps the rates for later plans, if the cache can be written."""
+    """Keep the rates for later plans, if the cache can be written."""
     file = rates_file()
     beside = file.with_name(f"{file.name}.{os.getpid()}")
     with spare(file):

@@ -1,4 +1,4 @@
-"""What a matrix file may hold: structure and types only. `load` reads one; `kick.matrix.plan` checks
+"""Keys of a matrix file: structure and types only. `load` reads one; `kick.matrix.plan` checks
 names, options and levels."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 class Refused(ValueError):
-    """A value's error whose text is the whole message."""
+    """Error of a value whose text is the whole message."""
 
 
 def _number(value: Any) -> Any:
@@ -112,7 +112,7 @@ def _address(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if not re.match(r"https?://", value):
-        raise Refused(f"got {value!r}; an address that starts with http:// or https:// is wanted")
+        raise Refused(f"got {value!r}; expected: an address that starts with http:// or https://")
     if "@" in value.split("//", 1)[1].split("/", 1)[0]:
         raise Refused("a name or key in the address; the key is read from the environment only")
     return value
@@ -120,7 +120,7 @@ def _address(value: Any) -> Any:
 
 def _variable(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w{0,99}", value):
-        raise Refused("no environment variable's name; give that name, the key itself is written nowhere")
+        raise Refused("not a valid name of an environment variable; expected: its name, never the key itself")
     return value
 
 
@@ -132,7 +132,7 @@ Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 
 
 def _per_task(value: Any) -> str:
-    """Which of "one value for all tasks" and "{task: value}" a value is."""
+    """Tell "one value for all tasks" from "{task: value}"."""
     return "<by task>" if isinstance(value, Mapping) else "<all>"
 
 
@@ -199,7 +199,7 @@ ChatTemplate: TypeAlias = Annotated[
 
 
 class CalibrationKeys(Keys):
-    """What every method of the matrix calibrates on."""
+    """Calibration data of every method of the matrix."""
 
     corpus: Text = Field("kick_mini_calibration", description="the name of a corpus, e.g. wikitext2")
     sequences: Whole = Field(16, ge=1, description="a whole number of at least 1")
@@ -211,7 +211,7 @@ class CalibrationKeys(Keys):
 
 
 class EngineKeys(Keys):
-    """Which backend answers. Its name is in a cell's key only if its scores are not shown to be equal to
+    """Backend that answers. Its name is in a cell's key only if its scores are not shown to be equal to
     those of `packed`; the size of the batch never is."""
 
     name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="packed or plain")
@@ -313,7 +313,7 @@ class Matrix(Keys):
         False, description="true or false, {arguments: {...}}, or {task: true}"
     )
     generation_config: Annotated[Text, _one_of("generation_config", GENERATION)] = Field(
-        GENERATION[0], description="greedy, or model: obey what the model's own says of logits"
+        GENERATION[0], description="greedy, or model: follow the model's own generation_config for logits"
     )
     calibration: CalibrationKeys = Field(
         CalibrationKeys(), description="a mapping, e.g. {corpus: wikitext2, sequences: 16}"
@@ -324,7 +324,7 @@ class Matrix(Keys):
     data_root: Text | None = Field(None, description="a folder")
     engine: EngineKeys = Field(EngineKeys(), description="a mapping, e.g. {name: plain}")
     judge: JudgeKeys | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")
-    time_limit: Number | None = Field(None, gt=0, description="seconds a cell may take, above 0")
+    time_limit: Number | None = Field(None, gt=0, description="seconds per cell, above 0")
 
     _marks: Marks = PrivateAttr(default=Marks("matrix", {}, {}))
     _text: str = PrivateAttr(default="")

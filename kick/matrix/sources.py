@@ -1,4 +1,4 @@
-"""Where a plan looks names up: models, tasks, methods, corpora."""
+"""Tables in which a plan looks names up: models, tasks, methods, corpora."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where names are looked up. The defaults are kick's own tables; tests put small ones in their place."""
+    """Tables in which names are looked up: kick's own by default, small ones in tests."""
 
     # a name, revision and dtype; then, of a checkpoint, the dense model, whose tokenizer it may use
     resolve: Callable[..., ModelSpec]
@@ -29,11 +29,11 @@ class Sources:
     methods: MethodTable
     corpus: Callable[[str, str | None], str]  # a corpus' digest
     shape: Callable[[ModelSpec], Shape]
-    fits: Callable[[ModelSpec, Sequence[Step]], None]  # raises KickError where a recipe cannot serve a model
+    fits: Callable[[ModelSpec, Sequence[Step]], None]  # raises KickError if a recipe cannot serve a model
     kinds: Callable[[], Mapping[str, str]]  # how each of our tasks asks
-    # raises KickError where a corpus of calibration is too short
+    # raises KickError if a corpus of calibration is too short
     enough: Callable[[ModelSpec, CalibrationSpec, str | None], None] = lambda model, spec, root: None
-    # what a model's files say; raises KickError where it is no causal language model
+    # what a model's files say; raises KickError if it is not a causal language model
     facts: Callable[[ModelSpec], ModelFacts] = lambda model: ModelFacts(template="{{ messages }}")
 
 

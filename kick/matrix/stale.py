@@ -47,19 +47,21 @@ def find(
     """
     own = [result for result in stored if result.matrix == matrix]
     present = {result.key for result in own}
-    wanted = {(cell.variant.name, cell.task.name): key for key, cell in planned.items() if key not in present}
+    missing = {
+        (cell.variant.name, cell.task.name): key for key, cell in planned.items() if key not in present
+    }
     found = []
     for result in own:
         place = (result.cell.variant.name, result.cell.task.name)
-        if result.key not in planned and place in wanted:
-            new = wanted[place]
+        if result.key not in planned and place in missing:
+            new = missing[place]
             changes = explain(result.cell, planned[new], given.get(place[0], ()), result.key_version)
             found.append(Stale(result.key, new, *place, tuple(changes)))
     return found
 
 
 def summary(found: Sequence[Stale]) -> list[str]:
-    """A line for each cause: "12 cells are stale: wanda default changed: damping 0.01 -> 0.1"."""
+    """One line per cause: "12 cells are stale: wanda default changed: damping 0.01 -> 0.1"."""
     counts = Counter("; ".join(one.changes) for one in found)
     return [
         f"{count} cell{' is' if count == 1 else 's are'} stale: {cause}"
@@ -70,7 +72,7 @@ def summary(found: Sequence[Stale]) -> list[str]:
 def explain(
     old: Cell, new: Cell, given: Sequence[frozenset[str]] = (), old_version: int | None = None
 ) -> list[str]:
-    """What differs between two cells that carry one label, in words."""
+    """Differences between two cells of one label, in words."""
     before, after = old.identity(), new.identity()
     if old_version is not None:
         before["version"] = old_version

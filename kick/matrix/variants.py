@@ -1,7 +1,7 @@
 """A matrix's variants, written out: lists multiplied, methods and options checked, every variant named.
 
 A label shows the method, its level (0.5, 2:4, 4bit) and each option that differs from its default, so that
-labels of one matrix differ where the variants do: gptq-4bit-g32, wanda-0.5+rtn-4bit, wanda-0.5-seed1. An
+labels of one matrix differ if the variants do: gptq-4bit-g32, wanda-0.5+rtn-4bit, wanda-0.5-seed1. An
 entry's own `name` takes its place.
 """
 
@@ -33,7 +33,7 @@ OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32
 
 @dataclass(frozen=True)
 class MethodTable:
-    """What expansion asks about methods.
+    """Table that expansion asks about methods.
 
     `step` writes every default out; it raises UnknownName for the method, WrongOption for an option, and
     ValueError for one that is missing.
@@ -46,7 +46,7 @@ class MethodTable:
 
 @dataclass(frozen=True)
 class Expanded:
-    """A variant, where it stands in the file, and which options of each step were given there."""
+    """A variant, its place in the file, and which options of each step were given there."""
 
     variant: Variant
     path: Path
@@ -55,7 +55,7 @@ class Expanded:
 
 @dataclass(frozen=True)
 class Choice:
-    """A step with one value for each option, not yet checked; `places` are where the values stand."""
+    """A step with one value for each option, not yet checked; `places` are those of the values."""
 
     method: str
     options: Mapping[str, Any]
@@ -121,7 +121,7 @@ class _Expansion:
         for name, value in entry.options.items():
             place = (*path, name)
             if value == []:
-                message = f"got an empty list; wanted: at least one value, or leave {name} out"
+                message = f"got an empty list; expected: at least one value, or no {name}"
                 self.problems.append(Problem(place, message))
             values = value if isinstance(value, list) else [value]
             several = isinstance(value, list)
@@ -148,7 +148,7 @@ class _Expansion:
 
     @staticmethod
     def _place(choices: tuple[Choice, ...], path: Path) -> Path:
-        """Where a variant stands: at the one list item that only it has, or at its entry."""
+        """The place of a variant: the one list item that only it has, or its entry."""
         inside = [
             place for choice in choices for place in choice.places.values() if isinstance(place[-1], int)
         ]

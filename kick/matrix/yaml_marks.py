@@ -29,7 +29,7 @@ _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 
 @dataclass(frozen=True)
 class Marks:
-    """Where everything stands in a file. A path is the keys and positions to it: ("variants", 1, "bits").
+    """Lines of everything in a file. A path is the keys and positions to it: ("variants", 1, "bits").
 
     `numbered` False: there is no file whose lines a person could look up, so that messages name keys alone.
     """
@@ -46,7 +46,7 @@ class Marks:
         return self.lines.get(path, 1)
 
     def place(self, path: Path) -> str:
-        """Where `path` is, for a message: "line 7", or without lines "variants[1]"."""
+        """The place of `path`, for a message: "line 7", or without lines "variants[1]"."""
         return f"line {self.line(path)}" if self.numbered else spell(path)
 
     def clean(self, path: Sequence[str | int]) -> Path:
@@ -72,7 +72,7 @@ MANY = 3  # places that are listed each for itself
 def refusal(marks: Marks, problems: Sequence[Problem]) -> KickError:
     """One error with all the problems, a line each, in the order of the file: `file:line: key: message`.
 
-    Where many say the same (a folder that is not there) the first stands for them.
+    If many say the same (a missing folder) only the first is listed.
     """
     ordered = sorted(problems, key=lambda problem: marks.line(problem.path))
     alike: dict[str, dict[str, None]] = {}
@@ -114,7 +114,7 @@ def show(value: Any) -> str:
 def read(text: str, source: str) -> tuple[Any, Marks, list[Problem]]:
     """The document's value, its marks, and the problems found; values with a problem are left plausible.
 
-    Raises KickError where the text is not YAML at all: then there is nothing more to check.
+    Raises KickError if the text is not YAML at all: then there is nothing more to check.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -147,7 +147,7 @@ def _error_text(error: yaml.YAMLError) -> str:
 
 
 class _Walk:
-    """From nodes to values, noting lines and problems on the way."""
+    """Walk from nodes to values that notes lines and problems."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -158,7 +158,7 @@ class _Walk:
         self._scalars = yaml.constructor.SafeConstructor()
 
     def value(self, node: yaml.Node, path: Path) -> Any:
-        """The plain value of `node`, which stands at `path`."""
+        """The plain value of `node`, which is at `path`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         if len(self.lines) > MOST_NODES:
             where = f"{self.source}:{self.lines[path]}"
@@ -205,7 +205,7 @@ class _Walk:
         if kind in ("int", "float") and _SEXAGESIMAL.fullmatch(node.value):
             return self._sexagesimal(node, path)
         if kind == "int" and _OCTAL.fullmatch(node.value):
-            right = f"{node.value.lstrip('+-0_') or '0'}, or in quotes where text is meant"
+            right = f"{node.value.lstrip('+-0_') or '0'}, or in quotes if it is text"
             return self._refuse(path, f"got {node.value}, which YAML reads in base 8; write {right}", 0)
         if kind == "str" and node.style is None and _EXPONENT.fullmatch(node.value):
             return self._finite(float(node.value), node, path)
@@ -216,7 +216,7 @@ class _Walk:
         try:
             value = self._scalars.construct_object(node)
         except (ValueError, KeyError, yaml.YAMLError):
-            return self._refuse(path, f"got {node.value[:40]!r}, which is no {kind}", None)
+            return self._refuse(path, f"got {node.value[:40]!r}; not a valid {kind}", None)
         return self._finite(value, node, path) if kind == "float" else value
 
     def _sexagesimal(self, node: yaml.ScalarNode, path: Path) -> str:
@@ -227,7 +227,7 @@ class _Walk:
     def _finite(self, value: float, node: yaml.ScalarNode, path: Path) -> float:
         if math.isfinite(value):
             return value
-        return self._refuse(path, f"got {node.value}; a finite number is wanted", 0.0)
+        return self._refuse(path, f"got {node.value}; expected: a finite number", 0.0)
 
     def _refuse(self, path: Path, message: str, instead: T) -> T:
         self.problems.append(Problem(path, message))

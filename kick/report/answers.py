@@ -31,9 +31,9 @@ def shown(cells: Sequence[StoredCell]) -> list[StoredCell]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What these variants answered, and what that is worth.
+    """Answer of these variants, and its score.
 
-    `right` is None where items are not right or wrong.
+    `right` is None if items are not right or wrong.
     """
 
     labels: tuple[str, ...]
@@ -53,7 +53,7 @@ class Example:
 
 
 def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: int = 3) -> list[Example]:
-    """The first item of a task, then those with most disagreement; none where answers are no text.
+    """The first item of a task, then those with most disagreement; none if answers are not text.
 
     `cells` are those of one task and setting that are `shown`, dense first; `labels` names them by key. A
     damaged one has no answers here; without dense's there are none.
@@ -80,7 +80,7 @@ def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: in
 
 
 def _samples(cell: StoredCell) -> dict[str, Sample]:
-    """By item; none, with a warning, where the cell is damaged."""
+    """Samples by item; none, with a warning, if the cell is damaged."""
     try:
         return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
     except Damaged as error:
@@ -117,7 +117,7 @@ def _worth(sample: Sample, metric: str) -> tuple[str, str, bool | None]:
 
 
 def _text(sample: Sample) -> str | None:
-    """The first generated text; None where nothing was generated."""
+    """The first generated text; None if nothing was generated."""
     return next((response.text for response in sample.responses if response.text is not None), None)
 
 

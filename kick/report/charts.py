@@ -39,7 +39,7 @@ MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its ed
 
 
 def levels(rows: pd.DataFrame) -> Markup | None:
-    """A task's headline rows against sparsity and bits; None where no variant has a level or a value."""
+    """A task's headline rows against sparsity and bits; None if no variant has a level or a value."""
     rows = rows[list(DRAWN)]
     if not np.isfinite(rows["value"].astype(float)).any():
         return None
@@ -119,7 +119,7 @@ def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:
 
 
 def hides(rows: pd.DataFrame) -> Markup:
-    """A line a variant: by how much perplexity says it is worse, and by how much each task does.
+    """One line per variant: by how much perplexity says it is worse, and by how much each task does.
 
     `rows`: as `select.beside_perplexity` gives them. Worse is to the right.
     """

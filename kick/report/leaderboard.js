@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filters and the metrics that are no headline. Texts come ready from the page's data; every one is set
+// Sorting, filters and the metrics other than the headline. Texts come ready from the page's data; every one is set
 // as text, never as markup. The page is complete without this.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);

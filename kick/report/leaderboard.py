@@ -1,9 +1,9 @@
 """Frame and answers -> one self-contained page, index.html, with leaderboard.csv, .md, .tex, .json beside it.
 
 The page makes no request: style and script are inside, under a content security policy of their hashes. It
-can be read without script, which only adds sorting, filters and the metrics that are no headline. Everything
-that comes from results is data: text is escaped by Jinja2, the embedded JSON can end no script, and a CSV
-cell starts no formula.
+can be read without script, which only adds sorting, filters and the metrics other than the headline.
+Everything that comes from results is data: text is escaped by Jinja2, the embedded JSON can end no script,
+and a CSV cell starts no formula.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def render(
 ) -> list[Path]:
     """Write the leaderboard of a report into the folder `out`; returns the files written.
 
-    notes: sentences for the page's head, beside those of the report itself; examples: items a task whose
+    notes: sentences for the page's head, beside those of the report itself; examples: items per task whose
     answers are shown, 0 for none.
     """
     folder = wording.folder_for(out)
@@ -125,7 +125,7 @@ def _markdown(view: page.PageView, made: Mapping[str, tables.Table]) -> str:
 
 
 def summary(report: Results) -> list[str]:
-    """A line a variant for the terminal: its label and how many tasks match, are worse, or stay undecided."""
+    """One line per variant for the terminal: its label, how many tasks match, are worse, are undecided."""
     rows = select.variant_order(select.headlines(report.frame))
     lines = []
     for label, part in rows[~rows["dense"]].groupby("label", sort=False):

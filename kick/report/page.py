@@ -1,4 +1,4 @@
-"""What stands on the page, as records for the template: sections, rows, charts, answers, provenance."""
+"""Contents of the page, as records for the template: sections, rows, charts, answers, provenance."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _noise_note(rows: pd.DataFrame) -> str:
 
 
 def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
-    """What was cut or could not be scored, a sentence each."""
+    """Notes on what was cut or could not be scored, one sentence each."""
     for column, text in (
         ("truncated", "Prompts cut to the model's window"),
         ("missing", "Items without a score"),
@@ -237,7 +237,7 @@ def _kind(row: Mapping[str, Any]) -> str:
 
 
 def score_cell(row: Mapping[str, Any]) -> ScoreCell:
-    """What a row of the frame says, in words."""
+    """Contents of a row of the frame, in words."""
     unit, verdict = row["unit"], wording.verdict(row)
     order = None if math.isnan(row["value"]) else float(row["value"]) * (1 if row["higher_is_better"] else -1)
     dense = bool(row["dense"])

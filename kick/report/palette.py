@@ -1,4 +1,4 @@
-"""Which colour, marker and line a method and a verdict have, on pages and in figures alike.
+"""Colours, markers and lines of methods and verdicts, on pages and in figures alike.
 
 The colours are Okabe and Ito's, told apart with every common colour blindness; their yellow is left out, too
 pale on white. Nothing is told by colour alone.
@@ -68,7 +68,7 @@ def method_look(name: str) -> Look:
 
 
 def _own(name: str, text: str) -> Look:
-    """The look that a method's decorator names. Raises KickError where it is not one."""
+    """The look that a method's decorator names. Raises KickError if it is not one."""
     parts = text.split()
     known = (COLORS, MARKERS, LINES)
     if len(parts) != 3 or any(part not in some for part, some in zip(parts, known, strict=True)):

@@ -1,4 +1,4 @@
-"""Published numbers as rows of the frame, to stand beside ours: llm_kick_published.json, beside this file.
+"""Published numbers as rows of the frame, to go beside ours: llm_kick_published.json, beside this file.
 
 Their models are larger and their scoring looser (an answer anywhere in the text counts, docs/protocol.md),
 so shapes compare, not digits.
@@ -29,7 +29,7 @@ _TABLE_3 = {
 
 
 def load(path: Path = PACKAGED) -> Mapping[str, Any]:
-    """The published numbers. Raises KickError where the file is none."""
+    """The published numbers. Raises KickError if the file is not valid."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -37,7 +37,7 @@ def load(path: Path = PACKAGED) -> Mapping[str, Any]:
 
 
 def pruning(family: str, numbers: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """The paper's scores by unstructured sparsity for a task family; empty where it has none."""
+    """The paper's scores by unstructured sparsity for a task family; empty if it has none."""
     numbers = numbers or load()
     return pd.DataFrame(list(_rows(family, numbers)))
 

@@ -1,4 +1,4 @@
-"""Which rows of the frame a table or figure is about."""
+"""Rows of the frame that a table or figure is about."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def level(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def sections(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(name, rows) of each matrix and base model; the name is "" where there is only one."""
+    """(name, rows) of each matrix and base model; the name is "" if there is only one."""
     parts = [(f"{matrix}, {base}", rows) for (matrix, base), rows in frame.groupby(SECTION, sort=False)]
     for name, rows in parts:
         yield (name if len(parts) > 1 else ""), rows
 
 
 def tasks(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """(task, setting) in the order in which they first stand, two-task rows left out."""
+    """(task, setting) in the order in which they first occur, two-task rows left out."""
     rows = frame[~frame["task"].str.contains(PAIRED, regex=False)]
     return list(dict.fromkeys(zip(rows["task"], rows["setting"], strict=True)))
 
@@ -104,7 +104,7 @@ def beside_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def hidden(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of `beside_perplexity`: what perplexity hides, a shown loss where perplexity rose by at most 5 %."""
+    """Rows of `beside_perplexity` with a shown loss although perplexity rose by at most 5 %."""
     lost = [wording.verdict(row) == "worse" for row in records(rows)]
     return rows[np.array(lost, dtype=bool) & (rows["ratio"] <= 1 + MARGIN)]
 

@@ -156,7 +156,7 @@ def swatch(look: Look) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """A score in readers' units with its interval, where it stands, and what its tooltip says."""
+    """A score in readers' units with its interval, its place, and the text of its tooltip."""
 
     x: float
     y: float

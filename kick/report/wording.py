@@ -1,4 +1,4 @@
-"""How numbers, gaps and verdicts are written, the same on every page, table and figure."""
+"""Wording of numbers, gaps and verdicts, the same on every page, table and figure."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ VERDICTS = {
     "": "no verdict",
 }
 
-# base model -> what must be said wherever one of its numbers stands
+# base model -> what must be said beside every one of its numbers
 MODELS: Mapping[str, str] = {
     "smollm2-135m": (
         "SmolLM2-135M-Instruct comes from a GGUF file whose weights were quantized once already (Q4_1, "
         "groups of 32 with a float offset; embeddings 8-bit). Dense means that model, dequantized. Of "
         "kick's grids only hqq's has a float offset too: at 4 bits in groups of 32 it finds the file's own "
-        "grid and loses nothing, which is no result; the others' zero points are integers and still cost."
+        "grid and loses nothing, which is not a result; the others' zero points are integers and still cost."
     ),
     "smoke": "The model has random weights: its numbers mean nothing.",
 }
@@ -59,7 +59,7 @@ PROTOCOL_SOURCES = (
 
 
 def folder_for(out: Path | str) -> Path:
-    """The folder `out`, made where it is not there. Raises KickError where it cannot be made or written."""
+    """The folder `out`, made if it does not exist. Raises KickError if it cannot be made or written."""
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def file_name(text: str) -> str:
 
 
 def noise_band(dense: Row) -> tuple[float, float] | None:
-    """From where to where scores are inside the noise of dense replicas, by a dense row; None: not known.
+    """The range of scores inside the noise of dense replicas, by a dense row; None: not known.
 
     A distance to dense ends at dense: there is nothing on its other side.
     """
@@ -93,9 +93,9 @@ def known(value: Any) -> bool:
     return value is not None and not isinstance(value, str) and math.isfinite(value)
 
 
-@functools.lru_cache(maxsize=1 << 16)  # a score stands in the table, the chart, the data and three files
+@functools.lru_cache(maxsize=1 << 16)  # a score occurs in the table, the chart, the data and three files
 def number(value: float, unit: str, *, signed: bool = False) -> str:
-    """The value for readers, shares in percent: "54.2", with a true minus; a dash where there is none."""
+    """The value for readers, shares in percent: "54.2", with a true minus; a dash if there is none."""
     if not known(value):
         return NOTHING
     factor, decimals, _ = UNITS.get(unit, UNITS["ratio"])
@@ -109,7 +109,7 @@ def number(value: float, unit: str, *, signed: bool = False) -> str:
 
 
 def span(low: float, high: float, unit: str) -> str:
-    """An interval: "47.7 to 65.2"; a dash where there is none."""
+    """An interval: "47.7 to 65.2"; a dash if there is none."""
     if not (known(low) and known(high)):
         return NOTHING
     return f"{number(low, unit)} to {number(high, unit)}"
@@ -123,7 +123,7 @@ def signed_span(low: float, high: float, unit: str) -> str:
 
 
 def p_value(p: float) -> str:
-    """ "0.032", "< 0.001"; a dash where there is none."""
+    """ "0.032", "< 0.001"; a dash if there is none."""
     if not known(p):
         return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -137,7 +137,7 @@ def verdict(row: Row) -> str:
 
 
 def count(n: int, units: float | None) -> str:
-    """ "n = 141", or "n = 141 in 60 documents" where items of one document are not independent."""
+    """ "n = 141", or "n = 141 in 60 documents" if items of one document are not independent."""
     if units is None or not known(units) or units in (0, n):
         return f"n = {n}"
     return f"n = {n} in {units:g} documents"
@@ -162,12 +162,12 @@ def metric_label(name: str) -> str:
 
 
 def task_label(row: Row) -> str:
-    """The task's title, which says how it was asked where that tells it from another."""
+    """The task's title, which says how it was asked if that tells it from another."""
     return str(row["title"])
 
 
 def question(preview: str, most: int = 280) -> str:
-    """The end of a prompt for readers: its last part alone where the parts before are examples like it."""
+    """The end of a prompt for readers: its last part alone if the parts before are examples like it."""
     *before, last = preview.strip().split("\n\n")
     start = last.partition(":")[0] + ":"
     if ":" in last and any(part.startswith(start) for part in before):

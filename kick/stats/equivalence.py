@@ -25,7 +25,7 @@ LIMIT = 0.05  # of each one-sided statement
 
 
 class Outcomes(NamedTuple):
-    """How many items were lost, won, right on both sides and wrong on both."""
+    """Numbers of items lost, won, right on both sides and wrong on both."""
 
     lost: int
     won: int

@@ -1,7 +1,7 @@
-"""How sure a score is: its interval, by the kind of score that its metric declares.
+"""Intervals of scores, by the kind of score that its metric declares.
 
 Items are the unit: the same items are asked of the dense model and of every variant. Item scores are one
-number each, NaN where missing. The kind comes from `kick.stats.support`, never from the values:
+number each, NaN if missing. The kind comes from `kick.stats.support`, never from the values:
 
 right/wrong            Wilson's interval
 known ends (F1, FDT)   Gaffke's bound (`kick.stats.bounded`), which holds for rare scores at the other end too
@@ -69,7 +69,7 @@ def interval(
     """The interval and standard error of `aggregate(values, kind, weights)`; the same for the same seed.
 
     `support`: what an item's score can be. `units` `(n,)`: which independent unit (document) each item is of,
-    for means of kind "exp_mean"; None where every item is its own.
+    for means of kind "exp_mean"; None if every item is its own.
     """
     columns, units = known_rows(units, values, *(() if weights is None else (weights,)))
     if len(columns) < 2:
@@ -149,12 +149,12 @@ def summed(columns: Floats, units: Floats | None, weight: int | None) -> tuple[F
 
 
 def safe_exp(value: float) -> float:
-    """exp, infinite where it passes what a float holds."""
+    """exp, infinite if it passes what a float holds."""
     return math.exp(value) if value < 709 else math.inf
 
 
 def ratio_of(means: Floats, weight: int | None, column: int = 0) -> Floats:
-    """The mean of a column, over that of the weight column where there is one; `means` is `(c, ...)`."""
+    """The mean of a column, over that of the weight column if there is one; `means` is `(c, ...)`."""
     ratio: Floats = means[column] if weight is None else means[column] / means[weight]
     return ratio
 
@@ -165,7 +165,7 @@ def finished(mean: Floats, kind: Kind) -> Floats:
 
 
 def _stderr(columns: Floats, weight: int | None) -> float:
-    """The standard error of the mean, linearised where it is a ratio."""
+    """The standard error of the mean, linearised if it is a ratio."""
     ratio = ratio_of(columns.mean(axis=0), weight)
     residual = columns[:, 0] - ratio
     if weight is not None:
@@ -179,12 +179,12 @@ def student(tail: float, n: int) -> float:
 
 
 def _tail(tail: float, n: int) -> float:
-    """The percentile that stands for `tail` at n items: wider than `tail` for small n."""
+    """The percentile to use for `tail` at n items: wider than `tail` for small n."""
     return float(special.ndtr(math.sqrt(n / (n - 1)) * student(tail, n)))
 
 
 def percentiles(drawn: Floats, tail: float, n: int) -> tuple[float, float]:
-    """The ends that leave `tail` on either side; Student's where n items have too few ways to be drawn."""
+    """The ends that leave `tail` on either side; Student's if n items have too few ways to be drawn."""
     if n < LEAST:
         center, reach = drawn.mean(), -student(tail, n) * drawn.std() * math.sqrt(n / (n - 1))
         return float(center - reach), float(center + reach)

@@ -1,6 +1,6 @@
-"""What every score means: how item scores become one number, its unit, and which way is better.
+"""Meaning of every score: how item scores become one number, its unit, and which way is better.
 
-A task's samples hold one number an item in a named column (NaN where it could not be computed). A Metric says
+A task's samples hold one number per item in a named column (NaN if it could not be computed). A Metric says
 which column it reads and how the items are brought together. Nothing here loads a model or text.
 """
 
@@ -31,7 +31,7 @@ class Metric:
     compared: whether "within 5 % of dense" means something for it; false for diagnostics and for distances to
     the dense model, whose dense value is their end of support.
     support: what an item's score can be, which decides the kind of interval and test.
-    ceiling: the column of each item's highest possible score, where the items tell it.
+    ceiling: the column of each item's highest possible score, if the items tell it.
     units: the column that says which independent unit (document) an item is of; None: each is its own.
     """
 
@@ -69,10 +69,10 @@ known: Registry[Metric] = Registry("metric")
 
 
 def describe(name: str) -> Metric:
-    """The metric of that name; one that no table knows is taken as a plain mean where higher is better.
+    """The metric of that name; one that no table knows is taken as a plain mean of which higher is better.
 
-    lm-eval's own tasks may bring metrics of any name, so an unknown one is no error. Of several filters each
-    gives `name@filter`, which means what `name` does.
+    lm-eval's own tasks may bring metrics of any name, so an unknown one is not an error. Of several filters
+    each gives `name@filter`, which means what `name` does.
     """
     if name in known:
         return known[name]
@@ -84,7 +84,7 @@ def describe(name: str) -> Metric:
 
 
 def support_of(metric: Metric, columns: Mapping[str, Floats]) -> Support:
-    """The metric's support; where the items tell their highest possible score, it ends at the largest of
+    """The metric's support; if the items tell their highest possible score, it ends at the largest of
     these."""
     highest = columns.get(metric.ceiling) if metric.ceiling else None
     if highest is None or not np.isfinite(highest).any():
@@ -93,7 +93,7 @@ def support_of(metric: Metric, columns: Mapping[str, Floats]) -> Support:
 
 
 def units_of(metric: Metric, columns: Mapping[str, Floats]) -> Floats | None:
-    """Which independent unit each item `(n,)` is of; None where each is its own, or that is not known."""
+    """Independent unit of each item `(n,)`; None if each is its own, or that is not known."""
     units = columns.get(metric.units) if metric.units else None
     return units if units is not None and np.isfinite(units).all() else None
 
@@ -125,7 +125,7 @@ _enter(
     True,
     BINARY,
     ("exact_match", "exact match", "the answer equals one of the aliases after the TriviaQA normalisation"),
-    ("contains", "contains", "an alias stands in the answer, on word boundaries"),
+    ("contains", "contains", "an alias occurs in the answer, on word boundaries"),
     ("acc", "accuracy", "the gold choice has the highest log-likelihood"),
     ("acc_mutual_info", "accuracy by mutual information", "the same, less the choice's log-likelihood alone"),
     ("acc_norm", "normalised accuracy", "the same with log-likelihood per byte of the choice"),
@@ -178,7 +178,7 @@ _enter(
     "lower",
     False,
     SHARE,
-    ("copied", "copied n-grams", "share of the answer's word n-grams that stand in its source"),
+    ("copied", "copied n-grams", "share of the answer's word n-grams that occur in its source"),
     ("sdt", "SDT", "share of the dense continuation's positions where the argmax differs, teacher-forced"),
 )
 _enter(

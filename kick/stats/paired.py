@@ -43,7 +43,7 @@ class Difference:
     gap: variant minus dense, in the metric's own unit; low, high: its 95 % interval;
     relative_low, relative_high: the 95 % interval of variant over dense minus 1, of scores that are never
     negative at least -1, else NaN; p: two-sided, of no difference, by `test` ("mcnemar": exact, right/wrong
-    items; "bootstrap"); verdict: whether the variant's score is within the margin of the dense one ("" where
+    items; "bootstrap"); verdict: whether the variant's score is within the margin of the dense one ("" if
     dense is 0); lost, won: items right-to-wrong and wrong-to-right, None unless items are right or wrong;
     detectable: the smallest true gap that this many items show in 80 % of studies, at alpha 5 %;
     units: how many of the items are independent.
@@ -77,8 +77,8 @@ def paired(
 ) -> Difference:
     """The paired difference variant minus dense; `dense` and `variant` `(n,)` hold the same items in order.
 
-    The verdict is two one-sided tests at 5 % (TOST): "matching" where the score is shown to lie within
-    `MARGIN` of the dense score, "not matching" where it is shown to lie outside and differs at the two-sided
+    The verdict is two one-sided tests at 5 % (TOST): "matching" if the score is shown to lie within
+    `MARGIN` of the dense score, "not matching" if it is shown to lie outside and differs at the two-sided
     5 % too (`p`), else "undecided". The dense score's uncertainty is part of it. `support` and `units`: as
     `kick.stats.intervals.interval` has them.
     """
@@ -95,7 +95,7 @@ def paired(
 
 
 def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
-    """Of scores with known ends; of right/wrong ones the flips tell more."""
+    """The difference of scores with known ends; of right/wrong ones the flips say more."""
     n, binary = len(columns), support.binary
     point = columns.mean(axis=0)
     gap = float(point[1] - point[0])
@@ -133,7 +133,7 @@ def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
 
 
 def _means(columns: Floats, weight: int | None, support: Support, resamples: int) -> Difference:
-    """Of means without known ends."""
+    """The difference of means without known ends."""
     n = len(columns)
     before, after = (ratio_of(resampled_means(columns, resamples).T, weight, column) for column in (0, 1))
     point = columns.mean(axis=0)
@@ -165,9 +165,10 @@ def _means(columns: Floats, weight: int | None, support: Support, resamples: int
 
 
 def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Difference:
-    """Of perplexities: the log of their ratio is the mean difference; `sums` `(u, 2)` and `counts` by unit.
+    """The difference of perplexities, from `sums` `(u, 2)` and `counts` by unit.
 
-    The gap's interval is that of the ratio, times the dense perplexity.
+    The log of their ratio is the mean difference, so the gap's interval is that of the ratio, times the
+    dense perplexity.
     """
     units = len(sums)
     dense = safe_exp(float(sums[:, 0].sum() / counts.sum()))
@@ -198,7 +199,7 @@ def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Differen
 
 
 def _beyond_chance(verdict: Verdict, p: float) -> Verdict:
-    """ "Not matching" only where the test of no difference does not call it chance."""
+    """ "Not matching" only if the test of no difference does not call it chance."""
     return "undecided" if verdict == "not matching" and p >= 1 - LEVEL else verdict
 
 
@@ -245,7 +246,7 @@ def detectable(n: int, sd: float, *, power: float = POWER, alpha: float = 1 - LE
 
 
 def _student_p(differences: Floats) -> float:
-    """Two-sided p of the one-sample t test; 0 where all differ by the same."""
+    """Two-sided p of the one-sample t test; 0 if all differ by the same."""
     n, sd = len(differences), differences.std(ddof=1)
     if sd == 0:
         return float(differences.mean() == 0)

@@ -40,7 +40,7 @@ def resampled_means(columns: Floats, resamples: int = RESAMPLES, seed: int = 0) 
 
 @lru_cache(maxsize=3)
 def _draws(n: int, resamples: int, seed: int) -> Floats:
-    """How often each item is drawn in each resample, `(resamples, n)`: the same for all scores of n items."""
+    """Counts of each item in each resample, `(resamples, n)`: the same for all scores of n items."""
     drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     drawn += np.arange(resamples)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)

@@ -31,7 +31,7 @@ class Ratio(NamedTuple):
 
     value: float
     stderr: float
-    drawn: Floats  # of that quantity in the resamples, sorted; empty where Student's t stands for it
+    drawn: Floats  # of that quantity in the resamples, sorted; empty if Student's t is used instead
     units: int
 
     def interval(self, tail: float) -> tuple[float, float]:

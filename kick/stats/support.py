@@ -1,4 +1,4 @@
-"""What one item's score can be, as its metric declares it: every interval and test is chosen by it.
+"""Values that an item's score can take, as its metric declares them: every interval and test is chosen by it.
 
 A support is declared with the metric and never read off the values: a column of zeros of a graded metric is
 graded, and a KL divergence that happens to be 0 everywhere is not a share.
@@ -29,7 +29,7 @@ class Support:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def of(self, scores: NDArray[np.float64]) -> Support:
-        """This support where the scores keep to it, else the next wider one that they do keep to.
+        """This support if the scores keep to it, else the next wider one that they do keep to.
 
         A task of the user's own may give a known name to something else (an F1 in per cent, an accuracy that
         is a mean over parts); what is shown with a wider support holds for those as well.

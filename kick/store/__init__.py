@@ -1,4 +1,4 @@
-"""What was measured, kept: done, put, samples, runs; whole or absent, one writer or many, no torch."""
+"""Store of what was measured: done, put, samples, runs; whole or absent, one writer or many, no torch."""
 
 from kick.store.cells import Store, opened
 from kick.store.chunks import Partial

@@ -1,4 +1,4 @@
-"""The store: a folder a cell, samples.parquet and then run.json, written whole and read checked.
+"""The store: one folder per cell, samples.parquet and then run.json, written whole and read checked.
 
 <root>/<matrix>/<key>/samples.parquet   the items (kick.store.samples)
                       run.json          the Result, last; with the checksums of both
@@ -57,7 +57,7 @@ class Store:
     # ------------------------------------------------------------------------------------- where a cell is
 
     def folder(self, key: str, matrix: str | None = None) -> str:
-        """The cell's folder relative to the root: where it is, else where it would be put."""
+        """The cell's folder relative to the root: the one that it has, else the one that it would get."""
         _checked(key, "key")
         if self.matrix is not None:
             return f"{self.matrix}/{key}"
@@ -65,7 +65,7 @@ class Store:
         return f"{_checked(matrix, 'matrix')}/{key}" if found is None and matrix else found or key
 
     def _find(self, key: str) -> str | None:
-        """The folder where a cell is, one with a run.json first, then this matrix's; None where none is."""
+        """The folder of a cell, one with a run.json first, then this matrix's; None if none is."""
         own = f"{self.matrix}/{key}" if self.matrix else self._where.get(key, key)
         there = None
         for folder in self._candidates(key, own):
@@ -95,7 +95,7 @@ class Store:
             return {key for key, done in zip(keys, pool.map(self.done, keys), strict=True) if done}
 
     def problem(self, key: str) -> str:
-        """What keeps the cell from being done: "" nothing, "missing", or what is damaged."""
+        """The reason why the cell is not done: "" if it is, "missing", or what is damaged."""
         folder = self.folder(key)
         try:
             self._samples_bytes(folder, self._run(folder, key))
@@ -106,11 +106,11 @@ class Store:
         return ""
 
     def result(self, key: str) -> Result:
-        """The stored Result. Raises KickError where there is none, Damaged where run.json is."""
+        """The stored Result. Raises KickError if there is none, Damaged if run.json is."""
         return self._readable(key, lambda folder: self._run(folder, key))
 
     def samples(self, key: str) -> list[Sample]:
-        """The stored items in their order. Raises KickError where there are none, Damaged."""
+        """The stored items in their order. Raises KickError if there are none, Damaged."""
 
         def read(folder: str) -> list[Sample]:
             return from_parquet(self._samples_bytes(folder, self._run(folder, key)))
@@ -120,7 +120,7 @@ class Store:
     def arrays(self, key: str) -> tuple[list[str], list[str], dict[str, Any]]:
         """The items, their groups, and each metric's float64 array (n,): what paired statistics need.
 
-        Many times quicker than `samples`, for no response is read. Raises KickError where there are none,
+        Many times quicker than `samples`, for no response is read. Raises KickError if there are none,
         Damaged.
         """
 
@@ -135,7 +135,7 @@ class Store:
         return items, found
 
     def recall(self) -> dict[str, str]:
-        """What `remember` kept: texts by name."""
+        """Texts by name that `remember` kept."""
         return index.recall(self.files, self.matrix or "")
 
     def remember(self, texts: Mapping[str, str]) -> None:
@@ -148,7 +148,7 @@ class Store:
         self.files.write(path, json.dumps(dict(texts)).encode(), durable=False)
 
     def noted(self, key: str) -> dict[str, str]:
-        """The texts that were kept with the cell, by name; none where there are none or they are damaged."""
+        """The texts that were kept with the cell, by name; none if there are none or they are damaged."""
         folder = self._where.get(key) or self._find(_checked(key, "key"))
         return index.noted(self.files, folder) if folder else {}
 
@@ -164,32 +164,32 @@ class Store:
             ) from error
 
     def _run(self, folder: str, key: str) -> Result:
-        """run.json checked. Raises FileNotFoundError, or ValueError where it is damaged."""
+        """run.json checked. Raises FileNotFoundError, or ValueError if it is damaged."""
         return parse_run(self.files.read(f"{folder}/{RUN}"), key)
 
     def _samples_bytes(self, folder: str, result: Result) -> bytes:
         """samples.parquet checked against run.json. Raises FileNotFoundError or ValueError."""
-        wanted = result.samples.get("sha256")
+        checksum = result.samples.get("sha256")
         try:
             data = self.files.read(f"{folder}/{SAMPLES}")
         except FileNotFoundError:
             data = None
-        if data is not None and hashlib.sha256(data).hexdigest() == wanted:
+        if data is not None and hashlib.sha256(data).hexdigest() == checksum:
             return data
         try:  # a replacement that was cut off between run.json and the renaming
-            other = self.files.read(f"{folder}/{_aside(str(wanted))}")
+            other = self.files.read(f"{folder}/{_aside(str(checksum))}")
         except FileNotFoundError:
             other = b""
-        if hashlib.sha256(other).hexdigest() == wanted:
+        if hashlib.sha256(other).hexdigest() == checksum:
             return other
         if data is None:
             raise ValueError(f"{SAMPLES} is missing beside {RUN}")
         raise ValueError(f"{SAMPLES} ({len(data):,} bytes) does not match the checksum in {RUN}")
 
     def runs(self) -> Iterator[Result]:
-        """Every whole run.json, by matrix and key; of this matrix where one was named.
+        """Every whole run.json, by matrix and key; of this matrix if one was named.
 
-        Read from index.parquet where that is fresh; damaged ones are left out with a warning. Items are not
+        Read from index.parquet if that is fresh; damaged ones are left out with a warning. Items are not
         checked here: `done` does.
         """
         return (result for _, result in self._runs())
@@ -205,7 +205,7 @@ class Store:
                 log.warning("%s/%s is damaged and left out: %s", self.root, path, error)
 
     def states(self, verify: bool = False) -> Iterator[State]:
-        """Where every cell of the store (of this matrix) stands, by path.
+        """State of every cell of the store (of this matrix), by path.
 
         `verify` reads every samples.parquet against its checksum too; without, run.json alone is checked.
         """
@@ -226,7 +226,7 @@ class Store:
                 yield failure
 
     def failure(self, key: str) -> Failure | None:
-        """How the cell failed; None where it did not."""
+        """The cell's failure; None if it did not."""
         return self._failure(f"{self.folder(key)}/{FAILED}")
 
     def _failure(self, path: str) -> Failure | None:
@@ -241,7 +241,7 @@ class Store:
         """Store a cell, replacing what was there; returns the Result as it is read, `samples` filled in.
 
         Whatever moment it is cut off at, the cell is the old one whole or the new one whole. Clears the
-        cell's failure and its kept answers. Raises StoreError where the store cannot be written.
+        cell's failure and its kept answers. Raises StoreError if the store cannot be written.
         """
         data = to_parquet(samples)
         digest = hashlib.sha256(data).hexdigest()
@@ -288,11 +288,11 @@ class Store:
         return chunks.Partial(self.files, folder, total, fingerprint, every)
 
     def progress(self, key: str) -> tuple[int, int]:
-        """Answers kept and asked for of an unfinished cell; (0, 0) where none is kept."""
+        """Answers kept and asked for of an unfinished cell; (0, 0) if none is kept."""
         return chunks.progress(self.files, f"{self.folder(key)}/{PARTIAL}")
 
     def claim(self, key: str, sweep: str = "", owner: str = "") -> claims.Claim | None:
-        """Take the cell for this process; None where another has it. A kick.store.claims.Heart keeps it.
+        """Take the cell for this process; None if another has it. A kick.store.claims.Heart keeps it.
 
         One that a dead worker of the same `sweep` left is taken over. `owner` names one for many claims.
         """
@@ -309,7 +309,7 @@ class Store:
         claims.release(self.files, claim)
 
     def held_by_other(self, key: str, sweep: str) -> str:
-        """Who else, living or not known to be dead, has the cell; "" where nobody has.
+        """Another owner of the cell, living or not known to be dead; "" if nobody has.
 
         A claim that a worker of this `sweep`, or a dead process, left is removed.
         """
@@ -323,7 +323,7 @@ class Store:
         return f"process {seen.get('pid')} on {str(seen.get('machine')).split(':')[0]} has it"
 
     def check_writable(self) -> None:
-        """Raise StoreError, saying what to do, where nothing can be written."""
+        """Raise StoreError, saying what to do, if nothing can be written."""
         path = f"{self.matrix + '/' if self.matrix else ''}.writable"
         self.files.write(path, b"", durable=False)
         self.files.delete(path)

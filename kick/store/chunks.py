@@ -57,7 +57,7 @@ class Partial:
             self.answers.update({index: item for index, item in found.items() if index < self._total})
 
     def add(self, index: int, response: Response) -> None:
-        """Keep the answer to request `index`. Raises StoreError where the chunk cannot be written."""
+        """Keep the answer to request `index`. Raises StoreError if the chunk cannot be written."""
         response = response_from_json(response_to_json(response))  # as it will be read back
         self.answers[index] = response
         self._fresh[index] = response
@@ -66,7 +66,7 @@ class Partial:
 
     @property
     def waiting(self) -> int:
-        """How many answers are not yet on disk: what a kill now would cost."""
+        """The number of answers that are not yet on disk: what a kill now would cost."""
         return len(self._fresh)
 
     def flush(self) -> None:
@@ -89,7 +89,7 @@ class Partial:
 
 
 def encode(answers: dict[int, Response]) -> bytes:
-    """A chunk's bytes: the header line, then a line an answer."""
+    """A chunk's bytes: the header line, then one line per answer."""
     lines = [json.dumps([index, response_to_json(response)]) for index, response in answers.items()]
     body = "\n".join(lines).encode()
     header = {
@@ -102,7 +102,7 @@ def encode(answers: dict[int, Response]) -> bytes:
 
 
 def decode(data: bytes) -> dict[int, Response]:
-    """The answers of a chunk. Raises ValueError where its checksum does not match or it is no chunk."""
+    """The answers of a chunk. Raises ValueError if its checksum does not match or it is not a chunk."""
     first, _, body = data.partition(b"\n")
     header = json.loads(first)
     if not isinstance(header, dict) or header.get("sha256") != hashlib.sha256(body).hexdigest():
@@ -112,7 +112,7 @@ def decode(data: bytes) -> dict[int, Response]:
 
 
 def progress(files: Files, folder: str) -> tuple[int, int]:
-    """Answers kept and answers asked for, from the names of the chunks; (0, 0) where there is none."""
+    """Answers kept and answers asked for, from the names of the chunks; (0, 0) if there is none."""
     done, totals = 0, {}
     for name in files.names(folder):
         parts = name.split(".")

@@ -44,10 +44,10 @@ def new_owner() -> str:
 
 
 def take(files: Files, folder: str, sweep: str = "", owner: str = "") -> Claim | None:
-    """Claim a cell; None where someone living, or not yet known to be dead, has it.
+    """Claim a cell; None if someone living, or not yet known to be dead, has it.
 
     A claim of the same `sweep` is a dead worker's, for a sweep gives a job to one worker at a time. Raises
-    StoreError where the store cannot be written.
+    StoreError if the store cannot be written.
     """
     claim = Claim(folder, owner or new_owner(), sweep)
     process = {"machine": machine(), "pid": os.getpid(), "started": started(os.getpid())}
@@ -65,7 +65,7 @@ def take(files: Files, folder: str, sweep: str = "", owner: str = "") -> Claim |
 
 
 def look(files: Files, folder: str) -> dict[str, Any] | None:
-    """What the claim file says, {} where it is damaged, None where there is none."""
+    """Content of the claim file, {} if it is damaged, None if there is none."""
     return _read(files, f"{folder}/{CLAIM}")
 
 
@@ -87,7 +87,7 @@ def dead_here(seen: Mapping[str, Any]) -> bool:
 
 
 def clear(files: Files, folder: str, seen: Mapping[str, Any]) -> bool:
-    """Remove a dead owner's claim if it is still the one `seen`; False where someone else is about it."""
+    """Remove a dead owner's claim if it is still the one `seen`; False if someone else is about it."""
     mark = f"{folder}/{BREAK}"
     if not files.create(mark, json.dumps({"machine": machine(), "pid": os.getpid()}).encode()):
         _clear_rest(files, mark)
@@ -117,7 +117,7 @@ def release(files: Files, claim: Claim) -> None:
 
 
 def _heart(folder: str, owner: str) -> str:
-    """The file in which an owner counts, beside the cells; a damaged claim's owner is no path."""
+    """The file in which an owner counts, beside the cells; a damaged claim's owner is not a path."""
     matrix = folder.rpartition("/")[0]
     name = f"{HEARTS}/{''.join(letter for letter in owner if letter.isalnum() or letter == '-')}"
     return f"{matrix}/{name}" if matrix else name
@@ -152,7 +152,7 @@ class Heart:
 
 
 class Watch:
-    """Sees over time which owners' counts stand still, by this process's monotonic clock."""
+    """Sees over time which owners' counts no longer rise, by this process's monotonic clock."""
 
     def __init__(self, files: Files, stale: float = STALE):
         self._files, self._stale = files, stale

@@ -31,7 +31,7 @@ class StoreError(KickError):
 
 
 class Files(Protocol):
-    """What a store needs of a file system. Paths are relative to the root, with `/`, and come checked."""
+    """File system operations of a store. Paths are relative to the root, with `/`, and come checked."""
 
     root: str
 
@@ -45,7 +45,7 @@ class Files(Protocol):
         """
 
     def create(self, path: str, data: bytes) -> bool:
-        """Set the content where there is none; False where the path is taken. One of several callers wins.
+        """Set the content if there is none; False if the path is taken. One of several callers wins.
 
         Not durable: it is for claims.
         """
@@ -54,13 +54,13 @@ class Files(Protocol):
         """Give the content of `path` to `to`, replacing it."""
 
     def delete(self, path: str) -> None:
-        """Remove a file; nothing where it is missing."""
+        """Remove a file; nothing if it is missing."""
 
     def delete_folder(self, path: str) -> None:
-        """Remove a folder with all in it; nothing where it is missing."""
+        """Remove a folder with all in it; nothing if it is missing."""
 
     def names(self, path: str = "") -> list[str]:
-        """The sorted names of files and folders in a folder, empty where there is none."""
+        """The sorted names of files and folders in a folder, empty if there is none."""
 
     def stamps(self, folder: str, name: str) -> dict[str, str]:
         """`folder/*/name` and `folder/*/*/name`: path -> a text that changes when the file changes."""
@@ -78,7 +78,7 @@ def open_files(root: str | Path) -> Files:
 
 
 class LocalFiles:
-    """A folder on a local or shared disk. Raises StoreError where the path is a file's."""
+    """A folder on a local or shared disk. Raises StoreError if the path is a file's."""
 
     def __init__(self, root: str):
         self.root = os.path.abspath(os.path.expanduser(root))
@@ -104,7 +104,7 @@ class LocalFiles:
                 _sync_folder(os.path.dirname(self._full(path)))
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write beside and link: the link fails where the name is taken."""
+        """Write beside and link: the link fails if the name is taken."""
         with self._beside(path, data, durable=False) as temporary:
             try:
                 os.link(temporary, self._full(path))
@@ -155,11 +155,11 @@ class LocalFiles:
             raise refusal(error, self.root, to) from error
 
     def delete(self, path: str) -> None:
-        """Remove a file; nothing where it is missing."""
+        """Remove a file; nothing if it is missing."""
         self._remove(os.unlink, path)
 
     def delete_folder(self, path: str) -> None:
-        """Remove a folder with all in it; nothing where it is missing."""
+        """Remove a folder with all in it; nothing if it is missing."""
         self._remove(shutil.rmtree, path)
 
     def _remove(self, remove: Callable[[str], None], path: str) -> None:
@@ -171,7 +171,7 @@ class LocalFiles:
             raise refusal(error, self.root, path) from error
 
     def names(self, path: str = "") -> list[str]:
-        """The sorted names in a folder, empty where there is none."""
+        """The sorted names in a folder, empty if there is none."""
         try:
             return sorted(os.listdir(self._full(path)))
         except (FileNotFoundError, NotADirectoryError):
@@ -247,7 +247,7 @@ class UrlFiles:
 
     @contextmanager
     def _refusals(self, path: str, size: int | None = None) -> Iterator[None]:
-        """What the client raises, as StoreError; a missing file when reading (no `size`) stays what it is."""
+        """Raise the client's errors as StoreError, but a missing file when reading (no `size`) as it is."""
         try:
             yield
         except self._errors as error:
@@ -269,7 +269,7 @@ class UrlFiles:
             self._fs.pipe_file(self._full(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """A conditional PUT (If-None-Match on S3, generation 0 on GCS); False where the name is taken."""
+        """A conditional PUT (If-None-Match on S3, generation 0 on GCS); False if the name is taken."""
         with self._refusals(path, len(data)):
             try:
                 self._fs.pipe_file(self._full(path), data, mode="create")
@@ -282,13 +282,13 @@ class UrlFiles:
         return True
 
     def move(self, path: str, to: str) -> None:
-        """Copy, then delete: the new name is whole before the old one goes."""
+        """Copy, then delete: the new name is whole before the old one is removed."""
         with self._refusals(to):
             self._fs.cp_file(self._full(path), self._full(to))
             self._fs.rm_file(self._full(path))
 
     def delete(self, path: str) -> None:
-        """Remove an object; nothing where it is missing."""
+        """Remove an object; nothing if it is missing."""
         with self._refusals(path):
             try:
                 self._fs.rm_file(self._full(path))
@@ -296,7 +296,7 @@ class UrlFiles:
                 return
 
     def delete_folder(self, path: str) -> None:
-        """Remove all under a prefix; nothing where it is missing."""
+        """Remove all under a prefix; nothing if it is missing."""
         with self._refusals(path):
             try:
                 self._fs.rm(self._full(path), recursive=True)
@@ -304,7 +304,7 @@ class UrlFiles:
                 return
 
     def names(self, path: str = "") -> list[str]:
-        """The sorted names under a prefix, empty where there is none."""
+        """The sorted names under a prefix, empty if there is none."""
         with self._refusals(path):
             try:
                 listed = self._fs.ls(self._full(path), detail=False)
@@ -340,7 +340,7 @@ class UrlFiles:
 
 
 def _client_errors(protocol: str | tuple[str, ...]) -> tuple[type[BaseException], ...]:
-    """What a file system raises besides OSError: botocore has a family of its own."""
+    """Errors of a file system besides OSError: botocore has a family of its own."""
     names = {protocol} if isinstance(protocol, str) else set(protocol)
     if names & {"s3", "s3a"}:
         return (OSError, importlib.import_module("botocore.exceptions").BotoCoreError)

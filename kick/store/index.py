@@ -1,6 +1,6 @@
-"""What is derived of a whole store, each kind in one file; deleting either loses nothing.
+"""Data derived of a whole store, each kind in one file; deleting either loses nothing.
 
-index.parquet       every run.json, rebuilt where one changed. One row a cell: path, stamp (changes when the
+index.parquet       every run.json, rebuilt if one changed. One row per cell: path, stamp (changes when the
                     file changes), run (the text of run.json). It saves opening ten thousand small files.
 statistics.parquet  what readers computed of the samples: name (of all that it was computed of) and text. It
                     saves ten thousand paired bootstraps, and reading the statistics.json of every cell, where
@@ -46,7 +46,7 @@ def _read(files: Files, path: str) -> bytes | None:
 
 
 def _fresh(files: Files, folder: str, stamps: dict[str, str]) -> pa.Table:
-    """The index, with what changed read anew and kept where the store can be written."""
+    """The index, with what changed read anew and kept if the store can be written."""
     old = _load(files, _path(folder, INDEX), SCHEMA)
     known = dict(zip(old.column("path").to_pylist(), old.column("stamp").to_pylist(), strict=True))
     changed = [one for one, stamp in stamps.items() if known.get(one) != stamp]
@@ -67,7 +67,7 @@ def recall(files: Files, folder: str = "") -> dict[str, str]:
 
 
 def remember(files: Files, texts: Mapping[str, str], folder: str = "") -> None:
-    """Keep these texts in place of the ones before, where there are many and the store can be written."""
+    """Keep these texts in place of the ones before, if there are many and the store can be written."""
     if len(texts) >= SMALL:
         _keep(files, _path(folder, STATISTICS), _table(sorted(texts.items()), TEXTS))
 
@@ -106,7 +106,7 @@ def _keep(files: Files, path: str, table: pa.Table) -> None:
 
 
 def _load(files: Files, path: str, schema: pa.Schema) -> pa.Table:
-    """The stored table; an empty one where there is none or it is damaged."""
+    """The stored table; an empty one if there is none or it is damaged."""
     try:
         file = pq.ParquetFile(pa.BufferReader(files.read(path)))
         table = file.read() if file.schema_arrow.equals(schema) else schema.empty_table()

@@ -13,7 +13,7 @@ RUN, FAILED = "run.json", "failed.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """The content of failed.json. `cell` is None where only the key was known; `time`: seconds since 1970."""
+    """The content of failed.json. `cell` is None if only the key was known; `time`: seconds since 1970."""
 
     key: str
     cause: str
@@ -30,7 +30,7 @@ def render_failure(failure: Failure) -> bytes:
 
 
 def parse_failure(text: bytes, key: str) -> Failure:
-    """The Failure of a failed.json; one that says so where the text is damaged."""
+    """The Failure of a failed.json; one that says so if the text is damaged."""
     try:
         data = json.loads(text)
         cell = cell_from_json(data["cell"]) if data.get("cell") else None

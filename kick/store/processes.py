@@ -23,7 +23,7 @@ def machine() -> str:
 
 
 def started(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot (no wall clock); None where it is gone."""
+    """Start of the process, in clock ticks since boot (no wall clock); None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             parts = file.read().rpartition(")")[2].split()

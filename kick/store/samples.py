@@ -1,7 +1,7 @@
 """Samples as the rows of a Parquet file, Responses as JSON text; equal samples give equal bytes.
 
 Columns: item, prompt, preview, target, group (text), responses (a list of JSON texts, one a Response),
-and one float64 column `score:<metric>` a score, where NaN is a score that could not be computed.
+and one float64 column `score:<metric>` per score; NaN is a score that could not be computed.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def _opened(data: bytes) -> tuple[pq.ParquetFile, dict[str, str]]:
     file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     schema = file.schema_arrow
     scores = {name.removeprefix(SCORE): name for name in schema.names if name.startswith(SCORE)}
-    wanted = dict.fromkeys(TEXTS, pa.string()) | {"responses": RESPONSES}
-    for name, kind in (wanted | dict.fromkeys(scores.values(), pa.float64())).items():
+    expected = dict.fromkeys(TEXTS, pa.string()) | {"responses": RESPONSES}
+    for name, kind in (expected | dict.fromkeys(scores.values(), pa.float64())).items():
         found = schema.field(name).type if name in schema.names else None
         if found is None or not found.equals(kind):
             raise ValueError(f"its column {name!r} is {found or 'missing'}, not {kind}")

@@ -1,4 +1,4 @@
-"""Where every cell of a store stands, from one listing and the files that tell more."""
+"""State of every cell of a store, from one listing and the files that say more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES, PARTIAL = "samples.parquet", "partial"
 
 @dataclass(frozen=True)
 class State:
-    """Where a cell stands; `note` says who runs it, why it failed or what is damaged.
+    """State of a cell; `note` says who runs it, why it failed or what is damaged.
 
     started: not done, not failed, run by nobody now; `answered` of `asked` requests are kept in chunks.
     """

@@ -135,7 +135,7 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         (["compress", "smoke", "--out", "x"], ["--method is missing"]),
         (
             ["compress", "smoke", "--out", "x", "--bits", "4", "--method", "rtn"],
-            ["--method has to come first"],
+            ["--method must come first"],
         ),
         (["compress", "smok", "--out", "x", "--method", "rtn", "--bits", "4"], ["unknown model", "'smoke'"]),
         (
@@ -144,7 +144,7 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         ),
         (
             ["compress", "smoke", "--out", "x", "--method", "wanda", "--sparsity", "[0.5"],
-            ["--sparsity: got '[0.5'", "no list"],
+            ["--sparsity: got '[0.5'", "not a valid list"],
         ),
         (
             ["compress", "smoke", "--out", "x", "--length", "1", "--method", "wanda", "--sparsity", "0.5"],

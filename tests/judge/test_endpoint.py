@@ -269,11 +269,11 @@ def test_a_local_endpoint_needs_no_key_and_a_hosted_one_does(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"key_variable": KEY}, "no name of an environment variable"),
+        ({"key_variable": KEY}, "not a valid name of an environment variable"),
         ({"base_url": f"https://host/v1?api_key={KEY}"}, "plain http"),
         ({"base_url": f"https://{KEY}@host/v1"}, "plain http"),
         ({"base_url": f"ftp://{KEY}/"}, "plain http"),
-        ({"mode": "both ways"}, "one of grade, pair, both"),
+        ({"mode": "both ways"}, "expected: grade, pair or both"),
     ],
 )
 def test_a_key_in_the_settings_is_refused_and_not_repeated(given, words):

@@ -46,7 +46,7 @@ def test_a_budget_stops_cleanly_and_the_next_pass_goes_on(tmp_path):
         assert first.calls == len(server.asked) == 5
         assert "open: not written yet" in "".join(first.lines())
         assert not first.whole
-        assert "the same command goes on from here" in first.lines()[-1]
+        assert "the same command continues from here" in first.lines()[-1]
         halfway = stored.files()
         written = [cell.key for cell in first.cells if cell.written]
         changed = {name for name in halfway if halfway[name] != untouched[name]}

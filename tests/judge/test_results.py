@@ -295,8 +295,8 @@ def test_cells_of_others_are_left_alone(tmp_path):
         report = stored.judge(server)
     notes = sorted(cell.note for cell in report.cells)
     assert notes[0] == ""
-    assert "another process is at work" in notes[1]
-    assert "asks something else now" in notes[2]
+    assert "another process works on" in notes[1]
+    assert "has changed since it was asked" in notes[2]
     assert not report.whole
     assert stored.columns(TURNS) == {}
     stored.store.release(claim)

@@ -71,7 +71,7 @@ def bad(old: str, new: str) -> str:
 # the matrix, the line, what the message must contain
 BAD = {
     "unknown key": (bad("tasks:", "tsks:"), 3, ["tsks", "did you mean 'tasks'"]),
-    "missing key": (bad("name: trial\n", ""), 1, ["'name' is missing", "wanted: letters"]),
+    "missing key": (bad("name: trial\n", ""), 1, ["'name' is missing", "expected: letters"]),
     "misspelt key that is needed": (bad("model: s", "modle: s"), 2, ["'modle'", "did you mean 'model'"]),
     "name with blanks": (bad("trial", "my trial"), 1, ["name: got my trial", "letters, digits, - and _"]),
     "name that climbs": (bad("trial", "../up"), 1, ["got ../up", "letters, digits"]),
@@ -148,14 +148,18 @@ BAD = {
     "judge's address": (bad("judge-1", "judge-1, base_url: host/v1"), 15, ["got 'host/v1'", "https://"]),
     "key twice": (GOOD + "tasks: [kick_mini]\n", 16, ["tasks: given twice: lines 3 and 16"]),
     "inner key twice": (bad("seed: 3", "seed: 3, seed: 4"), 5, ["calibration.seed: given twice"]),
-    "a number that is none": (bad("sequences: 8", "sequences: !!float a:b"), 5, ["'a:b'", "no float"]),
+    "a number that is none": (
+        bad("sequences: 8", "sequences: !!float a:b"),
+        5,
+        ["'a:b'", "not a valid float"],
+    ),
     "octal": (bad("sequences: 8", "sequences: 010"), 5, ["got 010", "base 8", "write 10"]),
     "merged keys": (GOOD + "<<: {shots: 3}\n", 16, ["plain text"]),
     "a tag that makes objects": (GOOD + "shots: !!python/object:os.x {}\n", 16, ["not allowed", "plain"]),
     "an alias inside itself": (GOOD + "shots: &a [*a]\n", 16, ["alias"]),
     "not YAML": (bad("[0, 1]", "[0, 1"), 7, ["not YAML"]),
     "control characters": (bad("trial", "tri\x00al"), 1, ["not YAML", "x0000"]),
-    "a list": ("- dense\n", 1, ["a matrix is a mapping"]),
+    "a list": ("- dense\n", 1, ["a matrix must be a mapping"]),
     "nothing": ("# nothing\n", 1, ["empty", "name, model, tasks and variants"]),
     "too deep": ("name: " + "[" * 5000, 1, ["nested too deeply"]),
 }

@@ -83,9 +83,9 @@ def test_a_name_is_for_people_and_no_part_of_the_key():
             "{method: rtn, bits: 4, name: rtn-3bit}\n  - {method: rtn, bits: 3}",
             [":7: variants[2]: two variants called rtn-3bit", "line 6"],
         ),
-        ("{method: rtn, bits: 4, name: 3}", [":6: variants[1].name: got 3; wanted: a label", "in quotes"]),
-        ("{method: rtn, bits: 4, name: ''}", [":6: variants[1].name: got ''; wanted: a label"]),
-        ('{method: rtn, bits: 4, name: "\\e[2J"}', [":6: variants[1].name:", "wanted: a label"]),
+        ("{method: rtn, bits: 4, name: 3}", [":6: variants[1].name: got 3; expected: a label", "in quotes"]),
+        ("{method: rtn, bits: 4, name: ''}", [":6: variants[1].name: got ''; expected: a label"]),
+        ('{method: rtn, bits: 4, name: "\\e[2J"}', [":6: variants[1].name:", "expected: a label"]),
         ("{recipe: [{method: rtn, bits: 4, name: x}]}", [":6: variants[1]", "name"]),
     ],
 )

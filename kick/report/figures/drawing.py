@@ -21,7 +21,7 @@ PAPERS = ("llm-kick",)
 
 @dataclass(frozen=True)
 class Drawn:
-    """What became of a figure: its files, or why it was not drawn."""
+    """Outcome of a figure: its files, or why it was not drawn."""
 
     name: str
     title: str

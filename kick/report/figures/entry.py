@@ -18,7 +18,7 @@ Draw = Callable[[pd.DataFrame], Figure]
 class FigureEntry:
     """A figure: which rows of the frame it shows (they are its CSV), and how they are drawn.
 
-    paper: the published figure that it redraws; published: the task family whose published numbers stand
+    paper: the published figure that it redraws; published: the task family whose published numbers are
     beside ours; across: it compares base models, so it sees all matrices at once.
     """
 
@@ -38,7 +38,7 @@ def figure(
 ) -> Callable[[Draw], Draw]:
     """Register a function rows -> Figure.
 
-    `rows` takes the frame and gives the rows to draw; it raises `select.Nothing` where there are none.
+    `rows` takes the frame and gives the rows to draw; it raises `select.Nothing` if there are none.
     """
 
     def enter(draw: Draw) -> Draw:

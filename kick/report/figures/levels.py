@@ -18,7 +18,7 @@ BANDS = 3  # up to so many methods have bands in one panel; of more only whisker
 
 
 def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
-    """One metric against a column of numbers: a line a method with its interval as a band, dense as a line.
+    """One metric against a column of numbers: one line per method, its interval as a band; dense as a line.
 
     Several calibration seeds of a recipe are joined at their mean, with a dot for each.
     """
@@ -67,7 +67,7 @@ def sparsity_panel(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def bits_panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """A task's score against bits a weight, fewer to the right, evenly spaced."""
+    """A task's score against bits per weight, fewer to the right, evenly spaced."""
     levels = sorted(set(rows["bits"].dropna()), reverse=True)
     place = {bits: number for number, bits in enumerate(levels)}
     curve(axes, rows.assign(place=rows["bits"].map(place)), "place")
@@ -105,7 +105,7 @@ PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
 
 
 def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Figure:
-    """A panel a task."""
+    """One panel per task."""
     tasks = select.tasks(rows)
     drawn, axes = style.panels(len(tasks))
     for ax, task in zip(axes, tasks, strict=True):
@@ -254,13 +254,13 @@ def icra_qa(rows: pd.DataFrame) -> Figure:
 
 def _summaries(frame: pd.DataFrame) -> pd.DataFrame:
     chosen = select.family(frame[(frame["replica"] == "") & (frame["group"] == "")], "summarization")
-    wanted = chosen["metric"].str.startswith(("judge_c", "judge_f", "judge_r", "rouge"))
-    return leveled(chosen[wanted & ~chosen["metric"].eq("judge_failure")], "summary variant")
+    judged = chosen["metric"].str.startswith(("judge_c", "judge_f", "judge_r", "rouge"))
+    return leveled(chosen[judged & ~chosen["metric"].eq("judge_failure")], "summary variant")
 
 
 @figure("summarization", "Summaries", _summaries, paper="Fig 5", published="summarization")
 def summarization(rows: pd.DataFrame) -> Figure:
-    """ROUGE, and the judge's four criteria where there is one, named as what they are."""
+    """ROUGE, and the judge's four criteria if there is one, named as what they are."""
     ours = rows[rows["kind"] != "published"]
     names = list(dict.fromkeys(ours["metric"]))
     return three_ways(rows, [("summaries", ours[ours["metric"] == name]) for name in names])

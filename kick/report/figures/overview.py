@@ -26,7 +26,7 @@ def _differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 @figure("differences", "Differences to dense, with verdicts", _differences)
 def differences(rows: pd.DataFrame) -> Figure:
-    """Every variant's change as a share of the dense score, a column a task; better is to the right.
+    """Every variant's change as a share of the dense score, one column per task; better is to the right.
 
     Whiskers are intervals of the ratio, which of a score that is never negative do not pass -100 %.
     """
@@ -48,7 +48,7 @@ def differences(rows: pd.DataFrame) -> Figure:
 
 
 def _face(verdict: str, look: palette.Look) -> str:
-    """Hollow where nothing was shown."""
+    """Hollow if nothing was shown."""
     return "white" if verdict in ("undecided", WITHIN_NOISE) else look.hex
 
 

@@ -31,7 +31,7 @@ def _several(column: str, keys: list[str], what: str) -> Callable[[pd.DataFrame]
 
 
 def _level(row: Mapping[str, Any]) -> str:
-    """How much a variant is compressed, in words: "50 %", "2:4", "4-bit"."""
+    """Level of compression in words: "50 %", "2:4", "4-bit"."""
     pruned = (
         row["pattern"] if ":" in row["pattern"] else f"{100 * row['sparsity']:g} %" * bool(row["sparsity"])
     )
@@ -51,7 +51,7 @@ def _level(row: Mapping[str, Any]) -> str:
     across=True,
 )
 def calibration_size(rows: pd.DataFrame) -> Figure:
-    """A panel a task and level, a line a method, over calibration sequences of all matrices."""
+    """One panel per task and level, one line per method, over calibration sequences of all matrices."""
     rows = rows.assign(level=[_level(row) for row in select.records(rows)])
     parts = [part for _, part in rows.groupby(["base", "task", "level"], sort=False)]
     drawn, axes = style.panels(len(parts))
@@ -76,7 +76,7 @@ def calibration_size(rows: pd.DataFrame) -> Figure:
     across=True,
 )
 def shots(rows: pd.DataFrame) -> Figure:
-    """A panel a task and method, a line a number of shots, over sparsity."""
+    """One panel per task and method, one line per number of shots, over sparsity."""
     dense = rows[rows["dense"]]
     parts = [
         (method, pd.concat([dense[(dense["task"] == task) & (dense["base"] == base)], part]))
@@ -129,7 +129,7 @@ def seeds(rows: pd.DataFrame) -> Figure:
 
 
 def _over(axes: Axes, rows: pd.DataFrame, column: str, text: str) -> None:
-    """A line a method over `column`."""
+    """One line per method over `column`."""
     for name in select.method_order(rows):
         part, look = rows[rows["method"] == name].sort_values(column), palette.method_look(name)
         values = style.scaled(part, "value")
@@ -194,7 +194,7 @@ COMPONENT_ORDER = ("q_proj", "k_proj", "v_proj", "c_attn", "o_proj", "gate_proj"
 
 
 def _components(frame: pd.DataFrame) -> pd.DataFrame:
-    """FDT of the variants that change one matrix; where a block has two of one name, its path tells them."""
+    """FDT of the variants that change one matrix; if a block has two of one name, by path."""
     rows = frame[(frame["metric"] == "fdt") & (frame["group"] == "") & (frame["component"] != "")]
     rows = select.wanted(rows, "variant that changes one component of one layer")
     if rows.duplicated(["layer", "component", "method", "sparsity"], keep=False).any():
@@ -207,7 +207,7 @@ def _components(frame: pd.DataFrame) -> pd.DataFrame:
 def components(rows: pd.DataFrame) -> Figure:
     """A heat map: one weight matrix compressed at a time; darker is an earlier divergence.
 
-    The scale ends at the dense model's own value, where nothing diverges.
+    The scale ends at the dense model's own value, at which nothing diverges.
     """
     place = {name: number for number, name in enumerate(COMPONENT_ORDER)}
     names = sorted(

@@ -1,4 +1,4 @@
-"""How figures look: a palette that colour-blind readers can tell apart, quiet axes, a paper's sizes."""
+"""Look of figures: a palette that colour-blind readers can tell apart, quiet axes, a paper's sizes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def settings() -> dict[RcKeyType, Any]:
 def panels(
     count: int, *, columns: int = 3, width: float = 2.35, height: float = 1.95
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, at most `columns` beside one another; sizes in inches a panel."""
+    """A figure with `count` panels, at most `columns` beside one another; sizes in inches per panel."""
     columns = min(columns, count)
     lines = -(-count // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)
@@ -147,7 +147,7 @@ def percent_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def log_if_wide(axes: Axes, values: pd.Series, unit: str) -> None:
-    """A logarithmic y axis where ratios such as perplexity span more than a factor of five."""
+    """A logarithmic y axis if ratios such as perplexity span more than a factor of five."""
     known = values[values > 0]
     if unit == "ratio" and len(known) and known.max() > 5 * known.min():
         axes.set_yscale("log")

@@ -10,7 +10,7 @@ from kick.report.tables.entry import Table, table
 
 @table("closed_open", "Knowledge lost and reading lost", paper="Fig 4", place=2)
 def closed_open(frame: pd.DataFrame) -> Table:
-    """Of what dense knows with the book closed, and of what it only reads, the shares now wrong."""
+    """Shares now wrong of what dense knows with the book closed, and of what it only reads."""
     rows = frame[frame["metric"].isin(["knowledge_lost", "reading_lost"]) & (frame["replica"] == "")]
     rows = select.variant_order(select.wanted(rows, "task asked with the book closed and open"))
     heads = ("variant", "lost of dense's", "share (%)", "95 % interval", "n")

@@ -1,4 +1,4 @@
-"""What a table is, the tables that are known, and how one is registered."""
+"""Tables: what one is, which are known, and how one is registered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """As a GitHub table under its title, with the note beneath."""
+        """Markdown: a GitHub table under its title, with the note beneath."""
         lines = [self.heads, tuple("---" if i == 0 else "---:" for i in range(len(self.heads))), *self.cells]
         body = "\n".join(f"| {' | '.join(markdown_text(cell) for cell in line)} |" for line in lines)
         note = f"\n{markdown_text(self.note)}\n" if self.note else ""
@@ -36,7 +36,7 @@ class Table:
         return wording.csv(self.rows)
 
     def latex(self) -> str:
-        """As a booktabs table."""
+        """LaTeX: a booktabs table."""
         lines = [" & ".join(map(_latex, line)) + r" \\" for line in (self.heads, *self.cells)]
         note = rf"\par\smallskip\footnotesize {_latex(self.note)}" if self.note else ""
         parts = [

@@ -34,7 +34,7 @@ def ordered() -> list[str]:
 
 @dataclass(frozen=True)
 class WrittenTable:
-    """What became of a table: its files, or why it was not written."""
+    """Outcome of a table: its files, or why it was not written."""
 
     name: str
     files: tuple[Path, ...] = ()
