@@ -80,6 +80,7 @@ class Engine:
             "packed": reader.packed,
             "packed_up_to": reader.trusted,
             "whole_forwards": str(reader.network.manner),
+            "own_generate": reader.network.generates,
             "generation_config": {**reader.settings, **decoding.searches(self.config)},
             "texts": dict(self.encoder.counts),
             "drafted": reader.acceptance.drafted,
@@ -180,7 +181,7 @@ class Engine:
         prompts = self.encoder.prompts(requests)
         network, reference = self.reader.network, self.reference
         if reference is not None and reference.write:
-            reference.add_head(network.head if network.plain_head else None)
+            reference.add_head(network.head if network.linear_head else None)
         head = None if reference is None else network.like(on_device(reference.head(), network.device))
         say = None if head is None else lambda hidden: fidelity.Said.of(head(hidden))
 

@@ -84,14 +84,17 @@ class Manner:
 
 
 class Network:
-    """The model's body and head. `plain_head` tells whether the head is a `Head`, to be stored as tensors.
+    """The model's body and head. `plain_head` tells whether the head is a `Head` on the body's states;
+    `linear_head` whether it is one on the hidden states that are read here, to be stored as tensors.
 
-    `manner` is how `whole` runs rows; `whole.read` and `whole.generate` obey it.
+    `manner` is how `whole` runs rows; `whole.read` and `whole.generate` obey it. `generates`: whether the
+    model's own `generate` may be used. `kick.engine.probe` finds both.
     """
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
         self.manner = Manner()
+        self.generates = True
         self.rotations = [_Rotation(module) for module in model.modules() if _Rotation.grows(module)]
         self.device = model.device
         self.embedding = model.get_output_embeddings()
@@ -99,6 +102,7 @@ class Network:
         self.head = _head_of(model)
         self.body = model.base_model
         self.plain_head = self._checks_out()
+        self.linear_head = self.plain_head or self._ends_linear()
         self.linears = PackedLinears(model)
 
     @torch.inference_mode()
@@ -108,6 +112,17 @@ class Network:
         if self.body is self.model:
             return False
         got = self.head(self.body(input_ids=ids, use_cache=False).last_hidden_state[0])
+        return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-3, atol=1e-3)
+
+    @torch.inference_mode()
+    def _ends_linear(self) -> bool:
+        """Whether logits are a `Head`'s of what goes into the output embedding, whatever is before it."""
+        ids = torch.arange(1, 4, device=self.device).remainder(self.vocabulary)[None]
+        wanted = self.model(input_ids=ids, use_cache=False).logits[0].float()
+        hidden = self.hidden(ids)[0]
+        if hidden.shape[-1] != self.head.weight.shape[-1]:
+            return False
+        got = self.head(hidden)
         return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-3, atol=1e-3)
 
     def ours(self) -> AbstractContextManager[None]:

@@ -5,15 +5,23 @@ loads is one: some see padding on the right unless a mask is given, some build n
 of attention, some look both ways. So a row beside a longer one must equal the row alone, and a changed last
 token must change nothing before it. Of the ways below the first that holds both is taken; a model for which
 none does is refused, since no score of it would be a language model's.
+
+Nor is every model's own `generate` its forward: transformers 5.17 numbers the positions of RoBERTa's family
+from 0 there and from 2 in a forward. What is generated must come from the logits that are scored.
 """
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
+from kick.engine import whole
 from kick.engine.network import Manner, Network, out_of_memory
 from kick.errors import KickError
+
+log = logging.getLogger("kick.engine")
 
 TOLERANCE = 1e-3  # of the length of a hidden state, at every position
 LOOSE = 6e-2  # the tolerance of half precision, at the median position
@@ -59,6 +67,43 @@ def manner_of(network: Network) -> Manner:
         f"{type(network.model).__name__} cannot be measured as a causal language model: {why}, with an "
         "attention mask or without, with its own attention or eager; expected: a decoder-only model"
     )
+
+
+@torch.inference_mode()
+def generates(network: Network) -> bool:
+    """Whether the model's own `generate` computes the logits of whole forwards, at a prompt and after it.
+
+    Numbers that are not finite are not judged.
+    """
+    ids = [i * STRIDE % network.vocabulary for i in _LONG]
+    prompt, after = ids[:5], ids[5:]
+    seen: list[Tensor] = []
+
+    def force(sequences: Tensor, scores: Tensor) -> Tensor:
+        seen.append(scores[0].float())
+        forced = torch.full_like(scores, -float("inf"))
+        forced[0, after[sequences.shape[1] - len(prompt)]] = 0.0
+        return forced
+
+    def stop(sequences: Tensor, _: Tensor, **__: object) -> Tensor:
+        return torch.tensor([sequences.shape[1] == len(ids)], device=sequences.device)
+
+    hidden = network.whole([tuple(ids[:-1])])[0, len(prompt) - 1 :]
+    expected = network.logits(hidden)
+    if not bool(expected.isfinite().all()):
+        return True
+    try:
+        whole.native(network, [prompt], len(after), force, stop, {})
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        log.warning("answers by whole forwards: the model's own generate raises %s", type(error).__name__)
+        return False
+    dtype = hidden.dtype
+    fine = len(seen) == len(after) and same(torch.stack(seen).to(dtype), expected.to(dtype))
+    if not fine:
+        log.warning("answers by whole forwards: the model's own generate computes other logits")
+    return fine
 
 
 def _padding_unseen(network: Network, short: tuple, long: tuple, alone: Tensor) -> bool:

@@ -9,7 +9,7 @@ from kick.engine import budget, whole
 from kick.engine.network import Network
 from kick.engine.packed.draft import Acceptance
 from kick.engine.packed.trust import stretched_beyond, trusted_length
-from kick.engine.probe import manner_of
+from kick.engine.probe import generates, manner_of
 from kick.engine.stopping import Decoding
 from kick.model import decoding
 
@@ -37,6 +37,7 @@ class Reader:
         self.stretched = stretched_beyond(model.config)
         self.settings = decoding.changes(model.generation_config)
         self.acceptance = Acceptance()
+        self._probed = False  # whether `network.generates` has been found out
 
     def read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
         """Batches of (index, hidden states (count, H)) of the last positions of each reading."""
@@ -44,6 +45,8 @@ class Reader:
 
     def decode(self, rows: Sequence[Decoding], drafts: Mapping[int, tuple[int, ...]]) -> Iterator[int]:
         """Finish every row; their indices as they are done. `drafts` are not looked at."""
+        if rows and not self._probed:
+            self.network.generates, self._probed = generates(self.network), True
         for configured in (False, True):
             own = [i for i, row in enumerate(rows) if self._configured(row) is configured]
             settings = self.settings if configured else {}

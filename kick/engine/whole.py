@@ -6,7 +6,7 @@ ALiBi), rows that obey a generation configuration, and all requests of the backe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from kick.engine.network import Network, out_of_memory
 from kick.engine.stopping import Decoding, check_numbers, pick
+from kick.errors import KickError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,10 +58,17 @@ def generate(
     batch_tokens: int,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[int]:
-    """Continue each with the model's own `generate`; rows of a batch have equal lengths, unpadded.
+    """Continue each with the model's own `generate`, or step by step in whole forwards where
+    `network.generates` is False; rows of a batch have equal lengths, unpadded.
 
-    settings: what of a generation configuration is obeyed; nothing of the model's own is.
+    settings: what of a generation configuration is obeyed; nothing of the model's own is. Only the model's
+    own `generate` can obey them, so KickError is raised for a model whose `generate` is not to be used.
     """
+    if decodings and settings and not network.generates:
+        raise KickError(
+            f"{type(network.model).__name__} cannot obey {', '.join(sorted(settings))}: its own generate "
+            "computes other logits than its forward; leave `generation_config` out"
+        )
     waiting: dict[tuple[int, int], list[int]] = {}
     for i, row in enumerate(decodings):
         if row.done:
@@ -71,7 +79,11 @@ def generate(
         while members:
             part = members[: 1 if network.manner.alone else max(1, batch_tokens // (width + limit))]
             try:
-                _batch(network, [decodings[i] for i in part], settings or {})
+                batch = [decodings[i] for i in part]
+                if network.generates:
+                    _batch(network, batch, settings or {})
+                else:
+                    _steps(network, batch)
             except RuntimeError as error:
                 if not out_of_memory(error) or len(part) == 1:
                     raise
@@ -83,11 +95,20 @@ def generate(
             yield from part
 
 
+def _steps(network: Network, rows: list[Decoding]) -> None:
+    """Finish rows of equal prompts' lengths, a whole forward of each for every token."""
+    while going := [row for row in rows if not row.done]:
+        hidden = network.whole([(*row.prompt, *row.tokens) for row in going])[:, -1]
+        logits = network.logits(hidden)
+        check_numbers(logits.amax(-1))
+        for scores, row in zip(logits, going, strict=True):
+            row.accept(pick(scores, row))
+
+
 def _batch(network: Network, rows: list[Decoding], settings: Mapping[str, Any]) -> None:
     """Finish rows of equal prompts' lengths and limits. Raises ValueError for one that has tokens already."""
     if any(row.tokens for row in rows):
         raise ValueError("a row that has been begun cannot be continued by the model's own generate")
-    ids = torch.tensor([row.prompt for row in rows], device=network.device)
 
     def choose(_: Tensor, scores: Tensor) -> Tensor:
         """Leave only the token that each row takes, so that generate's argmax takes it."""
@@ -103,13 +124,29 @@ def _batch(network: Network, rows: list[Decoding], settings: Mapping[str, Any]) 
                 row.accept(int(sequences[i, -1]))
         return torch.tensor([row.done for row in rows], device=sequences.device)
 
+    native(network, [row.prompt for row in rows], rows[0].limit, choose, stop, settings)
+
+
+def native(
+    network: Network,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    choose: Callable[[Tensor, Tensor], Tensor],
+    stop: Callable[..., Tensor],
+    settings: Mapping[str, Any],
+) -> None:
+    """Run the model's own `generate` on prompts of one length, under these settings alone.
+
+    `choose` gets all logits and leaves the tokens to be taken; `stop` says which rows are done.
+    """
+    ids = torch.tensor(prompts, device=network.device)
     network.forget()
     with network.native(), _configured(network.model, settings):
         network.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_length=None,
-            max_new_tokens=rows[0].limit,
+            max_new_tokens=limit,
             do_sample=False,
             logits_processor=LogitsProcessorList([choose]),
             stopping_criteria=StoppingCriteriaList([stop]),

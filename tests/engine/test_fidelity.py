@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from kick.engine import Engine, Reference
 from kick.engine.network import Head
 from kick.engine.reference import on_device
 from kick.errors import KickError
 from kick.records import Request
+from tests.engine import conftest
 from tests.engine.test_generate import changed, greedy
 
 PREFIXES = ["The river", "A house by the water", "東京と", "one two three four", "x"]
@@ -123,3 +125,24 @@ def test_a_head_with_a_factor_and_a_cap():
     head = on_device(Head(torch.eye(2) * 4.0, torch.ones(2), 0.5, 2.0), torch.device("cpu"))
     wanted = 2.0 * torch.tanh(torch.tensor([[4.0 * 3 + 1, 1.0]]) * 0.5 / 2.0)
     assert torch.allclose(head(torch.tensor([[3.0, 0.0]])), wanted)
+
+
+def test_divergence_of_a_model_whose_head_transforms_first(tokenizer, tmp_path):
+    """BERT's head is a dense layer and a norm before the vocabulary: what goes into the latter is kept."""
+    conftest.CONFIGS["bert"] = (BertConfig, {**conftest._MHA, "is_decoder": True})
+    dense, variant = (conftest.build("bert", tokenizer) for _ in range(2))
+    with torch.no_grad():
+        variant.cls.predictions.transform.dense.weight.mul_(0.9)
+        variant.cls.predictions.bias.add_(torch.linspace(-1, 1, len(tokenizer)))
+    asked = [Request("fidelity", context="The river", tokens=tuple(tokenizer.encode(" is a long one")))]
+    with Reference(tmp_path, write=True) as written:
+        own = Engine(dense, tokenizer, reference=written).answer(asked)[0].values
+    assert own["kl_max"] == pytest.approx(0.0, abs=1e-6)
+    values = Engine(variant, tokenizer, reference=Reference(tmp_path)).answer(asked)[0].values
+    head, targets = tokenizer.encode("The river"), list(asked[0].tokens)
+    ids = torch.tensor([head + targets[:-1]])
+    with torch.inference_mode():
+        said, got = (model(ids).logits[0, len(head) - 1 :].log_softmax(-1) for model in (dense, variant))
+    expected = (said.exp() * (said - got)).sum(-1)
+    assert values["kl_mean"] == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert values["kl_max"] == pytest.approx(float(expected.max()), rel=1e-4)
