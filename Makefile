@@ -52,8 +52,8 @@ interop-test:  ## checkpoints of other libraries, each in an environment of its 
 		$$folder/bin/python -m pytest -m interop tests/interop || exit 1; \
 	done
 
-soak: .venv/installed  ## the long fault runs
-	$(BIN)/pytest -m slow --timeout 3600
+soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by default
+	$(BIN)/pytest -m slow --timeout 7200 -rP
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"kick needs Python 3.11 or newer, got {sys.version.split()[0]}; try: make PYTHON=python3.11")'

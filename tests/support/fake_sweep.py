@@ -119,9 +119,9 @@ class FakeWork:
             os.close(number)
 
 
-def contents(root: str | Path) -> dict[str, bytes]:
+def contents(root: str | Path, matrix: str = MATRIX) -> dict[str, bytes]:
     """Every cell's samples, byte for byte, and its scores, of a store on a disk."""
-    store = Store(root, MATRIX)
+    store = Store(root, matrix)
     found = {}
     for result in store.runs():
         assert store.done(result.key)
