@@ -11,16 +11,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kick.analysis import groups, items, pairs, rows
-from kick.analysis.cells import StoredCell
+from kick.analysis.cells import Stored, StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
 from kick.records import Result
 from kick.stats import bounded, equivalence, intervals, metrics, paired, resample, studentised, support
+
+if TYPE_CHECKING:
+    from kick.store import Store
 
 STATISTICS = (bounded, equivalence, intervals, metrics, paired, resample, support, studentised)
 COMPUTING = (*STATISTICS, groups, items, pairs, rows)  # and this module
@@ -36,7 +39,7 @@ class StatisticsCache:
         self._known = known
         self._stores: dict[int, _Texts] = {}
 
-    def texts(self, store: Any) -> _Texts:
+    def texts(self, store: Stored) -> _Texts:
         """Texts that one store remembers, and is to remember."""
         if id(store) not in self._stores:
             known = store.recall() if self._known is None else self._known
@@ -63,7 +66,7 @@ class StatisticsCache:
 class _Texts:
     """Texts that one store remembers, which of them were used, and whether any is new."""
 
-    def __init__(self, store: Any, known: Mapping[str, str]):
+    def __init__(self, store: Stored, known: Mapping[str, str]):
         self.store, self.known = store, known
         self.used: dict[str, str] = {}
         self.fresh = False
@@ -71,9 +74,9 @@ class _Texts:
     def get(self, name: str, cell: str, make: Callable[[], Any]) -> Any:
         text = self.known.get(name)
         if text is None:
-            self.fresh, text = True, self.store.noted(cell).get(name)
+            self.fresh, text = True, self.store.noted(cell).get(name, "")
         try:
-            value = json.loads(text or "")
+            value = json.loads(text)
         except ValueError:  # there is none, or it is damaged
             self.fresh, value = True, make()
             text = json.dumps(value)
@@ -124,7 +127,7 @@ def beside_dense(
     return kept.get(cell, made_of, make)
 
 
-def note(store: Any, run: Result, dense: Result) -> None:
+def note(store: Store, run: Result, dense: Result) -> None:
     """Compute a stored cell's statistics beside dense's and keep them with it, so that no reader has to."""
     cell, other = (StoredCell(one, store, "", {}) for one in (run, dense))
     kept = StatisticsCache({})

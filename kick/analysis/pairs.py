@@ -24,7 +24,7 @@ from kick.stats import metrics
 class Keeping(Protocol):
     """Statistics that need not be computed again (`kick.analysis.kept`)."""
 
-    def get(self, cell: StoredCell, made_of: Sequence[Any], make: Callable[[], Any]) -> Any:
+    def get(self, cell: StoredCell, made_of: Sequence[str | StoredCell], make: Callable[[], Any]) -> Any:
         """The value of `make`, or its earlier one for the same parts."""
 
 

@@ -41,7 +41,7 @@ def methods(
 
 @app.command(rich_help_panel=panels.RUN)
 def tasks(as_json: Json = False, tasks: TaskFolders = None) -> None:
-    """The tasks and groups; any of lm-eval's own can be named too."""
+    """List the tasks and groups; any of lm-eval's own can be named too."""
     from kick.tasks import describe
 
     described = describe([Path(folder) for folder in tasks or ()])

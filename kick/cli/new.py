@@ -21,7 +21,7 @@ def new() -> None:
 def task(
     table: Annotated[Path, typer.Argument(help="questions and answers, as CSV, TSV, JSON lines or Parquet")],
     out: Annotated[Path, typer.Option(help="the folder to write")] = Path("my_tasks"),
-    name: Annotated[str | None, typer.Option(help="of the task; by default the table's")] = None,
+    name: Annotated[str | None, typer.Option(help="the name of the task; by default the table's")] = None,
     question: Annotated[str | None, typer.Option(help="the column of questions")] = None,
     answer: Annotated[str | None, typer.Option(help="the column of answers")] = None,
     choices: Annotated[

@@ -37,11 +37,11 @@ def run(
     tasks: TaskFolders = None,
     plugins: Plugins = None,
     executor: Annotated[str, typer.Option(help="local, ray or inline")] = "local",
-    workers: Annotated[int | None, typer.Option(help="jobs at once")] = None,
-    address: Annotated[str | None, typer.Option(help="of a Ray cluster")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="try failed cells again")] = False,
+    workers: Annotated[int | None, typer.Option(help="jobs in parallel")] = None,
+    address: Annotated[str | None, typer.Option(help="the address of a Ray cluster")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="run failed cells again")] = False,
     log_json: Annotated[bool, typer.Option(help="progress as JSON lines on standard output")] = False,
-    offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
+    offline: Annotated[bool, typer.Option(help="do not contact the hub")] = False,
 ) -> None:
     """Run a matrix; what is done already is not done again."""
     from kick.sweep.run import RunOptions
@@ -86,7 +86,7 @@ def plan(
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
     plugins: Plugins = None,
-    offline: Annotated[bool, typer.Option(help="never ask the hub")] = False,
+    offline: Annotated[bool, typer.Option(help="do not contact the hub")] = False,
     measure: Annotated[bool, typer.Option(help="time one forward for a better estimate")] = False,
     as_json: Json = False,
 ) -> None:
@@ -129,7 +129,7 @@ def rescore(results: str, tasks: TaskFolders = None) -> None:
 
 @app.command(rich_help_panel=panels.RUN)
 def reproduce(
-    cell: Annotated[str, typer.Argument(help="RESULTS/KEY")],
+    cell: Annotated[str, typer.Argument(help="a stored cell: RESULTS/KEY")],
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
     plugins: Plugins = None,
@@ -151,9 +151,9 @@ def compress(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")],
     out: Annotated[str, typer.Option(help="the folder to write, new or empty")],
-    corpus: Annotated[str, typer.Option(help="of calibration text")] = "kick_mini_calibration",
-    sequences: Annotated[int, typer.Option(help="of calibration")] = 16,
-    length: Annotated[int, typer.Option(help="tokens of a sequence")] = 256,
+    corpus: Annotated[str, typer.Option(help="the calibration corpus")] = "kick_mini_calibration",
+    sequences: Annotated[int, typer.Option(help="number of calibration sequences")] = 16,
+    length: Annotated[int, typer.Option(help="tokens per calibration sequence")] = 256,
     calibration_seed: Annotated[int, typer.Option(help="which sequences of the corpus")] = 0,
     data_root: DataRoot = None,
     plugins: Plugins = None,
@@ -172,8 +172,8 @@ def judge(
     out: Out = "results",
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
-    calls: Annotated[int | None, typer.Option(help="requests at most; a later call does the rest")] = None,
-    tokens: Annotated[int | None, typer.Option(help="tokens at most")] = None,
+    calls: Annotated[int | None, typer.Option(help="most requests; a later call does the rest")] = None,
+    tokens: Annotated[int | None, typer.Option(help="most tokens")] = None,
 ) -> None:
     """Have the matrix's judge grade the stored answers; what is judged already is not asked again."""
     from kick.judge.results import judge_results, settings

@@ -19,20 +19,20 @@ Model = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .ggu
 Out = Annotated[
     str | None, typer.Option(help="the folder to write; by default results/<model>-<method>-<sparsity>")
 ]
-Prompts = Annotated[int, typer.Option(help="of the probe task, for each matrix")]
+Prompts = Annotated[int, typer.Option(help="prompts of the probe task per matrix")]
 Spread = Annotated[float, typer.Option(help="how far shares of the allocation lie from the sparsity")]
 Probe = Annotated[str, typer.Option(help="the fidelity task by which matrices are ranked")]
 Judged = Annotated[str, typer.Option(help="the fidelity task on which allocations are compared")]
-Text = Annotated[str, typer.Option(help="the perplexity task on which they are compared")]
-Limit = Annotated[int | None, typer.Option(help="items of either task on which they are compared")]
-Corpus = Annotated[str, typer.Option(help="of calibration text")]
-Sequences = Annotated[int, typer.Option(help="of calibration")]
-Length = Annotated[int, typer.Option(help="tokens of a sequence")]
-Seed = Annotated[int, typer.Option(help="of calibration")]
+Text = Annotated[str, typer.Option(help="the perplexity task on which allocations are compared")]
+Limit = Annotated[int | None, typer.Option(help="items per task on which allocations are compared")]
+Corpus = Annotated[str, typer.Option(help="the calibration corpus")]
+Sequences = Annotated[int, typer.Option(help="number of calibration sequences")]
+Length = Annotated[int, typer.Option(help="tokens per calibration sequence")]
+Seed = Annotated[int, typer.Option(help="which sequences of the corpus")]
 Executor = Annotated[str, typer.Option(help="local, ray or inline")]
-Workers = Annotated[int | None, typer.Option(help="blocks at once")]
-Retry = Annotated[bool, typer.Option(help="try failed cells again")]
-Offline = Annotated[bool, typer.Option(help="never ask the hub")]
+Workers = Annotated[int | None, typer.Option(help="blocks in parallel")]
+Retry = Annotated[bool, typer.Option(help="run failed cells again")]
+Offline = Annotated[bool, typer.Option(help="do not contact the hub")]
 
 
 @app.callback()

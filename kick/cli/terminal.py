@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from rich.table import Table
 
 from kick import plugins
 from kick.errors import KickError
+
+if TYPE_CHECKING:
+    from kick.store import Store
 from kick.printable import plain
 
 
@@ -98,10 +101,10 @@ Matrix = Annotated[str, typer.Argument(help="a matrix file, or a preset: smoke, 
 Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results")]
 Out = Annotated[str, typer.Option(help="where results are stored: a folder or an fsspec URL")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Limit = Annotated[int | None, typer.Option(help="items of every task, in place of the matrix's own")]
+Limit = Annotated[int | None, typer.Option(help="items per task, instead of the matrix's own limits")]
 
 
-def opened(folder: str) -> Any:
+def opened(folder: str) -> Store:
     """The store of a folder or URL that is read. Raises KickError if the folder is not there."""
     from kick import store
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from kick.engine.backend import named
 from kick.errors import KickError
@@ -25,6 +25,8 @@ from kick.registry import unknown
 if TYPE_CHECKING:
     from kick.store import Store
     from kick.tasks import Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,11 @@ class _Planner:
     def spec(self, task: Task) -> TaskSpec:
         """The task as this matrix asks it. What changes nothing is not written: a limit past the last item,
         the task's own number of shots, shots and chat template of windows of plain text."""
-        limit = self._level("limit", task.name) if self.limit is None else self.limit
-        shots = self._level("shots", task.name)
+        limit, shots = self.limit, self.matrix.shots
+        if limit is None:
+            limits = self.matrix.limit
+            limit = self._by_task(limits, task.name) if isinstance(limits, dict) else limits
+        shots = self._by_task(shots, task.name) if isinstance(shots, dict) else shots
         if task.size is None:  # windows of tokens: nothing is prompted
             return TaskSpec(task.name, task.digest, task.scoring, limit=limit)
         limit = None if limit is not None and limit >= task.size else limit
@@ -267,14 +272,11 @@ class _Planner:
 
     def chat(self, name: str) -> bool | ChatKeys | None:
         """The task's `chat_template`."""
-        chat: bool | ChatKeys | None = self._level("chat_template", name)
-        return chat
+        levels = self.matrix.chat_template
+        return self._by_task(levels, name) if isinstance(levels, dict) else levels
 
-    def _level(self, key: str, name: str) -> Any:
-        """The value for one task: its own, else its group's, else the one for all."""
-        levels = getattr(self.matrix, key)
-        if not isinstance(levels, Mapping):
-            return levels
+    def _by_task(self, levels: Mapping[str, T], name: str) -> T | None:
+        """The value for one task: its own, else its group's."""
         groups = [group for group, leaves in self._groups.items() if name in leaves and group in levels]
         return levels[name] if name in levels else levels[groups[0]] if groups else None
 

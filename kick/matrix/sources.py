@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kick import __version__
 from kick.errors import KickError
@@ -16,6 +16,8 @@ from kick.matrix.variants import MethodTable
 from kick.records import CalibrationSpec, ModelFacts, ModelSpec, Step, key
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from kick.tasks import Task
 
 
@@ -82,7 +84,7 @@ def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
 
     folder = locate(model.name, model.revision)
 
-    def tokenizer() -> Any:
+    def tokenizer() -> PreTrainedTokenizerBase:
         return tokenizer_of(model)
 
     check_length(spec, tokenizer, root)
@@ -90,7 +92,7 @@ def _enough(model: ModelSpec, spec: CalibrationSpec, root: str | None) -> None:
 
 
 @cache
-def _skeleton(folder: File) -> Any:
+def _skeleton(folder: File) -> PreTrainedModel:
     """The model of a folder without its weights: shapes on torch's meta device."""
     from transformers import AutoConfig
 
