@@ -1,5 +1,6 @@
 """Documents: widths, words, links, the list of rooms, the checker of the built site."""
 
+import ast
 import re
 import runpy
 import shlex
@@ -57,6 +58,26 @@ def test_the_words_are_those_of_the_field(page):
     for phrase, better in BANNED.items():
         found = re.search(f".{{0,40}}(?:{phrase}).{{0,20}}", text)
         assert not found, f"{page.name}: {found[0]!r}: write {better!r}"
+
+
+ROOMS = ("analysis", "cli", "judge", "matrix", "report", "stats", "store")
+CODE = [
+    *(ROOT / "kick").glob("*.py"),
+    *(file for name in ROOMS for file in (ROOT / "kick" / name).rglob("*.py")),
+]
+ASKED = ("or is no language gets", "a grade is no")  # what a judge is told: other words ask it anew
+
+
+@pytest.mark.parametrize("file", sorted(CODE), ids=lambda file: str(file.relative_to(ROOT)))
+def test_messages_and_docstrings_have_the_words_of_the_field(file):
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        text = " ".join(node.value.split())
+        for phrase, better in BANNED.items():
+            found = re.search(f".{{0,40}}(?:{phrase}).{{0,20}}", text)
+            known = found and any(one in found[0] for one in ASKED)
+            assert not found or known, f"line {node.lineno}: {found[0]!r}: write {better!r}"
 
 
 def test_the_architecture_lists_the_rooms_from_the_ground_up():
