@@ -1,7 +1,7 @@
 """What a method is called with beside the model: the calibration data and what the recipe did so far.
 
 A `Calibration` is the sequence of token sequences that a method is called with, and carries through a recipe
-the masks that later steps keep, the grids that weights stand on, and notes for run.json.
+the masks that later steps keep, the grids that weights are on, and notes for run.json.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def check_depth(model: nn.Module, layers: int) -> None:
 
 
 def forms(model: nn.Module, layers: int) -> list[Form]:
-    """What dropping any so many blocks may make of a model, as far as its form goes.
+    """What dropping any so many blocks may make of a model, as far as its form is concerned.
 
-    A block that is kept stands at its place less the number of blocks that went before it. These forms have
+    The place of a kept block is its own less the number of blocks that went before it. These forms have
     each block at each such place, so that no other choice of blocks has a block where none of these has it.
     """
     count = len(block_list(model)[1])

@@ -27,7 +27,7 @@ def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> No
     """Set the least salient weights to zero by saliency (out, in), and keep the mask for later steps.
 
     What an earlier step pruned goes first, so that the number asked for is the total. A share that the step's
-    scope gives this linear stands in place of the method's.
+    scope gives this linear replaces the method's.
 
     Raises:
         CellFailed: NaN or infinity in the saliency.

@@ -16,7 +16,7 @@ def batch_tokens(device: torch.device) -> int:
 
 
 def slots(device: torch.device) -> tuple[int, int]:
-    """For generation: bytes of keys and values, and rows, at most under way at once."""
+    """For generation: bytes of keys and values, and rows, at most in progress at once."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2, 256

@@ -24,7 +24,7 @@ class Reader:
     `stretched`: beyond which length a text's numbers depend on the longest text of its forward (None: never);
     `settings`: what of its generation configuration changes logits, for rows that obey it.
 
-    Raises KickError for a model that is no causal language model.
+    Raises KickError for a model that is not a causal language model.
     """
 
     packed = False

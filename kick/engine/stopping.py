@@ -62,7 +62,7 @@ class Stops:
 
 @dataclass(eq=False)
 class Decoding:
-    """An answer under way: its prompt's token ids, its tokens so far, and how it is sampled and stopped.
+    """An answer in progress: its prompt's token ids, its tokens so far, and how it is sampled and stopped.
 
     configured: under the model's generation configuration, which only its own `generate` obeys. thinking: for
     models that think first.

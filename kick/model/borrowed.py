@@ -18,7 +18,7 @@ _IDS = ("bos_token_id", "eos_token_id")
 def check_same_vocabulary(folder: Path, name: str, base_folder: Path, base: str) -> None:
     """Raises KickError if the configs of a checkpoint and its base do not have the same vocabulary.
 
-    An id that one of the two does not give is no difference.
+    An id that one of the two does not give makes no difference.
     """
     own, other = _vocabulary(folder, name), _vocabulary(base_folder, base)
     unlike = [

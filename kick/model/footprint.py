@@ -1,7 +1,7 @@
 """How large a compressed model is: as stored now, and in an ideal packed format.
 
 Packed sizes count values of 16 bits where a weight is not quantized, whatever type the model was run in: a
-dense model then has 16 bits a weight, as the literature counts. Embeddings, norms and all else stay at 16
+dense model then has 16 bits per weight, as the literature counts. Embeddings, norms and all else stay at 16
 bits. A checkpoint that someone else quantized is as large as its file says.
 """
 

@@ -5,12 +5,12 @@ components differ in how early the model diverges when they alone are pruned, so
 their FDTM. The paper goes in rounds, with training in between. The rule here is one round, without training,
 and is ours:
 
-1. Matrices stand in the order of their mean FDT, the earliest divergence first; ties by mean KL, the larger
-   first, then by name.
-2. A matrix stands at q, from -1 (first) to 1 (last): the place of its middle weight among all weights, so
+1. Matrices are taken in the order of their mean FDT, the earliest divergence first; ties by mean KL, the
+   larger first, then by name.
+2. A matrix is at q, from -1 (first) to 1 (last): the place of its middle weight among all weights, so
    that the mean of q over weights is 0.
 3. Its share is s + spread * q, where s is the share that the method prunes of the whole model at the
-   sparsity asked for, the same for every matrix (a little less than asked, where that is no whole number of
+   sparsity asked for, the same for every matrix (a little less than asked, if that is not a whole number of
    weights). So the mean share over weights is s.
 4. Shares become whole numbers of weights. A method that compares within a row prunes the same number of each
    row, so a matrix moves by its number of rows. What rounding leaves is made up for to the last weight: by

@@ -34,7 +34,7 @@ def rescore_stale(planned: Plan, store: Store) -> int:
 def rename(planned: Plan, store: Store) -> int:
     """Store done cells under the names that their variants have in the matrix now; how many got another.
 
-    A name is no part of a key, so that nothing is measured again.
+    A name is not part of a key, so that nothing is measured again.
     """
     renamed, by_key = 0, planned.by_key
     for result in list(store.runs()):

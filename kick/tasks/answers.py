@@ -15,8 +15,8 @@ LABELS = "ABCD"
 def label_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """A label in the model's own words, losing the form told from losing the knowledge.
 
-    exact_match: the answer is the right label. format_failure: it is no label. among_labels: right or wrong
-    of an answer that is a label, NaN for one that is not.
+    exact_match: the answer is the right label. format_failure: it is not a label. among_labels: right or
+    wrong of an answer that is a label, NaN for one that is not.
     """
     said = label(results[0], LABELS)
     right = float(said == LABELS[doc["answer"]])

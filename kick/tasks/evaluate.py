@@ -189,7 +189,7 @@ def _from_table(metric: metrics.Metric, columns: Mapping[str, np.ndarray], direc
 def _from_lm_eval(name: str, aggregate: Aggregate, samples: Sequence[Sample], direction: bool) -> Score:
     """A metric with lm-eval's own aggregation, such as F1 over pairs (gold, predicted).
 
-    An item without the value, or whose value is no number (a text), is missing.
+    An item without the value, or whose value is not a number (a text), is missing.
     """
     values = [value for sample in samples if _known(value := unflatten(name, sample.scores))]
     missing = len(samples) - len(values)

@@ -31,7 +31,7 @@ def _check_metrics(name: str, task: ConfigurableTask) -> None:
 
 def _check_digits(name: str, task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
     """A template that gives digits is taken as a place counted from 0 (lm-eval 0.4.13), so "2" of the choices
-    1, 2, 3, 4 is 3. Where the file means that, some gold is no choice's name, and it is left alone."""
+    1, 2, 3, 4 is 3. Where the file means that, some gold names no choice, and it is left alone."""
     target = task.config.doc_to_target
     if task.OUTPUT_TYPE != "multiple_choice" or task.config.doc_to_choice is None or task.multiple_input:
         return

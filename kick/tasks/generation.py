@@ -61,7 +61,7 @@ def chat_renderer(
     """What turns a conversation into the prompt that the tokenizer's chat template makes of it.
 
     Without a generation prompt the last message stays open, for the model to go on with. Where the template
-    has no place for a system message, its text goes into the first user turn, before what stands there.
+    has no place for a system message, its text goes into the first user turn, before what is there.
 
     Args:
         tokenizer: with a chat template.

@@ -247,7 +247,7 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
 def told(name: str, file: Path | str) -> Iterator[None]:
     """Within it errors are reported as those of the task file or its data.
 
-    lm-eval, datasets and Jinja read what stands there, each with errors of its own.
+    lm-eval, datasets and Jinja read what is in it, each with errors of its own.
     """
     from datasets.exceptions import DatasetsError
     from jinja2 import TemplateError

@@ -277,7 +277,7 @@ def flatten(metric: str, value: Any) -> dict[str, float]:
 def unflatten(metric: str, scores: Mapping[str, float]) -> Any:
     """The value that `flatten` took apart: a number, or a tuple, however nested; whole numbers as int.
 
-    None if it is absent or has a part that is no number.
+    None if it is absent or has a part that is not a number.
     """
     if metric in scores:
         value = scores[metric]

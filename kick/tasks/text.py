@@ -117,7 +117,7 @@ def label(text: str, labels: str = "ABCD") -> str | None:
 def is_loop(text: str, times: int = 4) -> bool:
     """Whether the text's end repeats: a phrase of 1 to 20 words occurs `times` times in a row at its end.
 
-    A phrase shorter than 3 words has to fill at least 12 words, so that "ha ha ha ha" is no loop.
+    A phrase shorter than 3 words has to fill at least 12 words, so that "ha ha ha ha" is not a loop.
     """
     said = split(text.lower())
     for size in range(1, 21):

@@ -44,7 +44,7 @@ def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) ->
     """Each block in turn; change it before taking the next. Raises CellFailed at a weight not finite.
 
     A block's linears are those that the step's scope covers. `runs` says that blocks will be run, not only
-    measured: statistics kept on disk cannot stand in then.
+    measured: statistics kept on disk cannot replace it then.
     """
     calibration = calibration_of(calibration)
     path, modules = block_list(model)
@@ -168,8 +168,8 @@ class _Seen(Generic[S]):
     def end_sample(self, may_stop: bool) -> None:
         """From the second sample on the forward may end at the input that came last in the first.
 
-        Of a block with linears of the same names as an earlier one it is known before. Where an expert is
-        wanted no sample says what comes last: another may reach an expert that this one did not.
+        Of a block with linears of the same names as an earlier one it is known before. If an expert is
+        measured, no sample says what comes last: another may reach an expert that this one did not.
         """
         if may_stop and self.last is None and self.order and self.order[-1].called and not self.experts:
             self.last = self.order[-1].name

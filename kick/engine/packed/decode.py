@@ -35,7 +35,7 @@ class Decode:
         network: with its attention set to ours.
         decodings: what is to be continued, from prompt and tokens so far.
         budget: tokens of one prompt-reading forward.
-        slots: (bytes of keys and values, rows) at most under way.
+        slots: (bytes of keys and values, rows) at most in progress.
         drafts: answers to be checked, by index; greedy rows only.
         acceptance: what is known of the drafts' quality, updated.
     """
@@ -112,7 +112,7 @@ class Decode:
         """Rows whose prompt has been read, with their first tokens; those that are done already too.
 
         Every row is a leaf of its own in the tree, with the prompt's last token and its draft: a negative
-        number stands there until it is run.
+        number is there until it is run.
         """
         rows = [self.decodings[i] for i in indices]
         known = [(*row.prompt, *row.tokens) for row in rows]

@@ -1,11 +1,11 @@
 """How much of the dense model's answer a variant is given to check, instead of generating it token by token.
 
 Checking a token costs CHECK rows of a product. A decoding step costs STEP of these however many rows it has
-(the weights pass through the processor) and one more for each row. Where all rows are under way at once,
+(the weights pass through the processor) and one more for each row. Where all rows are in progress at once,
 checking saves little but the steps that no row needs any more: the longest answers decide how many those are,
 and their lengths are known, they are about those of the dense model. So every answer is drafted down to the
 same rest, the one that makes the expected cost least; all or nothing of it may be best. Where more rows wait
-than are under way, each accepted token saves its share of a step.
+than are in progress, each accepted token saves its share of a step.
 
 The chance that k drafted tokens are accepted is estimated while running as (1 - h) ** k, h being the share of
 checked tokens that were refused. A variant that has changed its mind about most answers is soon given none,
@@ -63,7 +63,7 @@ class Acceptance:
             self.margin = margin if self.margin is None else min(self.margin, margin)
 
     def lengths(self, answers: Sequence[int], rows: int) -> list[int]:
-        """How many tokens to draft of dense answers of these lengths; `rows` may be under way together."""
+        """How many tokens to draft of dense answers of these lengths; `rows` may be in progress together."""
         if not self.informed:  # see `trial`
             return [length - 1 for length in answers]
         share = min(0.999, self.refused / self.checked)

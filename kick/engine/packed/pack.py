@@ -126,7 +126,7 @@ class Runner:
     Args:
         network: with its attention set to ours.
         root: the tree.
-        counts: for each sequence, how many of its last positions are wanted.
+        counts: for each sequence, how many of its last positions are needed;
         budget: tokens of one forward; halved whenever one runs out of memory.
         keep: give each sequence's keys and values too.
         extend: called on a subtree that is about to be run whole, to lengthen its leaves.

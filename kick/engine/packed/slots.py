@@ -20,7 +20,7 @@ SHARED = (64, 4)  # tokens and rows from which on a common piece is left where i
 
 @dataclass(eq=False)
 class Row:
-    """A row under way: its answer, the shared keys and values before its own, how many are its own."""
+    """A row in progress: its answer, the shared keys and values before its own, how many are its own."""
 
     index: int
     decoding: Decoding

@@ -19,8 +19,8 @@ Worth = Callable[[int, int], bool]  # (shared tokens, sequences that share them)
 class Node:
     """Consecutive tokens that all sequences below it share.
 
-    start: position of its first token; readings: sequences that end here; wanted: how many of its last
-    positions somebody reads; hidden: the hidden states (wanted, H) of those, once computed.
+    start: position of its first token; readings: sequences that end here; needed: how many of its last
+    positions somebody reads; hidden: the hidden states (needed, H) of those, once computed.
     """
 
     ids: tuple[int, ...]

@@ -1,6 +1,6 @@
 """The kinds of model that can be read from GGUF, and what transformers calls each of their metadata keys.
 
-A key that stands in no table here is refused by name: nothing that a file says of its model is dropped.
+A key that is in no table here is refused by name: nothing that a file says of its model is dropped.
 """
 
 from __future__ import annotations
