@@ -287,7 +287,7 @@ def main() -> None:
                 "torch": torch.__version__.partition("+")[0],
             }
             OUT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(kept, tiny.LEFT_OUT), encoding="utf-8")
+    PAGE.write_text(page(kept, tiny.LEFT_OUT, tiny.REMARKS), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -42,10 +42,15 @@ comparison took too long.
 """
 
 
-def page(kept: Mapping, left_out: Mapping[str, str]) -> str:
-    """The page, lines within WIDTH columns. `left_out`: types that were not tried, with the reason."""
+def page(kept: Mapping, left_out: Mapping[str, str], noted: Mapping[str, str]) -> str:
+    """The page, lines within WIDTH columns.
+
+    left_out: types that were not tried, with the reason. noted: more remarks, by type.
+    """
     rows = dict(sorted(kept["rows"].items()))
-    compared = {name: row for name, row in rows.items() if row["state"] == "compared"}
+    compared = {
+        name: {**row, "noted": noted.get(name)} for name, row in rows.items() if row["state"] == "compared"
+    }
     facts = {**kept["versions"], "date": kept["date"], "compared": len(compared)}
     intro = INTRO.format(**facts, types=len(rows) + len(left_out), tokens=kept["tokens"])
     parts = [*map(_wrapped, intro.split("\n\n")), _summary(compared)]
@@ -73,7 +78,7 @@ def _summary(compared: Mapping[str, Mapping]) -> str:
     counts = {name: states.count(name) for name in ("equal", "refused", "wrong")}
     return _wrapped(
         f"{counts['equal']} of {len(states)} are equal in everything that both have, {packs} of them in "
-        f"packs. {counts['refused']} are refused by name. {counts['wrong']} are not equal or fail."
+        f"packs. {counts['refused']} are refused by name. Not equal or failed: {counts['wrong']}."
     )
 
 
@@ -127,6 +132,8 @@ def _noted(row: Mapping) -> Iterable[str]:
     """What transformers does that a reader should know."""
     if row["gap"] > 1e-3:
         yield "transformers' own forward is not causal: a token changes what is computed before it"
+    if row["noted"]:
+        yield row["noted"]
     if row["saved"] > 1e-3:
         yield "the model that transformers saved and loaded again is another one"
 
