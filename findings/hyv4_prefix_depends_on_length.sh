@@ -90,9 +90,9 @@ results = {}
 for heads, topk in ((2, 8), (2, 64), (16, 8)):
     results[heads, topk] = gap, moved, disputed = compare(heads, topk)
     print(
-        f"{heads} index heads, index_topk {topk}: logits differ by {gap:.1e}; first indexer: scores "
-        f"differ by {moved:.1e}, {len(disputed)} keys chosen in only one of the passes, with scores "
-        f"{sorted(set(disputed))}"
+        f"{heads} index heads, index_topk {topk}: logits differ by {gap:.1e}; first indexer: "
+        f"scores differ by {moved:.1e}, {len(disputed)} keys chosen in only one of the passes"
+        + (f", with scores {sorted(set(disputed))}" if disputed else "")
     )
 print("as seen on 2026-11-29: 2 heads, topk 8: other keys and other logits; the two others: none")
 gap, moved, disputed = results[2, 8]
