@@ -29,7 +29,9 @@ def warnings(
 
 
 def _without_value(scores: Sequence[Score]) -> str:
-    names = [score.metric for score in scores if not score.n and score.missing]
+    values = {score.metric: score.value for score in scores}
+    undiverged = {"margin"} if values.get("sdt") == 0 else set()  # dense against itself: no margin to have
+    names = [one.metric for one in scores if not one.n and one.missing and one.metric not in undiverged]
     return f"no item has a value of {', '.join(names)}" if names else ""
 
 

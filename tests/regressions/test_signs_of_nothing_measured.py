@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from kick import tasks
-from kick.records import Response, Result, TaskSpec
+from kick.records import Response, Result, Score, TaskSpec
+from kick.tasks import signs
 from kick.tasks.evaluate import evaluate, rescore
 
 TASK = """\
@@ -97,3 +98,10 @@ def test_they_are_kept_in_the_record_and_said_after_the_run():
     (first, *_) = signs(plan, Stored())
     assert first.startswith("warning: facts: all 2 answers are empty (dense, wanda-0.5")
     assert replace(Stored().result(plan.keys[0])).warnings == ("all 2 answers are empty",)
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.0, ""), (0.5, "no item has a value of margin")])
+def test_a_margin_is_missed_only_if_something_diverged(share, words):
+    divergent = Score("sdt", share, 4, 0.0, share, share)
+    margin = Score("margin", None, 0, None, None, None, missing=4)
+    assert signs.warnings(None, (), (), (divergent, margin)) == ((words,) if words else ())
