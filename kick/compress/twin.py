@@ -31,10 +31,7 @@ Form = Callable[[nn.Module], None]  # changes a model in place, without looking 
 _PLAIN = (bool, int, float, str, type(None))
 _OWN = {"training", "name_or_path"}  # attributes that say nothing of what a module computes
 # What a model raises whose config does not fit its blocks, and transformers at a config that it does not take
-_WRONG = (
-    RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError,
-    StrictDataclassError,
-)  # fmt: skip
+_WRONG = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, StrictDataclassError)
 
 
 def twin_of(model: nn.Module) -> nn.Module:

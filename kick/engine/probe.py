@@ -57,7 +57,7 @@ def manner_of(network: Network) -> Manner:
                 if manner.alone or _padding_unseen(network, short, long, alone):
                     return manner
                 why = "a row changes with the rows beside it"
-            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and out_of_memory(error):
                     raise
                 why = f"{type(error).__name__}: {error}"
@@ -94,7 +94,7 @@ def generates(network: Network) -> bool:
         return True
     try:
         whole.native(network, [prompt], len(after), force, stop, {})
-    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, NotImplementedError) as error:
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and out_of_memory(error):
             raise
         log.warning("answers by whole forwards: the model's own generate raises %s", type(error).__name__)

@@ -26,7 +26,6 @@ _UNREADABLE = (
     LookupError,
     TypeError,
     AttributeError,
-    NotImplementedError,
 )
 
 
