@@ -19,7 +19,7 @@ from kick.errors import KickError
 from kick.printable import ACTING, code_point
 from kick.stats import metrics
 
-MINUS, RANGE, NOTHING = "\u2212", "\u2013", "\u2013"
+MINUS, NOTHING = "\u2212", "\u2013"
 
 Row: TypeAlias = Mapping[str, Any] | pd.Series  # of the frame: columns by name
 

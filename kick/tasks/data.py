@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "KICK_DATA_ROOT"
-OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 
 SUFFIXES = (".parquet", ".jsonl")
 
