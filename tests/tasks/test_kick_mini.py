@@ -1,5 +1,6 @@
 """KICK-Mini keeps its rules, and the validator reports each kind of fault where one is planted in a copy."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -68,6 +69,23 @@ def test_the_suite_has_what_was_promised():
     assert len(rows_of("summary")) >= 24
     words = sum(len(row["text"].split()) for name in ("perplexity", "calibration") for row in rows_of(name))
     assert words >= 12_000
+
+
+# file -> how many items the first edition had, and the digest of their lines in order
+FIRST_EDITION = {
+    "factoid": (256, "7290383e8267191f"),
+    "mcq": (256, "053a48ec2504f2f9"),
+    "reading": (132, "42d753488d16b9cb"),
+    "conflict": (64, "02b9cace87879f15"),
+    "summary": (26, "ec29a034ea52369a"),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_EDITION)
+def test_the_first_edition_comes_first_unchanged(name):
+    count, digest = FIRST_EDITION[name]
+    lines = (SUITE / "data" / f"{name}.jsonl").read_text("utf-8").splitlines()[:count]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == digest
 
 
 FORM = [

@@ -232,6 +232,22 @@ def test_chat_template_changes_the_prompts(smoke):
     assert chat[0].prompt != plain[0].prompt
 
 
+@pytest.mark.parametrize(
+    ("name", "stem", "size"),
+    [
+        ("kick_mini_factoid", "factoid", 256),
+        ("kick_mini_mcq", "mcq", 256),
+        ("kick_mini_closed", "reading", 132),
+        ("kick_mini_open", "reading", 132),
+        ("kick_mini_conflict", "conflict", 64),
+        ("kick_mini_summary", "summary", 26),
+    ],
+)
+def test_a_limit_of_the_first_editions_size_asks_the_first_edition(name, stem, size):
+    items = tasks.load([name])[name].items(TaskSpec(name, limit=size), None)
+    assert [int(item.doc["id"].removeprefix(f"{stem}-")) for item in items] == [*range(1, size + 1)]
+
+
 def test_the_files_load_through_plain_lm_eval(manager):
     found = theirs(Scripted(), manager, ["kick_mini"], limit=1)
     assert set(found["results"]) >= {*GENERATED, LIKELIHOOD, "kick_mini_perplexity", "kick_mini_fidelity"}
