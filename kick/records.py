@@ -127,7 +127,8 @@ class TaskSpec:
     `limit` counts items (windows for perplexity), None for all; `shots` None leaves the task's own number.
     `template` holds the chat template's own arguments and `generation` what is obeyed of the model's
     generation configuration, both as JSON text, "" for none; what is generated up to `reasoning_end` is not
-    scored.
+    scored. `stop` is the rule (`kick.stats.sequential.Rule.text`) by which the cell ends before all items are
+    asked, "" if it asks them all.
     """
 
     name: str
@@ -139,6 +140,7 @@ class TaskSpec:
     template: str = ""
     generation: str = ""
     reasoning_end: str = ""
+    stop: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Cell:
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
         task = asdict(self.task)
-        for name in ("template", "generation", "reasoning_end"):  # came later: none is as if there were none
+        for name in ("template", "generation", "reasoning_end", "stop"):  # came later: none is as if there were none
             if not task[name]:
                 del task[name]
         whole = {"version": KEY_VERSION, "variant": variant, "task": task, "reference": self.reference}
@@ -309,6 +311,9 @@ class Result:
     achieved sparsity, footprint and notes; provenance: versions, git commit, machine, command, time;
     samples: file, sha256, rows; about: what the task's file says for readers, as its title and family. No
     part of these facts is in the key. warnings: signs that the scores may tell nothing of the model.
+    margin: the share of dense's score within which the matrix calls a variant matching; it decides nothing of
+    the scores, only how they are read. stopping: how a cell that did not ask all of its items ended
+    (`kick.stats.sequential.Decision.record`); empty for one that did.
     """
 
     key: str
@@ -324,6 +329,8 @@ class Result:
     about: Mapping[str, str] = field(default_factory=dict)
     key_version: int = KEY_VERSION
     warnings: tuple[str, ...] = ()
+    margin: float = 0.05
+    stopping: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values; `from_json` gives the equal record back."""
