@@ -166,8 +166,12 @@ def write(
     keys: Mapping[str, Any],
     tensors: Iterable[tuple[str, np.ndarray]],
     quantization: gguf.GGMLQuantizationType | None = None,
+    packed: Callable[[np.ndarray, gguf.GGMLQuantizationType], np.ndarray] = gguf.quantize,
 ) -> Path:
-    """Write a file. Keys without a prefix are the architecture's; a value of None leaves a key out."""
+    """Write a file. Keys without a prefix are the architecture's; a value of None leaves a key out.
+
+    `packed` gives the bytes of a matrix in a type of quantization.
+    """
     writer = gguf.GGUFWriter(str(file), architecture)
     for name, value in {**tokenizer_keys(), **keys}.items():
         known = name.startswith(("tokenizer.", "split.", "general.", "other."))
@@ -176,8 +180,7 @@ def write(
     for name, array in tensors:
         array = np.ascontiguousarray(array, dtype=np.float32)
         if quantization is not None and array.ndim > 1:
-            packed = gguf.quantize(array, quantization)
-            writer.add_tensor(name, packed, raw_dtype=quantization)
+            writer.add_tensor(name, packed(array, quantization), raw_dtype=quantization)
         else:
             writer.add_tensor(name, array)
     writer.write_header_to_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from kick.errors import KickError
 
+_UNKNOWN = re.compile(r"(?P<number>\d+)\)? is not a valid GGMLQuantizationType")
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
@@ -125,6 +127,11 @@ def _reader(path: Path) -> Any:
     try:
         return gguf.GGUFReader(str(path))
     except (ValueError, IndexError, KeyError, OSError, TypeError, OverflowError) as error:
+        if unknown := _UNKNOWN.search(str(error)):
+            raise KickError(
+                f"{path.name} stores a tensor in type {unknown['number']} of GGUF, which the installed gguf "
+                f"{version('gguf')} does not know; update gguf, or quantize the model to another type"
+            ) from error
         raise KickError(
             f"{path} cannot be read as GGUF ({error}); was it copied or downloaded whole?"
         ) from error
