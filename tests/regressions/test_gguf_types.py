@@ -1,7 +1,7 @@
 """Every quantization type of GGUF: read as gguf-py dequantizes it, counted by its bytes, or refused by name.
 
-gguf-py writes no K and IQ types, so blocks of them are made of random bits. The types that most files have are
-also unpacked here by hand, from the block structures of ggml-common.h.
+gguf-py writes no K and IQ types, so blocks of them are made of random bits. The types that most files have
+are also unpacked here by hand, from the block structures of ggml-common.h.
 """
 
 from functools import cache
