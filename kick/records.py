@@ -172,7 +172,7 @@ class Cell:
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
         task = asdict(self.task)
-        for name in ("template", "generation", "reasoning_end", "stop"):  # came later: none is as if there were none
+        for name in ("template", "generation", "reasoning_end", "stop"):  # came later: "" is as if absent
             if not task[name]:
                 del task[name]
         whole = {"version": KEY_VERSION, "variant": variant, "task": task, "reference": self.reference}
