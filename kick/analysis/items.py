@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kick.records import Sample
 from kick.stats import intervals, paired
 from kick.stats.metrics import Metric, support_of, units_of
+from kick.stats.paired import USUAL, How
 from kick.stats.resample import RESAMPLES
 
 Floats = NDArray[np.float64]
@@ -68,7 +69,7 @@ def align(first: Items, second: Items) -> tuple[Items, Items]:
 
 
 def difference(
-    first: Items, second: Items, metric: Metric, *, dense: bool = True, resamples: int = RESAMPLES
+    first: Items, second: Items, metric: Metric, *, dense: bool = True, how: How = USUAL
 ) -> paired.Difference | None:
     """The paired difference second minus first; None if one side's samples do not have the metric.
 
@@ -86,7 +87,7 @@ def difference(
         weights,
         support=support_of(metric, before.columns),
         units=units_of(metric, before.columns),
-        resamples=resamples,
+        how=how,
     )
     if dense and metric.ends_at_dense:
         found = _from_zero(found, metric.higher_is_better)

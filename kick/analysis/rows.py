@@ -8,7 +8,7 @@ from typing import Any
 from kick.analysis import items
 from kick.analysis.items import Items
 from kick.stats.metrics import Metric
-from kick.stats.paired import Difference
+from kick.stats.paired import Difference, How
 
 PLAIN = ("gap_low", "gap_high", "relative_low", "relative_high", "p", "lost", "won", "detectable")
 
@@ -64,5 +64,5 @@ def compared(metric: Metric, theirs: Items, dense: Items | None, is_dense: bool)
     """`measured`, with the paired difference if the variant is not the dense one itself."""
     row = measured(metric, theirs, dense)
     if dense is not None and not is_dense:
-        row |= gap(items.difference(dense, theirs, metric, resamples=RESAMPLES))
+        row |= gap(items.difference(dense, theirs, metric, how=How(resamples=RESAMPLES)))
     return row

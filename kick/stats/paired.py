@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,6 +34,17 @@ from kick.stats.support import REAL, Support
 MARGIN = 0.05  # "matching": within this share of the dense score
 POWER = 0.8
 TAIL = (1 - LEVEL) / 2
+
+
+class How(NamedTuple):
+    """How a difference is read: the share of dense's score within which a variant matches, and the number of
+    resamples."""
+
+    margin: float = MARGIN
+    resamples: int = RESAMPLES
+
+
+USUAL = How()
 
 
 @dataclass(frozen=True)
@@ -73,12 +84,12 @@ def paired(
     *,
     support: Support = REAL,
     units: Floats | None = None,
-    resamples: int = RESAMPLES,
+    how: How = USUAL,
 ) -> Difference:
     """The paired difference variant minus dense; `dense` and `variant` `(n,)` hold the same items in order.
 
     The verdict is two one-sided tests at 5 % (TOST): "matching" if the score is shown to lie within
-    `MARGIN` of the dense score, "not matching" if it is shown to lie outside and differs at the two-sided
+    the margin of the dense score, "not matching" if it is shown to lie outside and differs at the two-sided
     5 % too (`p`), else "undecided". The dense score's uncertainty is part of it. `support` and `units`: as
     `kick.stats.intervals.interval` has them.
     """
@@ -87,31 +98,35 @@ def paired(
     if n < 2:
         return Difference(n, verdict="undecided" if n else "", units=n)
     if kind == "exp_mean":
-        return _exp_means(n, *summed(columns, units, weight), resamples)
+        return _exp_means(n, *summed(columns, units, weight), how)
     support = support.of(columns[:, :2])
     if weight is None and support.bounded:
-        return _bounded(columns, support, resamples)
-    return _means(columns, weight, support, resamples)
+        return _bounded(columns, support, how)
+    return _means(columns, weight, support, how)
 
 
-def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
+def _bounded(columns: Floats, support: Support, how: How) -> Difference:
     """The difference of scores with known ends; of right/wrong ones the flips say more."""
     n, binary = len(columns), support.binary
     point = columns.mean(axis=0)
     gap = float(point[1] - point[0])
-    bounds = bounded.pair_bounds(columns, support, resamples, 0)
+    bounds = bounded.pair_bounds(columns, support, how.resamples, 0)
     found = equivalence.outcomes(columns)
     # right/wrong pairs get one imagined item lost and one won (after Bonett and Price 2012)
     imagined = [[[support.high, support.low], [support.low, support.high]]] if binary else []
     table = np.vstack([columns, *imagined])
-    gaps = np.diff(resampled_means(table, resamples), axis=1)[:, 0]
+    gaps = np.diff(resampled_means(table, how.resamples), axis=1)[:, 0]
     stderr = float(np.diff(table, axis=1).std() / math.sqrt(len(table)) * math.sqrt(n / (n - 1)))
     low, high = percentiles(gaps, TAIL, n) if binary else bounds.gap(TAIL)
     relative = bounds.relative(TAIL) if support.low >= 0 and point[0] > 0 else (math.nan, math.nan)
     p = mcnemar(found.lost, found.won) if binary else _bootstrap_p(gaps, columns, n)
     verdict: Verdict = ""
     if point[0] > 0:
-        verdict = equivalence.of_outcomes(found, MARGIN) if binary else equivalence.of_bounds(bounds, MARGIN)
+        verdict = (
+            equivalence.of_outcomes(found, how.margin)
+            if binary
+            else equivalence.of_bounds(bounds, how.margin)
+        )
     reach = support.high - support.low
     lowest, highest = _spanning(relative, gap, float(point[0]))
     return Difference(
@@ -132,10 +147,10 @@ def _bounded(columns: Floats, support: Support, resamples: int) -> Difference:
     )
 
 
-def _means(columns: Floats, weight: int | None, support: Support, resamples: int) -> Difference:
+def _means(columns: Floats, weight: int | None, support: Support, how: How) -> Difference:
     """The difference of means without known ends."""
     n = len(columns)
-    before, after = (ratio_of(resampled_means(columns, resamples).T, weight, column) for column in (0, 1))
+    before, after = (ratio_of(resampled_means(columns, how.resamples).T, weight, column) for column in (0, 1))
     point = columns.mean(axis=0)
     dense = float(ratio_of(point, weight, 0))
     gap, gaps = float(ratio_of(point, weight, 1)) - dense, after - before
@@ -147,7 +162,7 @@ def _means(columns: Floats, weight: int | None, support: Support, resamples: int
         ends = percentiles(after / before, TAIL, n)
         relative = max(0.0, ends[0]) - 1, ends[1] - 1
     lowest, highest = _spanning(relative, gap, dense)
-    verdict = _beyond_chance("" if dense == 0 else _equivalence(before, after, n), p)
+    verdict = _beyond_chance("" if dense == 0 else _equivalence(before, after, n, how.margin), p)
     return Difference(
         n=n,
         gap=gap,
@@ -164,7 +179,7 @@ def _means(columns: Floats, weight: int | None, support: Support, resamples: int
     )
 
 
-def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Difference:
+def _exp_means(n: int, sums: Floats, counts: Floats, how: How) -> Difference:
     """The difference of perplexities, from `sums` `(u, 2)` and `counts` by unit.
 
     The log of their ratio is the mean difference, so the gap's interval is that of the ratio, times the
@@ -175,10 +190,10 @@ def _exp_means(n: int, sums: Floats, counts: Floats, resamples: int) -> Differen
     gap = safe_exp(float(sums[:, 1].sum() / counts.sum())) - dense
     if units < 2:
         return Difference(n, gap, verdict="undecided", units=units)
-    log = studentised.ratio(sums, counts, (-1.0, 1.0), resamples, 0)
+    log = studentised.ratio(sums, counts, (-1.0, 1.0), how.resamples, 0)
     low, high = (safe_exp(end) - 1 for end in log.interval(TAIL))
     least, most = log.interval(equivalence.LIMIT)
-    floor, ceiling = math.log(1 - MARGIN), math.log(1 + MARGIN)
+    floor, ceiling = math.log(1 - how.margin), math.log(1 + how.margin)
     verdict = equivalence.of_limits(least > floor, most < ceiling, most < floor or least > ceiling)
     stderr, p = log.stderr * (dense + gap), log.p()
     lowest, highest = _spanning((low, high), gap, dense)
@@ -253,11 +268,11 @@ def _student_p(differences: Floats) -> float:
     return float(2 * special.stdtr(n - 1, -abs(differences.mean()) / sd * math.sqrt(n)))
 
 
-def _equivalence(before: Floats, after: Floats, n: int) -> Verdict:
+def _equivalence(before: Floats, after: Floats, n: int, margin: float) -> Verdict:
     """TOST on resampled means: the distance to either end of the margin, at one-sided 5 % each."""
     tail = equivalence.LIMIT
-    least_low, most_low = percentiles(after - before + MARGIN * np.abs(before), tail, n)
-    least_high, most_high = percentiles(after - before - MARGIN * np.abs(before), tail, n)
+    least_low, most_low = percentiles(after - before + margin * np.abs(before), tail, n)
+    least_high, most_high = percentiles(after - before - margin * np.abs(before), tail, n)
     return equivalence.of_limits(least_low > 0, most_high < 0, most_low < 0 or least_high > 0)
 
 

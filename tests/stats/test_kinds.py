@@ -9,7 +9,7 @@ from scipy import stats
 from kick.analysis.items import Items, difference, score
 from kick.stats import metrics
 from kick.stats.intervals import interval
-from kick.stats.paired import paired
+from kick.stats.paired import How, paired
 from kick.stats.support import BINARY, COUNT, GRADE, REAL, SHARE, Support
 
 TRIALS = 400
@@ -154,9 +154,13 @@ def test_two_perplexities_of_the_same_documents_keep_their_five_percent():
     for _ in range(TRIALS):
         dense = windows(rng, 16, 4, 0.3, 0.2)
         shift = 0.03 * rng.normal(0, 1, 16).repeat(4) + 0.02 * (rng.exponential(1, 64) - 1)
-        found = paired(dense, dense + math.log(1.05) + shift, "exp_mean", units=documents, resamples=1000)
+        found = paired(
+            dense, dense + math.log(1.05) + shift, "exp_mean", units=documents, how=How(resamples=1000)
+        )
         matching += found.verdict == "matching"
-        rejected += paired(dense, dense + shift, "exp_mean", units=documents, resamples=1000).p < 0.05
+        rejected += (
+            paired(dense, dense + shift, "exp_mean", units=documents, how=How(resamples=1000)).p < 0.05
+        )
     assert found.units == 16
     assert matching / TRIALS <= 0.05 + SLACK
     assert rejected / TRIALS <= 0.05 + SLACK
@@ -185,6 +189,6 @@ def test_the_change_as_a_share_of_dense_is_covered():
     for _ in range(TRIALS):
         dense = (rng.random(100) < 0.5).astype(float)
         variant = np.where(rng.random(100) < 0.2, 0, dense)
-        found = paired(dense, variant, support=BINARY, resamples=2000)
+        found = paired(dense, variant, support=BINARY, how=How(resamples=2000))
         inside += found.relative_low <= -0.2 <= found.relative_high
     assert inside / TRIALS >= 0.95 - SLACK

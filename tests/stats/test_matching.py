@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from kick.stats.equivalence import Outcomes, of_outcomes, outcomes
-from kick.stats.paired import MARGIN, paired
+from kick.stats.paired import MARGIN, How, paired
 from kick.stats.support import BINARY, SHARE
 
 CERTAIN = 1e-7  # outcomes less probable than this are counted as errors
@@ -125,7 +125,9 @@ def test_graded_scores_have_no_jump():
         dense = rng.beta(0.6, 0.6, n)
         nearly = dense.copy()
         nearly[0] = max(0.0, nearly[0] - 1e-4)
-        same, near = (paired(dense, other, support=SHARE, resamples=4000) for other in (dense, nearly))
+        same, near = (
+            paired(dense, other, support=SHARE, how=How(resamples=4000)) for other in (dense, nearly)
+        )
         assert same.verdict == near.verdict == ("matching" if n == 400 else "undecided")
         assert (near.low, near.high) == pytest.approx((same.low, same.high), abs=1e-4)
         assert same.low < 0 < same.high
@@ -141,7 +143,7 @@ def test_few_items_lost_whole_are_seldom_matching(n, rate):
         lost = rng.random(n) < rate
         small = MARGIN - rate  # what is not lost whole is lost evenly, to the margin in all
         variant = np.where(lost, 0.0, dense * (1 - small / (1 - rate)))
-        matching += paired(dense, variant, support=SHARE, resamples=1000).verdict == "matching"
+        matching += paired(dense, variant, support=SHARE, how=How(resamples=1000)).verdict == "matching"
     assert matching / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
 
 
@@ -153,3 +155,19 @@ def test_graded_and_right_wrong_rules_agree_where_every_score_is_whole():
         variant[rng.choice(200, lost, replace=False)] = 0
         found = {paired(dense, variant, support=support).verdict for support in (BINARY, SHARE)}
         assert len(found) == 1
+
+
+def test_the_margin_is_the_callers():
+    """Items right on both sides show a loss below m from (1 - m) ** n <= 5 % on: 29 at 10 %, 149 at 2 %."""
+    for margin, enough in ((0.1, 29), (0.05, 59), (0.02, 149)):
+        how = How(margin, resamples=200)
+        found = [
+            paired(np.ones(n), np.ones(n), support=BINARY, how=how).verdict for n in (enough - 1, enough)
+        ]
+        assert found == ["undecided", "matching"]
+    nll, lengths = np.linspace(2, 4, 40), np.linspace(10, 20, 40)
+    for margin, expected in ((0.05, "matching"), (0.02, "not matching")):  # both are 3 % more, on every item
+        how = How(margin, resamples=500)
+        assert paired(nll, nll + np.log(1.03), "exp_mean", how=how).verdict == expected
+        assert paired(lengths, lengths * 1.03, how=how).verdict == expected
+        assert paired(nll / 10, nll / 10 * 1.5, support=SHARE, how=how).verdict == "not matching"

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from kick.stats.intervals import aggregate, interval, resampled_means, spread, wilson
-from kick.stats.paired import detectable, holm, mcnemar, paired
+from kick.stats.paired import How, detectable, holm, mcnemar, paired
 from kick.stats.support import BINARY, COUNT, SHARE
 
 PAIRS = 2000
@@ -30,14 +30,14 @@ def graded(rng, n, effect=0.0):
 
 def test_no_difference_is_rejected_in_five_percent_of_graded_pairs():
     rng = np.random.default_rng(1)
-    p = [paired(*graded(rng, 120), resamples=3000).p for _ in range(PAIRS)]
+    p = [paired(*graded(rng, 120), how=How(resamples=3000)).p for _ in range(PAIRS)]
     assert 0.04 <= np.mean(np.array(p) < 0.05) <= 0.06
 
 
 def test_no_difference_is_rejected_in_five_percent_of_right_wrong_pairs():
     rng = np.random.default_rng(2)
     found = [
-        paired(*right_wrong(rng, 1500, lost=0.2, won=0.2), support=BINARY, resamples=200)
+        paired(*right_wrong(rng, 1500, lost=0.2, won=0.2), support=BINARY, how=How(resamples=200))
         for _ in range(PAIRS)
     ]
     assert all(one.test == "mcnemar" for one in found)
@@ -79,9 +79,9 @@ def test_the_interval_of_a_difference_covers_in_ninety_five_percent():
     rng = np.random.default_rng(4)
     inside_flips = inside_grades = 0
     for _ in range(PAIRS):
-        found = paired(*right_wrong(rng, 800, lost=0.15, won=0.05), support=BINARY, resamples=1000)
+        found = paired(*right_wrong(rng, 800, lost=0.15, won=0.05), support=BINARY, how=How(resamples=1000))
         inside_flips += found.low <= -0.1 <= found.high
-        found = paired(*graded(rng, 100, effect=0.05), resamples=3000)
+        found = paired(*graded(rng, 100, effect=0.05), how=How(resamples=3000))
         inside_grades += found.low <= 0.05 <= found.high
     assert 0.94 <= inside_flips / PAIRS <= 0.96
     assert 0.94 <= inside_grades / PAIRS <= 0.96
@@ -90,7 +90,7 @@ def test_the_interval_of_a_difference_covers_in_ninety_five_percent():
 def test_a_planted_difference_is_found_at_the_stated_power():
     rng = np.random.default_rng(5)
     effect = detectable(100, 0.2)
-    found = [paired(*graded(rng, 100, effect), resamples=3000).p < 0.05 for _ in range(PAIRS)]
+    found = [paired(*graded(rng, 100, effect), how=How(resamples=3000)).p < 0.05 for _ in range(PAIRS)]
     assert 0.77 <= np.mean(found) <= 0.83
 
 
@@ -100,7 +100,7 @@ def test_planted_flips_are_found_at_the_stated_power():
     effect = detectable(n, math.sqrt(flips))
     lost, won = (flips + effect) / 2, (flips - effect) / 2
     made = [right_wrong(rng, n, lost=lost, won=won) for _ in range(1000)]
-    found = [paired(*pair, support=BINARY, resamples=200) for pair in made]
+    found = [paired(*pair, support=BINARY, how=How(resamples=200)) for pair in made]
     assert 0.75 <= np.mean([one.p < 0.05 for one in found]) <= 0.84
     assert np.mean([one.detectable for one in found]) == pytest.approx(effect, rel=0.02)
 
@@ -110,9 +110,11 @@ def test_matching_is_seldom_claimed_at_the_margin_and_mostly_where_it_holds():
     at_margin, equal, apart = [], [], []
     for _ in range(500):
         dense = rng.normal(0.6, 0.2, 150)
-        at_margin.append(paired(dense, dense - 0.03 + rng.normal(0, 0.05, 150), resamples=1000).verdict)
-        equal.append(paired(dense, dense + rng.normal(0, 0.05, 150), resamples=1000).verdict)
-        apart.append(paired(dense, dense - 0.06 + rng.normal(0, 0.05, 150), resamples=1000).verdict)
+        at_margin.append(
+            paired(dense, dense - 0.03 + rng.normal(0, 0.05, 150), how=How(resamples=1000)).verdict
+        )
+        equal.append(paired(dense, dense + rng.normal(0, 0.05, 150), how=How(resamples=1000)).verdict)
+        apart.append(paired(dense, dense - 0.06 + rng.normal(0, 0.05, 150), how=How(resamples=1000)).verdict)
     assert at_margin.count("matching") / 500 <= 0.08
     assert at_margin.count("not matching") / 500 <= 0.08
     assert equal.count("matching") / 500 >= 0.99
