@@ -17,6 +17,7 @@ from kick.cli.terminal import (
     Out,
     Plugins,
     Results,
+    Stop,
     TaskFolders,
     opened,
     print_json,
@@ -33,6 +34,7 @@ def run(
     matrix: Matrix,
     out: Out = "results",
     limit: Limit = None,
+    stop: Stop = None,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
     plugins: Plugins = None,
@@ -49,6 +51,7 @@ def run(
     options = RunOptions(
         out=out,
         limit=limit,
+        stop=stop,
         data_root=data_root,
         task_folders=tuple(tasks or ()),
         plugins=tuple(plugins or ()),
@@ -83,6 +86,7 @@ def plan(
     matrix: Matrix,
     out: Out = "results",
     limit: Limit = None,
+    stop: Stop = None,
     data_root: DataRoot = None,
     tasks: TaskFolders = None,
     plugins: Plugins = None,
@@ -95,7 +99,7 @@ def plan(
     from kick.sweep.run import RunOptions
 
     options = RunOptions(
-        out=out, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
+        out=out, limit=limit, stop=stop, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
     )
     found = api.plan(matrix, options=options, timed=measure)
     if as_json:

@@ -103,6 +103,10 @@ Out = Annotated[str, typer.Option(help="where results are stored: a folder or an
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int | None, typer.Option(help="items per task, instead of the matrix's own limits")]
 
+Stop = Annotated[
+    str | None, typer.Option(help="decided: end a cell when its verdict is known; off: ask all items")
+]
+
 
 def opened(folder: str) -> Store:
     """The store of a folder or URL that is read. Raises KickError if the folder is not there."""

@@ -8,6 +8,7 @@ names        methods and tasks by name, before anything slow is imported
 needs        data sets and models that are missing, before the same
 sources      tables in which names are looked up
 plan         Matrix -> cells, jobs, estimates
+stopping     rules by which cells end early
 costs        seconds, memory and disk of a job
 rates        how fast this machine is
 measure      one timed forward for better rates

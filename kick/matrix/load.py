@@ -34,6 +34,7 @@ from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show, sp
 from kick.registry import near, unknown
 
 PRESETS = File(__file__).parent / "presets"
+STOPS = ("decided", "off")  # of --stop
 
 
 def presets() -> list[str]:
@@ -130,10 +131,29 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Matrix:
         found = [_problem(item, marks) for item in error.errors() if not _echo(item)]
         problems += [problem for problem in found if problem.path not in known]
         raise refusal(marks, problems) from None
+    problems += [
+        Problem((name,), f"only with stop: decided, which this matrix does not have; got {show(value[name])}")
+        for name in ("precision", "looks")
+        if matrix.stop is None and getattr(matrix, name) is not None
+    ]
     if problems:
         raise refusal(marks, problems)
     matrix._marks, matrix._text = marks, text
     return matrix
+
+
+def with_stop(matrix: Matrix, stop: str | None) -> Matrix:
+    """The matrix with `stop` decided or off in place of its own; None leaves it. Raises KickError for others.
+
+    Off leaves out what only stopping reads.
+    """
+    if stop is None:
+        return matrix
+    if stop not in STOPS:
+        raise KickError(f"--stop: {unknown('value', stop, STOPS)}")
+    if stop == "off":
+        return matrix.model_copy(update={"stop": None, "precision": None, "looks": None})
+    return matrix.model_copy(update={"stop": stop})
 
 
 def calibration(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +213,7 @@ _ITEMS = {
     "tasks": "the name of a task or group",
     "seeds": "a whole number from 0 to 2^64 - 1",
     "replicas": "batch or dtype",
+    "looks": "a whole number of at least 2",
     "variants": ENTRY,
     "recipe": "{method: ..., option: ...}",
     "method": "a method's name",

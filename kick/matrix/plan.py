@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kick.engine.backend import named
 from kick.errors import KickError
-from kick.matrix import costs, stale
+from kick.matrix import costs, stale, stopping
 from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
@@ -96,7 +96,7 @@ def plan(
     )
     planner.problems += asked.problems([one.variant for one in variants], specs)
     planner.refuse()
-    cells = _cells([one.variant for one in variants], tasks, specs, asked, named(matrix.engine.name).identity)
+    cells = _cells([one.variant for one in variants], tasks, specs, asked, matrix)
     estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
     parts = [cells[start : start + len(tasks)] for start in range(0, len(cells), len(tasks))]
     return Plan(
@@ -117,17 +117,20 @@ def _cells(
     tasks: Mapping[str, Task],
     specs: Mapping[str, TaskSpec],
     asked: Asking,
-    engine: str,
+    matrix: Matrix,
 ) -> list[Cell]:
     """All cells. If a task compares with dense answers, the others' cells name the dense one's key."""
+    rules = {name: stopping.text(matrix, task) for name, task in tasks.items()}
+    engine = named(matrix.engine.name).identity
     first = variants[0]
     dense = {name: Cell(first, asked.of(spec, first.model), None, engine).key for name, spec in specs.items()}
     return [
-        Cell(
+        stopping.cell(
             variant,
-            asked.of(spec, variant.model),
-            dense[name] if tasks[name].needs_reference and not variant.dense else None,
+            replace(asked.of(spec, variant.model), stop=rules[name] if stopping.stops(variant) else ""),
+            dense[name],
             engine,
+            tasks[name].needs_reference,
         )
         for variant in variants
         for name, spec in specs.items()

@@ -3,6 +3,7 @@ names, options and levels."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -28,6 +29,7 @@ from kick.registry import UnknownName, unknown
 DTYPES = ("float32", "bfloat16", "float16")
 Replica: TypeAlias = Literal["batch", "dtype"]
 REPLICAS: tuple[Replica, ...] = ("batch", "dtype")
+Stop: TypeAlias = Literal["decided"]
 GENERATION = ("greedy", "model")
 PROPAGATE = ("compressed", "dense")
 LARGEST_SEED = 2**64 - 1  # of torch's generators
@@ -83,6 +85,12 @@ def _auto(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _growing(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(later <= earlier for earlier, later in itertools.pairwise(values)):
+        raise ValueError("growing numbers")
+    return values
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -150,6 +158,9 @@ Seeds: TypeAlias = Annotated[
     tuple[Annotated[Whole, Field(ge=0, le=LARGEST_SEED)], ...],
     Field(min_length=1),
     AfterValidator(_distinct),
+]
+Looks: TypeAlias = Annotated[
+    tuple[Annotated[Whole, Field(ge=2)], ...], Field(min_length=1), AfterValidator(_growing)
 ]
 Replicas: TypeAlias = Annotated[
     tuple[Annotated[Replica, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
@@ -321,6 +332,12 @@ class Matrix(Keys):
     seeds: Seeds | None = Field(None, description=f"a list, each {_SEED}, e.g. [0, 1]")
     variants: tuple[VariantKeys, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
     replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
+    stop: Stop | None = Field(None, description="decided, or no such key: ask all items")
+    margin: Number = Field(0.05, gt=0, lt=1, description="a share above 0 and below 1, e.g. 0.05")
+    precision: Number | None = Field(None, gt=0, description="a number of points above 0, e.g. 2")
+    looks: Looks | None = Field(
+        None, description="a growing list of whole numbers of at least 2, e.g. [24, 96, 384]"
+    )
     data_root: Text | None = Field(None, description="a folder")
     engine: EngineKeys = Field(EngineKeys(), description="a mapping, e.g. {name: plain}")
     judge: JudgeKeys | None = Field(None, description="a mapping, e.g. {model: ..., base_url: ...}")

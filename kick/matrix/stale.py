@@ -17,6 +17,7 @@ _WORDS = {
     "variant.calibration.digest": "the calibration corpus changed",
     "engine": "another engine answers",
     "task.digest": "the task's files or data changed",
+    "task.stop": "another `stop`, margin or looks (their answers are taken, only the rest is asked)",
     "task.scoring": "the task's scoring changed (kick rescore needs no model)",
 }
 _DERIVED = ("reference",)

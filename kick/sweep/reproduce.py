@@ -73,6 +73,7 @@ def reproduce(
             matrix=result.matrix,
             dense=(dense or result.cell).variant,
             task_names=(result.cell.task.name,),
+            margin=result.margin,
             data_root=data_root,
             task_folders=tuple(task_folders),
             plugins=plugins_in_full,

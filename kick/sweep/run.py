@@ -33,6 +33,7 @@ class RunOptions:
 
     out: str = "results"
     limit: int | None = None
+    stop: str | None = None  # decided or off, in place of the matrix's own
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ def prepare(matrix: Given, options: RunOptions) -> tuple[Plan, Store]:
         paths.offline()
     paths.offload_folder()  # is looked at before anything is loaded
     plugins.load(options.plugins)
-    parsed = load.load(matrix)
+    parsed = load.with_stop(load.load(matrix), options.stop)
     folders = [Path(folder) for folder in options.task_folders]
     for folder in folders:
         if not folder.is_dir():
@@ -120,6 +121,7 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         matrix=planned.matrix.name,
         dense=planned.variants[0],
         task_names=tuple(planned.tasks),
+        margin=planned.matrix.margin,
         data_root=planned.data_root,
         task_folders=options.task_folders,
         plugins=plugins.load(options.plugins),

@@ -27,6 +27,7 @@ from kick.model.footprint import footprint
 from kick.paths import cache_root, reference_folder
 from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Result, Sample, Variant, key
+from kick.stats.paired import MARGIN
 from kick.store import Store, StoreError
 from kick.tasks import evaluate
 from kick.tasks.generation import takes_system
@@ -47,6 +48,7 @@ class Worker:
     Args:
         root: the store. matrix: its name. dense: the variant that the others are compared with.
         task_names: of all jobs, loaded together.
+        margin: the share of dense's score within which the matrix calls a variant matching.
         data_root: a local mirror of data sets. task_folders: the user's own task files.
         plugins: files that register methods of the user's own, see `kick.plugins`.
         batch_tokens: tokens computed at once; None leaves it to the engine.
@@ -59,6 +61,7 @@ class Worker:
     matrix: str
     dense: Variant
     task_names: tuple[str, ...]
+    margin: float = MARGIN
     data_root: str | None = None
     task_folders: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
@@ -138,7 +141,8 @@ class Worker:
     ) -> tuple[Result, Sequence[Sample]]:
         task = self._tasks[cell.task.name]
         with _timed(seconds, "build"):
-            items = task.items(cell.task, tokenizer, dense_samples(cell, store))
+            reference = dense_samples(cell, store) if task.needs_reference else None
+            items = task.items(cell.task, tokenizer, reference)
         keep = _keeper(store, cell, again=task.needs_reference and cell.variant.dense)
         with _timed(seconds, "answer"):
             found = evaluate.evaluate(task, items, engine, keep)
@@ -154,6 +158,7 @@ class Worker:
                 peak_memory=_peak(),
                 compression=report,
                 about=task.about,
+                margin=self.margin,
                 provenance={
                     **provenance(list(self.command)),
                     "engine": {"backend": self.backend, **engine.notes()},
@@ -215,7 +220,7 @@ class Worker:
 
     def _readings(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
         """What the job's cells read of the dense model's continuations."""
-        cells = [cell for cell in job.cells if cell.reference]
+        cells = [cell for cell in job.cells if self._tasks[cell.task.name].needs_reference]
         return [
             request
             for cell in cells

@@ -1,6 +1,7 @@
 """A small method table, three tasks, a model and two corpora, to plan with where kick's own are not meant."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kick.errors import KickError, WrongOption
 from kick.matrix.costs import Shape
@@ -46,6 +47,7 @@ class Asked:
     generates: bool = False
     default_shots: int = 0
     size: int | None = 100
+    about: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def check(self, spec):
         """Can be asked in any way."""
