@@ -7,5 +7,6 @@ paired       two scores on the same items: differences, Holm
 equivalence  whether two scores are shown to be within a margin
 bounded      scores with known ends: bounds that hold for every distribution
 studentised  skewed means over independent units
+stratified   two scores on n of N items, weighted by strata of known size
 resample     resamples of items
 """

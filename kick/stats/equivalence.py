@@ -48,11 +48,11 @@ def of_outcomes(found: Outcomes, margin: float) -> Verdict:
     return "not matching" if below(found, low) <= LIMIT or above(found, high) <= LIMIT else "undecided"
 
 
-def of_bounds(found: Bounds, margin: float) -> Verdict:
-    """The verdict on items whose scores have known ends."""
+def of_bounds(found: Bounds, margin: float, limit: float = LIMIT) -> Verdict:
+    """The verdict on items whose scores have known ends; `limit`: of each one-sided statement."""
     low, high = 1 - margin, 1 + margin
-    above_low, above_high = (np.quantile(found.lost[1] - at * found.lost[0], LIMIT) for at in (low, high))
-    below_low, below_high = (np.quantile(found.won[1] - at * found.won[0], 1 - LIMIT) for at in (low, high))
+    above_low, above_high = (np.quantile(found.lost[1] - at * found.lost[0], limit) for at in (low, high))
+    below_low, below_high = (np.quantile(found.won[1] - at * found.won[0], 1 - limit) for at in (low, high))
     return of_limits(above_low > 0, below_high < 0, below_low < 0 or above_high > 0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class Difference:
     items; "bootstrap"); verdict: whether the variant's score is within the margin of the dense one ("" if
     dense is 0); lost, won: items right-to-wrong and wrong-to-right, None unless items are right or wrong;
     detectable: the smallest true gap that this many items show in 80 % of studies, at alpha 5 %;
-    units: how many of the items are independent.
+    units: how many of the items are independent; same: how many have the same score on both sides.
     """
 
     n: int
@@ -74,6 +74,7 @@ class Difference:
     relative_low: float = math.nan
     relative_high: float = math.nan
     units: int = 0
+    same: int = 0
 
 
 def paired(
@@ -94,7 +95,15 @@ def paired(
     `kick.stats.intervals.interval` has them.
     """
     columns, units = known_rows(units, dense, variant, *(() if weights is None else (weights,)))
-    n, weight = len(columns), None if weights is None else 2
+    same, weight = int((columns[:, 0] == columns[:, 1]).sum()), None if weights is None else 2
+    return replace(_read(columns, weight, kind, support, units, how), same=same)
+
+
+def _read(
+    columns: Floats, weight: int | None, kind: Kind, support: Support, units: Floats | None, how: How
+) -> Difference:
+    """The difference by the rule of the metric's kind and support."""
+    n = len(columns)
     if n < 2:
         return Difference(n, verdict="undecided" if n else "", units=n)
     if kind == "exp_mean":
