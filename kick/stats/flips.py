@@ -1,0 +1,211 @@
+"""Right/wrong items of which a part was asked, while the first side (dense) is known on all of them.
+
+Items are drawn from a larger population in which the first side is right with chance theta, and the second
+loses a share `lost` of those and wins a share `won` of the others. theta is known from all N items, the rates
+from the n that were asked, so the change is post-stratified by the first side's own answer:
+(1 - theta) won - theta lost.
+
+A statement is tested as `kick.stats.equivalence` does, by gamma variates of which one more, imagined, item is
+lost (or won): theta, lost and won are the independent beta variates that these make up, and for n = N the
+chance is the same. Within strata that are asked at rates of their own, the rate of each is a beta variate,
+the imagined item is in the stratum in which one item stands for most others, and the rate over all strata is
+the beta variate of the same mean and variance (the effective sample size of Korn and Graubard 1998).
+
+All arrays are `(..., h)` over h strata in, `(...)` out: many studies at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+THETA, RATE = 14, 32  # nodes of the numerical integrals: to a thousandth of the chance, a hundredth at worst
+REACH = 6.0  # standard deviations, of the log odds, to which they reach
+_CHUNK = 2_000_000  # values held in memory at once
+
+
+class Asked(NamedTuple):
+    """Counts per stratum `(..., h)`: items that the first side has right and wrong, in all and of those that
+    were asked; and of these, items lost and won by the second side."""
+
+    all_right: Floats
+    all_wrong: Floats
+    right: Floats
+    wrong: Floats
+    lost: Floats
+    won: Floats
+
+    def of(self, chosen: Any) -> Asked:
+        """The chosen studies: an index of the arrays' first dimensions."""
+        return Asked(*(counts[chosen] for counts in self))
+
+
+class Beta(NamedTuple):
+    """Beta variates, `(...)`: a = 0 is the number 0, b = 0 the number 1."""
+
+    a: Floats
+    b: Floats
+
+    @property
+    def mean(self) -> Floats:
+        """The means; 0 for a = 0."""
+        return np.where(self.a == 0, 0.0, self.a / np.maximum(self.a + self.b, 1e-300))
+
+    @property
+    def variance(self) -> Floats:
+        """The variances."""
+        variance: Floats = self.mean * (1 - self.mean) / (self.a + self.b + 1)
+        return variance
+
+    def nodes(self, count: int) -> tuple[Floats, Floats]:
+        """Log odds and weights `(..., count)` that integrate over the variates; the weights sum to 1.
+
+        The density of the log odds falls off exponentially on both sides, so equal steps are enough.
+        """
+        a, b = (np.maximum(part, 1e-12)[..., None] for part in self)
+        sd = np.sqrt(special.zeta(2.0, np.maximum(a, 0.05)) + special.zeta(2.0, np.maximum(b, 0.05)))
+        at = special.psi(a) - special.psi(b) + sd * np.linspace(-REACH, REACH, count)
+        constant = (self.a == 0) | (self.b == 0)
+        at = np.where(constant[..., None], np.where(self.a == 0, -np.inf, np.inf)[..., None], at)
+        with np.errstate(invalid="ignore"):
+            log = a * special.log_expit(at) + b * special.log_expit(-at)
+        log = np.where(constant[..., None], 0.0, log)
+        weights = np.exp(log - log.max(axis=-1, keepdims=True))
+        return at, weights / weights.sum(axis=-1, keepdims=True)
+
+
+class Model(NamedTuple):
+    """theta and both rates as beta variates."""
+
+    theta: Beta
+    lost: Beta
+    won: Beta
+
+
+def lowest(found: Asked) -> Model:
+    """What bounds the second side from below: an item more is imagined as lost."""
+    lost = _rate(found.lost, found.right, found.all_right, imagined=True)
+    won = _rate(found.won, found.wrong, found.all_wrong, imagined=False)
+    return Model(Beta(found.all_right.sum(-1) + 1.0, found.all_wrong.sum(-1) + 0.0), lost, won)
+
+
+def highest(found: Asked) -> Model:
+    """What bounds it from above: an item more is imagined as won, or as right on both sides where the first
+    side is right on every item."""
+    right, wrong = found.all_right.sum(-1), found.all_wrong.sum(-1)
+    room = wrong > 0
+    lost = _rate(found.lost, found.right, found.all_right, imagined=False)
+    won = _rate(found.won, found.wrong, found.all_wrong, imagined=True)
+    lost = Beta(lost.a, lost.b + ~room)
+    return Model(Beta(right + ~room + 0.0, wrong + room + 0.0), lost, won)
+
+
+def _rate(flipped: Floats, asked: Floats, total: Floats, *, imagined: bool) -> Beta:
+    """The rate of flips among the items of one answer of the first side."""
+    if flipped.shape[-1] == 1:
+        first = flipped[..., 0] + float(imagined)
+        return Beta(first, (asked - flipped)[..., 0] + 0.0)
+    share = total / np.maximum(total.sum(-1, keepdims=True), 1)
+    stands_for = np.where(total > 0, share / np.maximum(asked, 1e-9), -1.0)
+    heaviest = np.arange(flipped.shape[-1]) == stands_for.argmax(-1)[..., None]
+    parts = Beta(flipped + float(imagined) * heaviest, asked - flipped)
+    mean = (share * parts.mean).sum(-1)
+    variance = (share**2 * parts.variance).sum(-1)
+    variance += ((share * parts.mean**2).sum(-1) - mean**2) / np.maximum(total.sum(-1), 1)
+    size = mean * (1 - mean) / np.maximum(variance, 1e-300) - 1
+    exact = mean * (1 - mean) <= 0
+    return Beta(
+        np.where(exact, mean > 0, mean * np.maximum(size, 1e-6)),
+        np.where(exact, mean == 0, (1 - mean) * np.maximum(size, 1e-6)),
+    )
+
+
+def above(found: Asked, share: float) -> Floats:
+    """p against "the second side is right on at most `share` of what the first is"."""
+    return _chances(lowest(found), np.full(found.lost.shape[:-1], 1 - share), 0.0)
+
+
+def below(found: Asked, share: float) -> Floats:
+    """p against "the second side is right on at least `share` of what the first is"."""
+    chances: Floats = 1 - _chances(highest(found), np.full(found.lost.shape[:-1], 1 - share), 0.0)
+    return chances
+
+
+def gap(found: Asked) -> Floats:
+    """The post-stratified change: second minus first over all items."""
+    total = found.all_right.sum(-1) + found.all_wrong.sum(-1)
+    lost = (found.all_right * _observed(found.lost, found.right)).sum(-1)
+    won = (found.all_wrong * _observed(found.won, found.wrong)).sum(-1)
+    change: Floats = (won - lost) / np.maximum(total, 1)
+    return change
+
+
+def _observed(flipped: Floats, asked: Floats) -> Floats:
+    """Rates as counted, `(..., h)`; in a stratum of which nothing was asked, that of all strata."""
+    pooled = flipped.sum(-1, keepdims=True) / np.maximum(asked.sum(-1, keepdims=True), 1)
+    rates: Floats = np.where(asked > 0, flipped / np.maximum(asked, 1), pooled)
+    return rates
+
+
+def interval(found: Asked, tail: float) -> tuple[Floats, Floats]:
+    """The change's interval that leaves at most `tail` on either side, by the bounds of the tests."""
+    ends = []
+    for model, chance in ((lowest(found), tail), (highest(found), 1 - tail)):
+        low, high = (np.full(found.lost.shape[:-1], end) for end in (-1.0, 1.0))
+        for _ in range(30):
+            middle = (low + high) / 2
+            under = _chances(model, np.zeros_like(middle), middle) < chance  # P(change < middle)
+            low, high = np.where(under, middle, low), np.where(under, high, middle)
+        ends.append((low + high) / 2)
+    at = gap(found)
+    return np.minimum(ends[0], at), np.maximum(ends[1], at)
+
+
+def _chances(model: Model, start: Floats, change: Floats | float) -> Floats:
+    """P(lost > start - change / theta + won * (1 - theta) / theta), `(...)`; the same studies once."""
+    shape = start.shape
+    columns = [start, np.broadcast_to(change, shape), *(part for beta in model for part in beta)]
+    table = np.column_stack([np.broadcast_to(column, shape).ravel() for column in columns])
+    rows, place = np.unique(table, axis=0, return_inverse=True)
+    step = max(1, _CHUNK // (THETA * RATE))
+    parts = [_integral(rows[at : at + step]) for at in range(0, len(rows), step)]
+    return np.concatenate([*parts, np.empty(0)])[place.ravel()].reshape(shape)
+
+
+def _integral(rows: Floats) -> Floats:
+    """The chances of distinct rows: over theta, and over the rate in which the rest is smooth.
+
+    That is `won` where the end is not negative (near the edge `lost` is the wider one there), else `lost`.
+    """
+    start, change, *parts = rows.T
+    theta, lost, won = (Beta(*parts[at : at + 2]) for at in (0, 2, 4))
+    odds, theta_weights = theta.nodes(THETA)
+    ends = start[:, None] - change[:, None] / np.maximum(special.expit(odds), 1e-12)  # (rows, THETA)
+    ratio = np.exp(np.minimum(-odds, 50.0))
+    over_won, found = start >= change, np.empty(len(rows))
+    for chosen, over, other in ((over_won, won, lost), (~over_won, lost, won)):
+        if not chosen.any():
+            continue
+        at, weights = Beta(over.a[chosen], over.b[chosen]).nodes(RATE)
+        values, times, end = special.expit(at)[:, None, :], ratio[chosen, :, None], ends[chosen, :, None]
+        a, b = other.a[chosen, None, None], other.b[chosen, None, None]
+        if over is won:
+            chances = 1 - _cdf(a, b, end + times * values)
+        else:
+            chances = _cdf(a, b, (values - end) / np.maximum(times, 1e-300))
+        found[chosen] = np.einsum("rt,rn,rtn->r", theta_weights[chosen], weights, chances)
+    return found
+
+
+def _cdf(a: Floats, b: Floats, at: Floats) -> Floats:
+    """P(variate <= at), of constants too."""
+    inner = special.betainc(np.maximum(a, 1e-300), np.maximum(b, 1e-300), np.clip(at, 0.0, 1.0))
+    inner = np.where(at >= 1, 1.0, np.where(at < 0, 0.0, inner))
+    constant = np.where(a == 0, at >= 0, at >= 1)
+    chances: Floats = np.where((a == 0) | (b == 0), constant, inner)
+    return chances

@@ -1,0 +1,87 @@
+"""Simulated studies: how often a rule says what, and after how many items. Thousands at once.
+
+For tests of the rule's error, for docs/statistics.md, and for "what can this matrix show?".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kick.stats import flip_looks
+from kick.stats.equivalence import LIMIT
+from kick.stats.flip_looks import Codes
+from kick.stats.flips import Asked
+from kick.stats.sequential import Rule, looks
+
+VERDICTS = ("undecided", "matching", "lower", "higher")
+
+
+@dataclass(frozen=True)
+class Population:
+    """Items of right/wrong scores: the shares that dense has right, that are lost of these, and that are won
+    of all others."""
+
+    right: float
+    lost: float
+    won: float = 0.0
+
+    @property
+    def change(self) -> float:
+        """The true change as a share of dense's score."""
+        return ((1 - self.right) * self.won - self.right * self.lost) / self.right
+
+    @classmethod
+    def changed(cls, right: float, change: float, other: float = 0.0) -> Population:
+        """The population with this true `change` (as a share of dense's score), in which a share `other` of
+        all items flips against its direction."""
+        fewer, more = other, other + abs(change) * right
+        lost, won = (more, fewer) if change < 0 else (fewer, more)
+        if lost > right + 1e-12 or won > 1 - right + 1e-12:
+            raise ValueError(f"a change of {change} with {other} against it is impossible at {right}")
+        return cls(right, lost / right, won / (1 - right) if right < 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Simulated studies, `(r,)` each: codes of `VERDICTS` with stopping and of the fixed rule at all items,
+    why each ended (codes of `kick.stats.flip_looks`), and how many items were asked of `total`."""
+
+    total: int
+    verdict: Codes
+    fixed: Codes
+    why: Codes
+    asked: Codes
+
+    def share(self, verdict: str) -> float:
+        """The share of studies with this verdict."""
+        return float((self.verdict == VERDICTS.index(verdict)).mean())
+
+    @property
+    def agreement(self) -> float:
+        """The share of studies whose verdict is the fixed rule's at all items."""
+        return float((self.verdict == self.fixed).mean())
+
+
+def simulate(truth: Population, total: int, rule: Rule, runs: int, seed: int = 0) -> Studies:
+    """Simulate studies of `total` right/wrong items in a random order, dense known on all of them."""
+    by = flip_looks.plan(looks(total, rule), rule.margin, rule.futility, rule.precision)
+    found = counts(truth, by.looks, runs, seed)
+    walked = flip_looks.walk(found, by)
+    fixed = flip_looks.shown(found.of(-1), rule.margin, LIMIT, last=True)
+    return Studies(total, walked.verdict, fixed, walked.why, np.asarray(by.looks)[walked.look])
+
+
+def counts(truth: Population, at: tuple[int, ...], runs: int, seed: int) -> Asked:
+    """Counts `(looks, r, 1)` at these looks, the last one at all items."""
+    rng = np.random.default_rng([seed, at[-1]])
+    new = np.diff(at, prepend=0)[:, None]
+    right = rng.binomial(new, truth.right, (len(at), runs))
+    wrong = new - right
+    lost, won = rng.binomial(right, truth.lost), rng.binomial(wrong, truth.won)
+    right, wrong, lost, won = (
+        part.cumsum(axis=0).astype(float)[..., None] for part in (right, wrong, lost, won)
+    )
+    all_right, all_wrong = (np.broadcast_to(part[-1], part.shape) for part in (right, wrong))
+    return Asked(all_right, all_wrong, right, wrong, lost, won)
