@@ -26,7 +26,7 @@ CLOSE = 1.0  # standard errors before a bound from which on its exact test is co
 FEW = 9  # nodes of each rate in a predictive chance
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """Looks and their levels: numbers of items, the level of each statement and the tail of the interval."""
 
     looks: tuple[int, ...]
@@ -38,11 +38,11 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def plan(looks: tuple[int, ...], margin: float, futility: float, precision: float | None) -> Plan:
-    """The plan with these looks, the last one at all items."""
+def schedule(looks: tuple[int, ...], margin: float, futility: float, precision: float | None) -> Schedule:
+    """The schedule with these looks, the last one at all items."""
     shares = tuple(look / looks[-1] for look in looks)
     levels, tails = spending.levels(shares, LIMIT), spending.levels(shares, TAIL)
-    return Plan(looks, levels, tails, margin, futility, precision)
+    return Schedule(looks, levels, tails, margin, futility, precision)
 
 
 class Walked(NamedTuple):
@@ -54,8 +54,8 @@ class Walked(NamedTuple):
     look: Codes
 
 
-def walk(found: Asked, by: Plan) -> Walked:
-    """Walk through the looks: counts `(looks, r, h)`, of the first looks of the plan."""
+def walk(found: Asked, by: Schedule) -> Walked:
+    """Walk through the looks: counts `(looks, r, h)`, of the first looks of the schedule."""
     count, runs = found.lost.shape[:2]
     verdict, why = np.zeros(runs, dtype=np.int64), np.zeros(runs, dtype=np.int64)
     look = np.full(runs, count - 1)

@@ -174,7 +174,8 @@ def _chances(model: Model, start: Floats, change: Floats | float) -> Floats:
     rows, place = np.unique(table, axis=0, return_inverse=True)
     step = max(1, _CHUNK // (THETA * RATE))
     parts = [_integral(rows[at : at + step]) for at in range(0, len(rows), step)]
-    return np.concatenate([*parts, np.empty(0)])[place.ravel()].reshape(shape)
+    chances: Floats = np.concatenate([*parts, np.empty(0)])[place.ravel()].reshape(shape)
+    return chances
 
 
 def _integral(rows: Floats) -> Floats:

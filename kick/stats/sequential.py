@@ -151,7 +151,7 @@ def replay(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decisi
 
 def _right_wrong(design: Design, values: Floats, higher_is_better: bool, rule: Rule) -> Decision:
     asked, of = len(values), len(design.dense)
-    by = flip_looks.plan(looks(of, rule), rule.margin, rule.futility, rule.precision)
+    by = flip_looks.schedule(looks(of, rule), rule.margin, rule.futility, rule.precision)
     reached = [n for n in by.looks if n <= asked]
     counts = [count(design, values[:n]) for n in [*reached, asked]]
     found = flips.Asked(*(np.stack(parts)[:, None] for parts in zip(*counts, strict=True)))

@@ -66,7 +66,7 @@ class Studies:
 
 def simulate(truth: Population, total: int, rule: Rule, runs: int, seed: int = 0) -> Studies:
     """Simulate studies of `total` right/wrong items in a random order, dense known on all of them."""
-    by = flip_looks.plan(looks(total, rule), rule.margin, rule.futility, rule.precision)
+    by = flip_looks.schedule(looks(total, rule), rule.margin, rule.futility, rule.precision)
     found = counts(truth, by.looks, runs, seed)
     walked = flip_looks.walk(found, by)
     fixed = flip_looks.shown(found.of(-1), rule.margin, LIMIT, last=True)
@@ -80,8 +80,6 @@ def counts(truth: Population, at: tuple[int, ...], runs: int, seed: int) -> Aske
     right = rng.binomial(new, truth.right, (len(at), runs))
     wrong = new - right
     lost, won = rng.binomial(right, truth.lost), rng.binomial(wrong, truth.won)
-    right, wrong, lost, won = (
-        part.cumsum(axis=0).astype(float)[..., None] for part in (right, wrong, lost, won)
-    )
-    all_right, all_wrong = (np.broadcast_to(part[-1], part.shape) for part in (right, wrong))
-    return Asked(all_right, all_wrong, right, wrong, lost, won)
+    parts = [np.cumsum(part, axis=0).astype(float)[..., None] for part in (right, wrong, lost, won)]
+    all_right, all_wrong = (np.broadcast_to(part[-1], part.shape) for part in parts[:2])
+    return Asked(all_right, all_wrong, *parts)
