@@ -31,7 +31,7 @@ FIELDS = {
     "calibration": "id genre title text",
 }
 PROSE = ("perplexity", "calibration")
-LEAST = {"factoid": 240, "mcq": 240, "reading": 120, "conflict": 60, "summary": 24}
+LEAST = {"factoid": 512, "mcq": 512, "reading": 120, "conflict": 60, "summary": 24}
 BALANCED = {
     "factoid": ("category", "level"),
     "mcq": ("category", "answer"),
@@ -40,6 +40,7 @@ BALANCED = {
     "summary": ("category",),
     "perplexity": ("genre",),
 }
+CROSSED = {"factoid": "level", "mcq": "answer"}  # its values have the same counts in every category
 VALUES = {
     ("factoid", "level"): {1, 2, 3},
     ("mcq", "answer"): {0, 1, 2, 3},
@@ -185,6 +186,14 @@ def _balance(name: str, rows: Rows) -> Iterator[str]:
         if key not in UNEVEN and max(total.values()) - min(total.values()) > 1:
             yield f"{name}: {key} is out of balance: {dict(total)}"
         yield from _prefixes(name, key, [row[key] for row in rows], total)
+    if key := CROSSED.get(name):
+        counts = Counter((row["category"], row[key]) for row in rows)
+        for value in sorted({row[key] for row in rows}):
+            here = {
+                category: counts[category, value] for category in sorted({row["category"] for row in rows})
+            }
+            if max(here.values()) - min(here.values()) > 1:
+                yield f"{name}: {key} {value} is out of balance between categories: {here}"
 
 
 def _prefixes(name: str, key: str, values: list, total: Counter) -> Iterator[str]:

@@ -60,8 +60,8 @@ def test_the_suite_is_sound():
 def test_the_suite_has_what_was_promised():
     reading = rows_of("reading")
     passages = {row["passage_id"]: row["kind"] for row in reading}
-    assert len(rows_of("factoid")) >= 240
-    assert len(rows_of("mcq")) >= 240
+    assert len(rows_of("factoid")) >= 512
+    assert len(rows_of("mcq")) >= 512
     assert len(passages) >= 40
     assert len(reading) == 3 * len(passages)
     assert 2 * list(passages.values()).count("invented") == len(passages)
@@ -116,7 +116,7 @@ def test_files_that_cannot_be_read(copy):
     found = "\n".join(problems(copy))
     assert "mcq.jsonl is not there" in found
     assert "summary.jsonl is empty" in found
-    assert "factoid line 257: no valid JSON" in found
+    assert "factoid line 513: no valid JSON" in found
 
 
 # one fault an item, all in one copy: (file, item, change, what is said of it)
@@ -190,7 +190,7 @@ def test_a_fault_of_the_whole_is_reported(copy):
     found = "\n".join(problems(copy))
     for message in (
         "factoid: among the first 8 items category is out of balance",
-        "mcq: 200 items, at least 240",
+        "mcq: 200 items, at least 512",
         "mcq: answer is out of balance",
         "mcq: among the first 8 items answer",
         "reading: 119 items, at least 120",
@@ -201,6 +201,27 @@ def test_a_fault_of_the_whole_is_reported(copy):
         "at least 12000 are needed",
     ):
         assert message in found
+
+
+def test_a_level_or_a_place_that_tells_the_category_is_reported(copy):
+    factoid, mcq = rows_of("factoid"), rows_of("mcq")
+    easy = [row for row in factoid if row["category"] == "arts" and row["level"] == 1][:2]
+    hard = [row for row in factoid if row["category"] == "nature" and row["level"] == 3][:2]
+    for one, other in zip(easy, hard, strict=True):
+        one["level"], other["level"] = 3, 1
+    early = [row for row in mcq if row["category"] == "language" and row["answer"] == 0][:2]
+    late = [row for row in mcq if row["category"] == "numbers" and row["answer"] == 3][:2]
+    for one, other in zip(early, late, strict=True):
+        one["answer"], other["answer"] = 3, 0
+    write(copy, "factoid", factoid)
+    write(copy, "mcq", mcq)
+    found = "\n".join(problems(copy))
+    assert "factoid: level 1 is out of balance between categories: {'arts': 30, 'everyday': 32" in found
+    assert "factoid: level 3 is out of balance between categories: {'arts': 18, 'everyday': 16" in found
+    assert "level 2 is out" not in found
+    assert "mcq: answer 0 is out of balance between categories" in found
+    assert "mcq: answer 3 is out of balance between categories" in found
+    assert "answer 1 is out" not in found
 
 
 def test_levels_kinds_and_telling_lengths(copy):

@@ -88,7 +88,7 @@ def test_a_user_adds_a_task_with_one_file(folder):
     items = task.items(TaskSpec("mine", limit=3), None)
     assert [item.target for item in items] == ["bed", "1945", "Vincent van Gogh"]
     assert [item.group for item in items] == ["everyday", "history", "arts"]
-    assert task.size == 256
+    assert task.size == 512
     (record,) = [record for record in tasks.describe([place]) if record["name"] == "mine"]
     assert (record["title"], record["kind"]) == ("Mine", "generate_until")
 
