@@ -31,7 +31,7 @@ FIELDS = {
     "calibration": "id genre title text",
 }
 PROSE = ("perplexity", "calibration")
-LEAST = {"factoid": 512, "mcq": 512, "reading": 120, "conflict": 60, "summary": 24}
+LEAST = {"factoid": 512, "mcq": 512, "reading": 264, "conflict": 128, "summary": 52}
 BALANCED = {
     "factoid": ("category", "level"),
     "mcq": ("category", "answer"),
@@ -55,6 +55,7 @@ LENGTHS = {  # (file, key) -> least and most words
     ("summary", "article"): (250, 400),
     ("summary", "summary"): (40, 70),
 }
+LONG = (*LENGTHS, ("perplexity", "text"), ("calibration", "text"))  # (file, key) of what is read
 UNIQUE = {  # keys whose value stands once in a file, after normalisation
     "factoid": ("question",),
     "mcq": ("question",),
@@ -64,7 +65,7 @@ UNIQUE = {  # keys whose value stands once in a file, after normalisation
     "perplexity": ("title", "text"),
     "calibration": ("title", "text"),
 }
-PASSAGES, QUESTIONS_EACH, PROSE_WORDS = 40, 3, 12_000
+PASSAGES, QUESTIONS_EACH, PROSE_WORDS = 88, 3, 12_000
 CHOICES, LENGTH_RATIO, TELLING = 4, 2.0, 0.4
 NGRAM, LEAST_SENTENCE = 13, 4  # words
 # Words that stand in many answers for other reasons: as a gold answer they would match by chance.
@@ -91,7 +92,7 @@ def problems(folder: Path) -> list[str]:
             found += check(name, rows)
     found += [*_answers(data), *_mcq(data["mcq"]), *_reading(data["reading"]), *_conflict(data["conflict"])]
     shown = list(_examples(folder))
-    found += [*_prose(data), *_apart(data, shown)]
+    found += [*_prose(data), *_apart(data, shown), *_copies(data)]
     asked = {
         tuple(words(row["question"])): f"{name} {row['id']}"
         for name, rows in data.items()
@@ -330,6 +331,17 @@ def _apart(data: Data, shown: Sequence[tuple[Row, Row]]) -> Iterator[str]:
             both = {piece for text in texts(row) for piece in pieces(text) if piece in taken}
             for piece in sorted(both)[:3]:
                 yield f"{name} {row['id']}: shares with {taken[piece]}: {' '.join(piece)!r}"
+
+
+def _copies(data: Data) -> Iterator[str]:
+    """No two passages, articles or pieces of prose of any file share a sentence or an n-gram."""
+    first: dict[tuple[str, ...], str] = {}
+    for name, key in LONG:
+        for row in data[name]:
+            own = row.get("passage_id", row["id"])  # the questions of a passage repeat it
+            shared = {first.setdefault(piece, own) for piece in pieces(row[key])} - {own}
+            for other in sorted(shared):
+                yield f"{name} {row['id']}: {key} repeats a piece of {other}"
 
 
 # ------------------------------------------------------------------------------ worked examples

@@ -198,7 +198,7 @@ def test_the_first_n_items_are_the_same_ones():
     task = tasks.load(["kick_mini_open"])["kick_mini_open"]
     few, all_ = (task.items(TaskSpec("kick_mini_open", limit=limit), None) for limit in (5, None))
     assert all_[:5] == few
-    assert len(all_) == task.size == 132
+    assert len(all_) == task.size == 264
 
 
 def test_closed_and_open_book_pair_by_document():
