@@ -151,6 +151,7 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "setting": cell.setting,
         "shots": number(spec.shots),
         "limit": number(spec.limit),
+        "margin": number(run.margin),
         "chat_template": spec.chat_template,
         "truncated": run.counts.get("truncated", 0),
         "seconds": math.fsum(run.seconds.values()),

@@ -15,13 +15,15 @@ SHOWN = 3  # variants named in a sentence
 
 
 def doubts(frame: pd.DataFrame, cells: Iterable[StoredCell] = ()) -> list[str]:
-    """Tasks on which the dense model scores 0, and variants all of whose answers on a task are empty.
+    """Tasks on which the dense model scores 0, variants all of whose answers on a task are empty, records of
+    stopped cells that their samples do not confirm, and margins that differ within a matrix.
 
     Cells of which their record says so already (`kick.tasks.signs`) are left to `signs`.
     """
     whole = frame[(frame["group"] == "") & ~frame["task"].str.contains("|", regex=False)]
     told = [cell.run.key for cell in cells if any("empty" in warning for warning in cell.run.warnings)]
-    return [*_dense_at_zero(whole), *_all_empty(whole[~whole["key"].isin(told)])]
+    empty = _all_empty(whole[~whole["key"].isin(told)])
+    return [*_dense_at_zero(whole), *empty, *_unconfirmed(whole), *_margins(whole)]
 
 
 def signs(cells: Iterable[StoredCell]) -> list[str]:
@@ -49,6 +51,22 @@ def _all_empty(frame: pd.DataFrame) -> Iterator[str]:
     for title, part in rows.groupby("title", sort=False):
         labels = list(dict.fromkeys(part["label"]))
         yield f"{title}: every answer is empty of {_listed(labels)}."
+
+
+def _unconfirmed(frame: pd.DataFrame) -> Iterator[str]:
+    """Cells that ended early, of whose record the samples say something else."""
+    rows = frame[frame["doubt"].ne("")]
+    for label, title, doubt in zip(rows["label"], rows["title"], rows["doubt"], strict=True):
+        yield f"{label} on {title} ended early, but {doubt}: measure it again before it is believed."
+
+
+def _margins(frame: pd.DataFrame) -> Iterator[str]:
+    """Matrices whose cells were measured under several margins."""
+    for name, part in frame[~frame["dense"]].groupby("matrix", sort=False):
+        margins = sorted(set(part["margin"].dropna()))
+        if len(margins) > 1:
+            found = " and ".join(f"{100 * margin:g} %" for margin in margins)
+            yield f"Cells of the matrix {name} have margins of {found}: each verdict is by its own cell's."
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -11,9 +11,12 @@ Columns (NaN or "" if there is nothing):
     task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
     value, low, high, stderr, n, units, missing the score, with its 95 % interval over the independent units
-    dense_value, gap, gap_low, gap_high              against dense
+    of, stopped, unasked_seconds, doubt         how many items there are; of a cell that ended before all were
+                                                asked why, what the rest would take to answer, and what speaks
+                                                against its record
+    dense_value, gap, gap_low, gap_high, margin      against dense; margin: the share of it that matches
     relative, relative_low, relative_high            the same as a share of dense: variant over dense minus 1
-    p, p_holm, test, verdict, lost, won, detectable  see `kick.stats.paired`; verdict "dense" on dense rows
+    p, p_holm, test, verdict, lost, won, same, detectable    see `kick.stats.paired`; verdict "dense" of dense
     noise, within_noise                         the largest gap of a dense replica; this gap is inside it
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
     truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity,
@@ -30,9 +33,10 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import pairs
+from kick.analysis import pairs, stopped
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
+from kick.analysis.ended import Stop
 from kick.analysis.headlines import headline, info
 from kick.analysis.kept import StatisticsCache, beside_dense
 from kick.analysis.rows import number, plain_gap
@@ -101,10 +105,13 @@ def _rows(cells: Sequence[StoredCell], kept: StatisticsCache | None) -> Iterator
 
 
 def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
-    facts = describe(cell)
+    facts = describe(cell) | stopped.columns(cell)
     primary = headline(cell.run)
     before = {score.metric: score.value for score in dense.run.scores} if dense else {}
     found = found or {"gaps": {}, "groups": []}
+    stop = stopped.stop(cell)
+    if stop and stop.early and not found["gaps"]:
+        found = {"gaps": _unread(cell, stop, number(before.get(primary))), "groups": []}
     for score in cell.run.scores:
         yield {
             **facts,
@@ -124,6 +131,12 @@ def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, A
         yield {**facts, **group}
 
 
+def _unread(cell: StoredCell, stop: Stop, dense: float) -> dict[str, Any]:
+    """The columns of a stopped cell whose items are not read, or have nothing beside them, by metric."""
+    primary, others = headline(cell.run), {"gap": math.nan, "relative": math.nan}
+    return {score.metric: others for score in cell.run.scores} | {primary: stopped.unread(stop, dense)}
+
+
 # ---------------------------------------------------------------------------------------- the whole frame
 
 
@@ -136,6 +149,9 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
         shown = {text: plain(text) for text in set(values) if isinstance(text, str)}
         if any(text != made for text, made in shown.items()):
             frame[name] = [shown.get(value, value) for value in values]
+    for name in ("stopped", "doubt"):
+        frame[name] = frame[name].fillna("") if name in frame else ""
+    frame["of"] = frame["of"].fillna(frame["n"] + frame["missing"]).astype(int)
     frame.loc[frame["dense"], "verdict"] = "dense"
     frame["title"] = _titles(frame)
     frame["sparsity"] = _sparsity(frame)
@@ -144,7 +160,8 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # without a width there is no band
     frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
     over = [*COMPARED, "recipe"]
-    seeded = frame[frame["seed"].notna()].groupby(over, sort=False)["value"]
+    whole = frame["stopped"] == ""  # estimates of few items spread by more than the seed
+    seeded = frame[frame["seed"].notna() & whole].groupby(over, sort=False)["value"]
     spread = seeded.agg(seed_mean="mean", seed_sd="std", seeds="count").reset_index()
     found = frame[over].merge(spread, on=over, how="left")
     for name in ("seed_mean", "seed_sd", "seeds"):

@@ -12,6 +12,7 @@ from kick.analysis import items
 from kick.analysis.items import Items
 from kick.analysis.rows import RESAMPLES, compared, plain_gap
 from kick.stats.metrics import Metric
+from kick.stats.paired import MARGIN
 
 MOST = 60  # more groups than this are not categories
 MACRO = "macro average"
@@ -48,12 +49,14 @@ def of(names: Iterable[str]) -> Mapping[str, frozenset[str]]:
     return {name: frozenset({name}) for name in sorted(found)} if len(found) > 1 else {}
 
 
-def rows(metric: Metric, dense: Items | None, theirs: Items, *, is_dense: bool) -> Iterator[dict]:
+def rows(
+    metric: Metric, dense: Items | None, theirs: Items, *, is_dense: bool, margin: float = MARGIN
+) -> Iterator[dict]:
     """One row per group of the headline metric, and one for their mean, each with its gap to dense."""
     found = of(theirs.groups) if theirs.has(metric) else {}
     for name, members in found.items():
         before = dense.where(members) if dense is not None else None
-        yield {"group": name, **compared(metric, theirs.where(members), before, is_dense)}
+        yield {"group": name, **compared(metric, theirs.where(members), before, is_dense, margin)}
     if len(found) > 1:
         yield {"group": MACRO, **_macro_row(metric, theirs, dense)}
 

@@ -15,18 +15,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kick.analysis import groups, items, pairs, rows
+from kick.analysis import ended, groups, items, pairs, rows, stopped
 from kick.analysis.cells import Stored, StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
 from kick.records import Result
-from kick.stats import bounded, equivalence, intervals, metrics, paired, resample, studentised, support
+from kick.stats import (
+    bounded,
+    equivalence,
+    intervals,
+    metrics,
+    paired,
+    resample,
+    sequential,
+    stratified,
+    studentised,
+    support,
+)
+from kick.stats.paired import How
 
 if TYPE_CHECKING:
     from kick.store import Store
 
-STATISTICS = (bounded, equivalence, intervals, metrics, paired, resample, support, studentised)
-COMPUTING = (*STATISTICS, groups, items, pairs, rows)  # and this module
+STATISTICS = (
+    *(bounded, equivalence, intervals, metrics, paired),
+    *(resample, sequential, stratified, support, studentised),
+)
+COMPUTING = (*STATISTICS, ended, groups, items, pairs, rows, stopped)  # and this module
 
 
 class StatisticsCache:
@@ -106,25 +121,43 @@ def beside_dense(
     primary = headline(cell.run)
     described = [metrics.describe(name) for name in names]
 
+    stop, is_dense, margin = stopped.stop(cell), cell.variant.dense, cell.run.margin
+
     def make() -> dict[str, Any]:
         theirs, before = cell.items(), ours()
         found = {}
-        if before is not None and not cell.variant.dense:
-            gaps = [items.difference(before, theirs, metric) for metric in described]
-            both = zip(gaps, described, strict=True)
-            found = {metric.name: rows.gap(gap) for gap, metric in both}
-        parts = groups.rows(metrics.describe(primary), before, theirs, is_dense=cell.variant.dense)
+        if before is not None and not is_dense:
+            found = {metric.name: _gap(cell, metric, before, theirs) for metric in described}
+        if stop and stop.early:
+            return {"gaps": found, "groups": []}
+        parts = groups.rows(metrics.describe(primary), before, theirs, is_dense=is_dense, margin=margin)
         return {"gaps": found, "groups": list(parts)}
 
-    whom = "dense" if cell.variant.dense else "beside dense"
     made_of: list[str | StoredCell] = [
-        whom,
+        "dense" if is_dense else "beside dense",
         primary,
+        repr((margin, stop, cell.run.cell.task.stop)),
         *map(repr, described),
         cell,
         *([dense] if dense else []),
     ]
     return kept.get(cell, made_of, make)
+
+
+def _gap(cell: StoredCell, metric: metrics.Metric, dense: Items, theirs: Items) -> dict[str, Any]:
+    """The columns of a cell's metric beside dense's; of a cell that ended early the score's as well."""
+    stop, how = stopped.stop(cell), How(cell.run.margin)
+    mine = metric.name == headline(cell.run)
+    if stop and stop.early:
+        return (
+            stopped.headline(stop, metric, dense, theirs)
+            if mine
+            else stopped.other(metric, dense, theirs, how)
+        )
+    columns = rows.gap(items.difference(dense, theirs, metric, how=how))
+    if stop and mine and columns and metric.compared and stop.reason != "no rule":
+        columns["verdict"] = stopped.SHOWN.get(stop.verdict, stop.verdict)
+    return columns
 
 
 def note(store: Store, run: Result, dense: Result) -> None:

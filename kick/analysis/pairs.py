@@ -18,6 +18,7 @@ from kick.analysis.cells import StoredCell, describe
 from kick.analysis.headlines import closed_open, headline, info
 from kick.analysis.items import Items, align
 from kick.analysis.rows import compared
+from kick.analysis.stopped import early
 from kick.stats import metrics
 
 
@@ -46,10 +47,11 @@ def rows(cells: Sequence[StoredCell], kept: Keeping) -> list[dict[str, Any]]:
 
 
 def _by_place(cells: Sequence[StoredCell], task: str) -> dict[tuple[str, str, str], dict[str, StoredCell]]:
-    """The task's cells by variant name, by matrix, base model and setting."""
+    """The task's cells by variant name, by matrix, base model and setting; without those that ended early,
+    since the items that they were asked closed and open are not the same."""
     found: dict[tuple[str, str, str], dict[str, StoredCell]] = {}
     for cell in cells:
-        if cell.run.cell.task.name == task:
+        if cell.run.cell.task.name == task and not early(cell):
             found.setdefault((cell.run.matrix, cell.base, cell.setting), {})[cell.variant.name] = cell
     return found
 
@@ -67,7 +69,8 @@ def _section(
     for name in both:
         pair = closed[name], opened[name]
         make = functools.partial(_statistics, pair, ours, metric)
-        found = kept.get(pair[0], ["closed and open", metric, *pair, *dense], make)
+        margin = repr(pair[0].run.margin)
+        found = kept.get(pair[0], ["closed and open", metric, margin, *pair, *dense], make)
         facts = _facts(*pair) if found else {}
         yield from ({**facts, "group": "", **row} for row in found)
 
@@ -89,8 +92,8 @@ def _statistics(
     if dense is None or theirs is None:
         return []
     columns, before = _columns(*align(theirs, dense)), _columns(dense, dense)
-    is_dense = pair[0].variant.dense
-    return [compared(metrics.describe(name), columns, before, is_dense) for name in (*QUADRANTS, *LOST)]
+    own = pair[0].variant.dense, pair[0].run.margin
+    return [compared(metrics.describe(name), columns, before, *own) for name in (*QUADRANTS, *LOST)]
 
 
 def _right(closed: StoredCell, opened: StoredCell, metric: str) -> Items | None:

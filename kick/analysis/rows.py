@@ -8,8 +8,9 @@ from typing import Any
 from kick.analysis import items
 from kick.analysis.items import Items
 from kick.stats.metrics import Metric
-from kick.stats.paired import Difference, How
+from kick.stats.paired import MARGIN, Difference, How
 
+NO_TEST = {"p": math.nan, "detectable": math.nan, "test": "", "verdict": ""}  # of n items out of N
 PLAIN = ("gap_low", "gap_high", "relative_low", "relative_high", "p", "lost", "won", "detectable")
 
 
@@ -22,6 +23,7 @@ def plain_gap(value: float, dense: float) -> dict[str, Any]:
     """The columns of a difference of which nothing but the two scores is known."""
     relative = (value - dense) / abs(dense) if dense else math.nan
     columns = {"dense_value": dense, "gap": value - dense, "relative": relative, "test": "", "verdict": ""}
+    columns["same"] = math.nan
     return columns | dict.fromkeys(PLAIN, math.nan)
 
 
@@ -38,6 +40,7 @@ def gap(found: Difference | None) -> dict[str, Any]:
         "lost": number(found.lost),
         "won": number(found.won),
         "detectable": found.detectable,
+        "same": float(found.same),
         "test": found.test,
         "verdict": found.verdict,
     }
@@ -60,9 +63,11 @@ def measured(metric: Metric, theirs: Items, dense: Items | None) -> dict[str, An
     }
 
 
-def compared(metric: Metric, theirs: Items, dense: Items | None, is_dense: bool) -> dict[str, Any]:
+def compared(
+    metric: Metric, theirs: Items, dense: Items | None, is_dense: bool, margin: float = MARGIN
+) -> dict[str, Any]:
     """`measured`, with the paired difference if the variant is not the dense one itself."""
     row = measured(metric, theirs, dense)
     if dense is not None and not is_dense:
-        row |= gap(items.difference(dense, theirs, metric, how=How(resamples=RESAMPLES)))
+        row |= gap(items.difference(dense, theirs, metric, how=How(margin, RESAMPLES)))
     return row

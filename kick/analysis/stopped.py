@@ -1,0 +1,216 @@
+"""Cells that ended before all of their items were asked: what their record says, and their rows of a frame.
+
+The headline of such a cell is estimated for all N items: dense's score over N plus the gap by strata
+(`kick.stats.stratified`). Its other metrics are of the n items that were asked, beside dense's on the same
+items, without p and verdict: the rule that ended the cell promises nothing about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kick.analysis import items
+from kick.analysis.cells import StoredCell, Unreadable
+from kick.analysis.ended import Stop, stop_of
+from kick.analysis.items import Items
+from kick.analysis.rows import NO_TEST, number, plain_gap
+from kick.analysis.rows import gap as gap_columns
+from kick.stats import equivalence, stratified
+from kick.stats.intervals import safe_exp
+from kick.stats.metrics import Metric, support_of, units_of
+from kick.stats.paired import How
+from kick.stats.sequential import Rule, looks
+from kick.stats.stratified import Strata
+
+NEAR = 1e-6  # by which a record may differ from what its samples say
+SHOWN = {"worse": "not matching", "better": "not matching"}  # the frame's verdict; the gap says which
+
+
+def stop(cell: StoredCell) -> Stop | None:
+    """`stop_of` the cell. Raises Unreadable for a bad record."""
+    try:
+        return stop_of(cell.run)
+    except ValueError as error:
+        raise Unreadable(cell, str(error)) from error
+
+
+def early(cell: StoredCell) -> bool:
+    """Whether a cell ended before all of its items were asked."""
+    found = stop(cell)
+    return found is not None and found.early
+
+
+def columns(cell: StoredCell) -> dict[str, Any]:
+    """The columns of how many items a cell has, and how it ended."""
+    found = stop(cell)
+    if found is None or not found.early:
+        return {"of": math.nan, "stopped": "", "unasked_seconds": math.nan}
+    spent = number(cell.run.seconds.get("answer"))
+    rest = spent / found.asked * (found.of - found.asked) if found.asked else math.nan
+    return {"of": float(found.of), "stopped": found.reason, "unasked_seconds": rest}
+
+
+def looked(cell: StoredCell) -> int:
+    """How often the rule of a cell looks at it; 1 if it has none."""
+    text, found = cell.run.cell.task.stop, stop(cell)
+    return len(looks(found.of, Rule.of(text))) if text and found else 1
+
+
+# ---------------------------------------------------------------------------------------- estimates
+
+
+class Known(NamedTuple):
+    """A metric of dense on all items, and of others on those items that all of them were asked.
+
+    everything: all of dense's items; asked: the places `(n,)` of those that were asked and have a score
+    everywhere; others: their scores, `(n,)` each.
+    """
+
+    everything: Items
+    asked: NDArray[np.intp]
+    others: tuple[items.Floats, ...]
+
+    def dense(self, metric: Metric) -> items.Floats:
+        """Dense's scores of all its items."""
+        return self.everything.columns[metric.column]
+
+    def strata(self, metric: Metric) -> Strata:
+        """The strata of the items asked: by dense's own answer if it is right or wrong, else one."""
+        scores = self.dense(metric)
+        known = np.isfinite(scores)
+        right = support_of(metric, self.everything.columns).of(scores[known]).binary
+        return stratified.strata(scores[known] if right else np.zeros(known.sum()), _among(known, self.asked))
+
+    def units(self, metric: Metric) -> items.Floats | None:
+        """The independent unit of each item asked; None if each is its own."""
+        found = units_of(metric, self.everything.columns)
+        return None if found is None else found[self.asked]
+
+
+def _among(known: NDArray[np.bool_], places: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The places among the known items only."""
+    found: NDArray[np.intp] = np.cumsum(known)[places] - 1
+    return found
+
+
+def known(dense: Items, metric: Metric, *others: Items) -> Known | None:
+    """What is known of all of them; None if a side does not have the metric, or it is a weighted one."""
+    if metric.weight is not None or not all(one.has(metric) for one in (dense, *others)):
+        return None
+    place = {item: row for row, item in enumerate(dense.ids)}
+    rows = [{item: row for row, item in enumerate(one.ids) if item in place} for one in others]
+    shared = [item for item in rows[0] if all(item in one for one in rows)]
+    values = [
+        one.columns[metric.column][[at[item] for item in shared]]
+        for one, at in zip(others, rows, strict=True)
+    ]
+    asked = np.array([place[item] for item in shared], dtype=np.intp)
+    whole = np.isfinite([dense.columns[metric.column][asked], *values]).all(axis=0)
+    return Known(dense, asked[whole], tuple(one[whole] for one in values))
+
+
+def estimate(dense: Items, theirs: Items, metric: Metric) -> tuple[float, float]:
+    """(score, gap) of a cell over all of dense's items; NaN if they cannot be computed."""
+    found = known(dense, metric, theirs)
+    if found is None or not len(found.asked):
+        return math.nan, math.nan
+    before = items.aggregate(dense, metric)
+    change = stratified.mean(found.others[0] - found.dense(metric)[found.asked], found.strata(metric))
+    score = before * safe_exp(change) if metric.kind == "exp_mean" else before + change
+    return score, score - before
+
+
+# ---------------------------------------------------------------------------------------- a row
+
+
+def headline(stop: Stop, metric: Metric, dense: Items, theirs: Items) -> dict[str, Any]:
+    """The columns of a stopped cell's headline metric; `doubt` says what its samples do not confirm."""
+    before = items.score(dense, metric)
+    _, gap = estimate(dense, theirs, metric)
+    doubt = _doubt(stop, gap, len(theirs.ids))
+    if math.isnan(stop.gap):
+        low = high = math.nan
+    else:
+        gap, low, high = stop.gap, min(stop.low, stop.gap), max(stop.high, stop.gap)
+    if metric.ends_at_dense:
+        low, high = (
+            (low, min(high, max(gap, 0.0))) if metric.higher_is_better else (max(low, min(gap, 0.0)), high)
+        )
+    own = theirs.columns[metric.column]
+    return {
+        **ends(before, gap, low, high, metric),
+        "stderr": math.nan,
+        "n": int(np.isfinite(own).sum()),
+        "missing": int(np.isnan(own).sum()),
+        **_flips(known(dense, metric, theirs), metric),
+        "doubt": doubt,
+        "verdict": SHOWN.get(stop.verdict, stop.verdict),
+    }
+
+
+def _flips(found: Known | None, metric: Metric) -> dict[str, float]:
+    """Items of those asked that were lost, won, and scored the same."""
+    if found is None:
+        return {}
+    pairs = np.column_stack([found.dense(metric)[found.asked], found.others[0]])
+    same = {"same": float((pairs[:, 0] == pairs[:, 1]).sum())}
+    if not metric.support.of(pairs).binary:
+        return same
+    flips = equivalence.outcomes(pairs)
+    return same | {"lost": float(flips.lost), "won": float(flips.won)}
+
+
+def ends(before: Mapping[str, float], gap: float, low: float, high: float, metric: Metric) -> dict[str, Any]:
+    """The columns of a score and its gap by dense's score and the gap's interval.
+
+    The interval of the score takes in dense's own: half-widths add up as standard errors do.
+    """
+    dense, support = before["value"], metric.support
+    down, up = gap - low, high - gap
+    score = dense + gap
+    first = score - math.hypot(down, dense - before["low"])
+    last = score + math.hypot(up, before["high"] - dense)
+    relative = [value / dense if dense > 0 else math.nan for value in (gap, low, high)]
+    if support.low >= 0 or metric.kind == "exp_mean":
+        first, relative[1] = max(first, 0.0), max(relative[1], -1.0)
+    return {
+        "value": score,
+        "low": max(first, support.low),
+        "high": min(last, support.high),
+        "dense_value": dense,
+        "gap": gap,
+        "gap_low": low,
+        "gap_high": high,
+        **dict(zip(("relative", "relative_low", "relative_high"), relative, strict=True)),
+    }
+
+
+def _doubt(stop: Stop, gap: float, held: int) -> str:
+    """What the samples say otherwise than the record; "" if they confirm it."""
+    if held != stop.asked:
+        return f"its record says {stop.asked} items were asked, and {held} are stored"
+    if math.isfinite(gap) and math.isfinite(stop.gap) and abs(gap - stop.gap) > NEAR * (1 + abs(gap)):
+        return f"its record says a gap of {stop.gap:.6g}, and its samples {gap:.6g}"
+    return ""
+
+
+def other(metric: Metric, dense: Items, theirs: Items, how: How) -> dict[str, Any]:
+    """The columns of another metric of a stopped cell: the paired difference on the items asked."""
+    found = items.difference(dense, theirs, metric, how=how)
+    if found is None:
+        return {}
+    before, after = (items.aggregate(side, metric) for side in items.align(dense, theirs))
+    return plain_gap(after, before) | gap_columns(found) | NO_TEST
+
+
+def unread(stop: Stop, dense: float) -> dict[str, Any]:
+    """The columns of a stopped cell's headline metric by its record alone; `dense`: dense's score."""
+    dense = stop.score - stop.gap if math.isnan(dense) else dense
+    return {"value": stop.score, "low": math.nan, "high": math.nan, "stderr": math.nan} | plain_gap(
+        stop.score, dense
+    )
