@@ -3,6 +3,8 @@
 cells       which stored cells a frame is made of, and what each is compared with
 items       the item scores of a cell as arrays
 rows        the columns of a score and of its difference
+ended       what a record says of how its cell ended
+stopped     the rows of cells that ended before all items were asked
 groups      the same scores by subject, discipline or category
 pairs       closed against open book
 traits      what a variant is, in columns: methods, sparsity, pattern, bits

@@ -205,14 +205,25 @@ def _newest(cells: Sequence[StoredCell]) -> tuple[list[StoredCell], list[str]]:
     """The newest of several results of one variant on one question, and a note of what was left out.
 
     Of one set of answers the newest is the one that was scored last: rescoring keeps the time of the answers.
+    A cell that differs from an older one in nothing but where it ended does not take the place of one that
+    was asked more items.
     """
     chosen: dict[tuple, StoredCell] = {}
     for cell in sorted(cells, key=_made):
-        chosen[(*cell.asked, cell.variant.name)] = cell
+        place = (*cell.asked, cell.variant.name)
+        if place not in chosen or not _less(cell.run, chosen[place].run):
+            chosen[place] = cell
     left = len(cells) - len(chosen)
     notes = [f"{left} older results of the same variants and tasks are left out"] if left else []
     keep = set(map(id, chosen.values()))
     return [cell for cell in cells if id(cell) in keep], notes
+
+
+def _less(run: Result, other: Result) -> bool:
+    """Whether a result is of the same question to the same variant as another one, and of fewer items."""
+    first, second = (replace(one.cell.task, stop="") for one in (run, other))
+    same = run.cell.variant == other.cell.variant and first == second
+    return same and run.counts.get("items", 0) < other.counts.get("items", 0)
 
 
 def _made(cell: StoredCell) -> tuple[str, str]:

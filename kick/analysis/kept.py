@@ -23,11 +23,14 @@ from kick.records import Result
 from kick.stats import (
     bounded,
     equivalence,
+    flip_looks,
+    flips,
     intervals,
     metrics,
     paired,
     resample,
     sequential,
+    spending,
     stratified,
     studentised,
     support,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
 STATISTICS = (
     *(bounded, equivalence, intervals, metrics, paired),
-    *(resample, sequential, stratified, support, studentised),
+    *(resample, sequential, flip_looks, flips, spending, stratified, support, studentised),
 )
 COMPUTING = (*STATISTICS, ended, groups, items, pairs, rows, stopped)  # and this module
 
@@ -150,12 +153,12 @@ def _gap(cell: StoredCell, metric: metrics.Metric, dense: Items, theirs: Items) 
     mine = metric.name == headline(cell.run)
     if stop and stop.early:
         return (
-            stopped.headline(stop, metric, dense, theirs)
+            stopped.headline(cell, metric, dense, theirs)
             if mine
             else stopped.other(metric, dense, theirs, how)
         )
     columns = rows.gap(items.difference(dense, theirs, metric, how=how))
-    if stop and mine and columns and metric.compared and stop.reason != "no rule":
+    if stop and mine and columns and metric.compared and stopped.decided(stop):
         columns["verdict"] = stopped.SHOWN.get(stop.verdict, stop.verdict)
     return columns
 

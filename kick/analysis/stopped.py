@@ -24,7 +24,7 @@ from kick.stats import equivalence, stratified
 from kick.stats.intervals import safe_exp
 from kick.stats.metrics import Metric, support_of, units_of
 from kick.stats.paired import How
-from kick.stats.sequential import Rule, looks
+from kick.stats.sequential import VERSION, Decision, Design, Rule, decide, looks
 from kick.stats.stratified import Strata
 
 NEAR = 1e-6  # by which a record may differ from what its samples say
@@ -128,29 +128,74 @@ def estimate(dense: Items, theirs: Items, metric: Metric) -> tuple[float, float]
 # ---------------------------------------------------------------------------------------- a row
 
 
-def headline(stop: Stop, metric: Metric, dense: Items, theirs: Items) -> dict[str, Any]:
+def headline(cell: StoredCell, metric: Metric, dense: Items, theirs: Items) -> dict[str, Any]:
     """The columns of a stopped cell's headline metric; `doubt` says what its samples do not confirm."""
-    before = items.score(dense, metric)
-    _, gap = estimate(dense, theirs, metric)
-    doubt = _doubt(stop, gap, len(theirs.ids))
-    if math.isnan(stop.gap):
-        low = high = math.nan
+    told = stop(cell)
+    assert told is not None
+    again = replayed(cell.run.cell.task.stop, metric, dense, theirs)
+    doubt = _doubt(told, again, estimate(dense, theirs, metric)[1], (len(theirs.ids), len(dense.ids)))
+    verdict = told.verdict
+    if again is not None:
+        verdict, gap, low, high = again.verdict, again.gap, again.low, again.high
+    elif math.isfinite(told.gap):
+        gap, low, high = told.gap, told.low, told.high
     else:
-        gap, low, high = stop.gap, min(stop.low, stop.gap), max(stop.high, stop.gap)
+        gap, low, high = estimate(dense, theirs, metric)[1], math.nan, math.nan
     if metric.ends_at_dense:
-        low, high = (
-            (low, min(high, max(gap, 0.0))) if metric.higher_is_better else (max(low, min(gap, 0.0)), high)
-        )
+        best = max(gap, 0.0) if metric.higher_is_better else min(gap, 0.0)
+        low, high = (low, min(high, best)) if metric.higher_is_better else (max(low, best), high)
     own = theirs.columns[metric.column]
     return {
-        **ends(before, gap, low, high, metric),
+        **ends(items.score(dense, metric), gap, low, high, metric),
         "stderr": math.nan,
         "n": int(np.isfinite(own).sum()),
         "missing": int(np.isnan(own).sum()),
         **_flips(known(dense, metric, theirs), metric),
         "doubt": doubt,
-        "verdict": SHOWN.get(stop.verdict, stop.verdict),
+        "verdict": SHOWN.get(verdict, verdict),
     }
+
+
+def replayed(rule: str, metric: Metric, dense: Items, theirs: Items) -> Decision | None:
+    """What the rule says of a cell's items, in the order in which they were asked, once more.
+
+    None if the rule is of another version than this one's, or has no estimate for this metric.
+    """
+    by = Rule.of(rule) if rule else None
+    if by is None or by.version != VERSION or not (dense.has(metric) and theirs.has(metric)):
+        return None
+    place = {item: row for row, item in enumerate(dense.ids)}
+    asked = [place[item] for item in theirs.ids if item in place]
+    order = np.array([*asked, *sorted(set(place.values()) - set(asked))], dtype=np.intp)
+    design = Design(dense.columns[metric.column][order], np.zeros(len(order), dtype=np.int64))
+    values = theirs.columns[metric.column][[item in place for item in theirs.ids]]
+    found = decide(design, values, metric, by)
+    return found if math.isfinite(found.gap) else None
+
+
+def _doubt(told: Stop, again: Decision | None, gap: float, held: tuple[int, int]) -> str:
+    """What the samples say otherwise than the record; "" if they confirm it. `held`: items that the cell and
+    dense have."""
+    if held != (told.asked, told.of):
+        stored = f"{held[0]} are stored beside {held[1]} of dense"
+        return f"its record says {told.asked} of {told.of} items, and {stored}"
+    pairs = [("gap", told.gap, gap)]
+    if again is not None:
+        if again.verdict != told.verdict:
+            return f"its record says {told.verdict!r}, and the rule says {again.verdict!r} of its samples"
+        if not again.done:
+            return f"the rule would not have ended it after {told.asked} items"
+        pairs += [(name, getattr(told, name), getattr(again, name)) for name in ("gap", "low", "high")]
+    for name, said, found in pairs:
+        if math.isfinite(said) and math.isfinite(found) and abs(said - found) > NEAR * (1 + abs(found)):
+            return f"its record says a {name} of {said:.6g}, and its samples say {found:.6g}"
+    return ""
+
+
+def decided(told: Stop) -> bool:
+    """Whether the rule had a verdict to give on a cell of which all items were asked: looks had spent part of
+    its error, so this verdict counts and not the one of all items at once."""
+    return not told.early and told.reason != "no rule" and math.isfinite(told.gap)
 
 
 def _flips(found: Known | None, metric: Metric) -> dict[str, float]:
@@ -188,15 +233,6 @@ def ends(before: Mapping[str, float], gap: float, low: float, high: float, metri
         "gap_high": high,
         **dict(zip(("relative", "relative_low", "relative_high"), relative, strict=True)),
     }
-
-
-def _doubt(stop: Stop, gap: float, held: int) -> str:
-    """What the samples say otherwise than the record; "" if they confirm it."""
-    if held != stop.asked:
-        return f"its record says {stop.asked} items were asked, and {held} are stored"
-    if math.isfinite(gap) and math.isfinite(stop.gap) and abs(gap - stop.gap) > NEAR * (1 + abs(gap)):
-        return f"its record says a gap of {stop.gap:.6g}, and its samples {gap:.6g}"
-    return ""
 
 
 def other(metric: Metric, dense: Items, theirs: Items, how: How) -> dict[str, Any]:
