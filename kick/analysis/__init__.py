@@ -12,4 +12,5 @@ headlines   a task's title, place and headline metric
 kept        statistics kept with the store
 frame       runs and samples -> one DataFrame
 compare     two variants, item by item
+between     two cells of which either may have ended early
 """

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from kick.analysis.between import Side, between
 from kick.analysis.cells import Stored, StoredCell, by_asked, gather
 from kick.analysis.headlines import headline, info
-from kick.analysis.items import Items, aggregate, difference
+from kick.analysis.items import Items
 from kick.analysis.verdicts import inside, noise, verdict
 from kick.errors import KickError
 from kick.records import Sample, jsonable
@@ -44,7 +45,9 @@ class ComparedTask:
     """b against a on one task; `flips` are the items that changed, the lost ones first.
 
     noise: the largest gap of a dense replica to dense, NaN if none was measured; verdict: in words, from
-    b's side, as on the page (`kick.analysis.verdicts`); "" if the metric has none, or a is zero.
+    b's side, as on the page (`kick.analysis.verdicts`); "" if the metric has none, or a is zero; of: how many
+    items the task has; stopped: which of "a" and "b" ended before they were asked all of them; identical:
+    what is equal of every compared item; margin: the share of a's score within which b matches.
     """
 
     task: str
@@ -60,6 +63,10 @@ class ComparedTask:
     verdict: str
     p_holm: float
     flips: tuple[Flip, ...]
+    of: int
+    stopped: tuple[str, ...]
+    identical: Literal["answers", "scores", ""]
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,10 @@ class Compared:
 
 
 def _row(task: ComparedTask) -> dict[str, Any]:
-    own = ("task", "title", "setting", "metric", "unit", "a", "b", "noise", "p_holm", "verdict")
+    own = (
+        *("task", "title", "setting", "metric", "unit", "a", "b", "noise", "p_holm", "verdict"),
+        *("of", "identical", "margin"),
+    )
     paired = ("n", "units", "gap", "low", "high", "p", "lost", "won")
     numbers = {name: getattr(task.difference, name) for name in paired}
     return {name: getattr(task, name) for name in own} | numbers
@@ -179,14 +189,15 @@ def _noise(cells: Sequence[StoredCell], metric: str) -> float:
 
 def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> ComparedTask:
     first, second = (cell.store.samples(cell.run.key) for cell in (a, b))
-    before, after = Items.of(first), Items.of(second)
+    sides = Side(a, Items.of(first)), Side(b, Items.of(second))
     name = headline(a.run)
     metric = metrics.describe(name)
-    found = difference(before, after, metric, dense=a.variant.dense)
-    if found is None:
+    both = between(*sides, cells, metric)
+    if both is None:
         raise KickError(
             f"{a.run.cell.task.name}: the samples have no {metric.column}; `kick rescore` adds it"
         )
+    found = both.difference
     better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
     floor = _noise(cells, name)
     noisy = inside(found.gap, floor) and not (a.variant.replica or b.variant.replica)
@@ -197,14 +208,30 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
         metric=name,
         unit=metric.unit,
         higher_is_better=better,
-        a=aggregate(before, metric),
-        b=aggregate(after, metric),
+        a=both.a,
+        b=both.b,
         difference=found,
         noise=floor,
         verdict=verdict(found.verdict, found.gap, better, noisy),
         p_holm=math.nan,
         flips=tuple(_changed(first, second, metric, better)),
+        of=both.of,
+        stopped=tuple(name for name, side in zip("ab", sides, strict=True) if side.early),
+        identical=_identical(first, second, metric, found),
+        margin=b.run.margin,
     )
+
+
+def _identical(
+    first: Sequence[Sample], second: Sequence[Sample], metric: metrics.Metric, found: paired.Difference
+) -> Literal["answers", "scores", ""]:
+    """What all items have in common: the answers that were given, or no more than their scores."""
+    if not found.n or found.same < found.n:
+        return ""
+    others = {sample.item: sample for sample in second}
+    pairs = [(one, others[one.item]) for one in first if one.item in others]
+    answers = [tuple(_answer(sample, metric) for sample in pair) for pair in pairs]
+    return "answers" if all(one and one == other for one, other in answers) else "scores"
 
 
 def _changed(

@@ -58,7 +58,7 @@ def columns(cell: StoredCell) -> dict[str, Any]:
 def looked(cell: StoredCell) -> int:
     """How often the rule of a cell looks at it; 1 if it has none."""
     text, found = cell.run.cell.task.stop, stop(cell)
-    return len(looks(found.of, Rule.of(text))) if text and found else 1
+    return len(looks(found.of, Rule.of(text))) if text and found else 1  # one of N items is looked at once
 
 
 # ---------------------------------------------------------------------------------------- estimates

@@ -36,10 +36,18 @@ def _table(found: Compared) -> Table:
             task.verdict or wording.NOTHING,
             wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
-        about = plain(f"{wording.metric_label(task.metric)}, {wording.count(gap.n, gap.units)}")
+        about = plain(f"{wording.metric_label(task.metric)}, {_counted(task)}")
         name = Text(plain(task.title)).append(f"\n{about}", style="dim")
         table.add_row(name, *numbers)
     return table
+
+
+def _counted(task: ComparedTask) -> str:
+    """ "n = 60 of 256, b stopped early", "n = 96, all 96 answers identical"."""
+    gap = task.difference
+    ended = f"{' and '.join(task.stopped)} stopped early" if task.stopped else ""
+    same = f"all {gap.n} {task.identical} identical" if task.identical else ""
+    return ", ".join(filter(None, (wording.count(gap.n, gap.units, task.of if ended else None), ended, same)))
 
 
 def _flips(task: ComparedTask, found: Compared, most: int = 10) -> Iterable[Text]:

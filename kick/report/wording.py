@@ -33,14 +33,6 @@ UNITS = {
     "points": (1.0, 2, "points"),
 }
 
-VERDICTS = {
-    "dense": "the dense model",
-    "matching": "within 5 % of dense, shown",
-    "not matching": "more than 5 % from dense, shown",
-    "undecided": "neither can be shown with this many items",
-    "": "no verdict",
-}
-
 # base model -> what must be said beside every one of its numbers
 MODELS: Mapping[str, str] = {
     "smollm2-135m": (
@@ -136,11 +128,49 @@ def verdict(row: Row) -> str:
     )
 
 
-def count(n: int, units: float | None) -> str:
-    """ "n = 141", or "n = 141 in 60 documents" if items of one document are not independent."""
+def count(n: int, units: float | None = None, of: float | None = None) -> str:
+    """ "n = 141", "n = 141 in 60 documents" if items of one document are not independent, or "n = 60 of 256"
+    if not all were asked."""
+    text = f"n = {n:g}" + (f" of {of:g}" if of is not None and known(of) and of > n else "")
     if units is None or not known(units) or units in (0, n):
-        return f"n = {n}"
-    return f"n = {n} in {units:g} documents"
+        return text
+    return f"{text} in {units:g} documents"
+
+
+REASONS = {
+    "futile": "a verdict had become unlikely",
+    "precise": "as precise as was asked for",
+}
+
+
+def ended(row: Row) -> str:
+    """How a cell that was not asked all of its items ended: "n = 60 of 256, stopped: worse"; "" for others.
+
+    Metrics other than the headline have no verdict: they are of the items that happened to be asked.
+    """
+    if not row["stopped"]:
+        return ""
+    text = f"n = {row['n']:g} of {row['of']:g}"
+    if not row["primary"]:
+        return f"{text}, of the items asked only"
+    why = [word for word in (verdict(row), REASONS.get(row["stopped"], "")) if word]
+    return f"{text}, stopped: {', '.join(why)}" if why else f"{text}, stopped"
+
+
+def alike(row: Row) -> str:
+    """ "all 96 items scored alike" if every item has dense's own score; "" for others, and for dense."""
+    same = row["n"] > 0 and row["same"] == row["n"] and not row["dense"]
+    return f"all {row['n']:g} items scored alike" if same else ""
+
+
+def remark(row: Row) -> str:
+    """What must be said beside a score and its verdict: how the cell ended, and whether nothing differs."""
+    return "; ".join(filter(None, (ended(row), alike(row))))
+
+
+def percent(margin: float) -> str:
+    """A margin for readers: "5 %"."""
+    return f"{100 * margin:g} %"
 
 
 MARKS = {

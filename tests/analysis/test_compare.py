@@ -3,17 +3,22 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from kick.analysis.compare import compare
+from kick.analysis.frame import read as frame_of
 from kick.errors import KickError
 from kick.records import Response, Sample
 from kick.report import wording
 from kick.report.compare_view import view
 from kick.stats import paired
 from kick.stats.support import BINARY
+from tests.support.early import end_early, of
 from tests.support.synthetic import DENSE, FakeStore, fill, pruned, result, samples
+
+FACTS = "kick_mini_factoid"
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +155,82 @@ def test_no_task_in_common_is_an_error():
     fill(store, [pruned("wanda", 0.5)], ["kick_mini_mcq"], n=20)
     with pytest.raises(KickError, match="no task in common"):
         compare(store, "dense", "wanda-0.5")
+
+
+@pytest.fixture(scope="module")
+def early():
+    """Facts of three variants: two that the rule has ended, and one that was asked all 256 items."""
+    made = fill(
+        FakeStore(), [DENSE, *map(pruned, ("magnitude", "wanda", "wanda"), (0.7, 0.7, 0.3))], [FACTS], n=256
+    )
+    for name in ("magnitude-0.7", "wanda-0.7"):
+        end_early(made, name, FACTS)
+    return made
+
+
+def scores(store, name):
+    return np.array([sample.scores["exact_match"] for sample in store.samples(of(store, name, FACTS).key)])
+
+
+@pytest.mark.parametrize(("a", "b"), [("magnitude-0.7", "wanda-0.7"), ("wanda-0.3", "magnitude-0.7")])
+def test_stopped_variants_are_compared_on_shared_items_by_denses_answers(early, a, b):
+    task = compare(early, a, b).tasks[0]
+    first, second, dense = (scores(early, name) for name in (a, b, "dense"))
+    n = min(len(first), len(second))
+    assert n < task.of == 256
+    right, share = dense[:n] == 1, dense.mean()
+
+    def weighted(side):
+        return share * side[:n][right].mean() + (1 - share) * side[:n][~right].mean()
+
+    assert (task.a, task.b) == pytest.approx((weighted(first), weighted(second)))
+    assert task.difference.gap == pytest.approx(weighted(second) - weighted(first))
+    assert task.difference.n == n
+    assert task.stopped == tuple(side for side, name in zip("ab", (a, b), strict=True) if name != "wanda-0.3")
+    assert np.isnan(task.difference.p)
+    assert task.verdict in ("undecided", "worse", "better")
+
+
+def test_a_stopped_variant_beside_dense_is_as_on_the_page(early):
+    row = frame_of([early]).frame.query("variant == 'magnitude-0.7' and primary").iloc[0]
+    task = compare(early, "dense", "magnitude-0.7").tasks[0]
+    assert (task.a, task.b) == (row["dense_value"], row["value"])
+    assert (task.difference.low, task.difference.high) == (row["gap_low"], row["gap_high"])
+    assert (task.verdict, task.difference.n, task.of) == ("worse", row["n"], 256)
+    turned = compare(early, "magnitude-0.7", "dense").tasks[0]
+    assert (turned.a, turned.b, turned.verdict) == (task.b, task.a, "better")
+    assert (turned.difference.low, turned.difference.lost) == (-task.difference.high, task.difference.won)
+
+
+def test_identical_answers_are_said_to_be_so_beside_the_verdict():
+    made = fill(FakeStore(), [DENSE, pruned("wanda", 0.3), pruned("wanda", 0.5)], [FACTS], n=40)
+    dense = made.items[of(made, "dense", FACTS).key]
+    same, scored = (of(made, name, FACTS).key for name in ("wanda-0.3", "wanda-0.5"))
+    made.items[same] = dense
+    made.items[scored] = [replace(one, responses=(Response(text=f"{i}"),)) for i, one in enumerate(dense)]
+    for name, said in (("wanda-0.3", "answers"), ("wanda-0.5", "scores")):
+        found = compare(made, "dense", name)
+        assert found.tasks[0].identical == said
+        assert found.tasks[0].verdict == "undecided"
+        console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(view(found))
+        assert f"all 40 {said} identical" in " ".join(console.export_text().split())
+
+
+def test_the_terminal_says_of_how_many_items_a_stopped_variant_was_asked(early):
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    found = compare(early, "dense", "magnitude-0.7")
+    console.print(view(found))
+    n = found.tasks[0].difference.n
+    assert f"n = {n} of 256, b stopped early" in " ".join(console.export_text().split())
+
+
+def test_the_margin_is_the_matrixs():
+    made = fill(FakeStore(), [DENSE, pruned("wanda", 0.3)], ["kick_mini_perplexity"])
+    key = of(made, "wanda-0.3", "kick_mini_perplexity").key
+    dense = made.items[of(made, "dense", "kick_mini_perplexity").key]
+    made.items[key] = [replace(one, scores={"nll": one.scores["nll"] + 0.03}) for one in dense]
+    for margin, verdict in ((0.05, "matching"), (0.02, "worse")):
+        made.results[key] = replace(made.results[key], margin=margin)
+        task = compare(made, "dense", "wanda-0.3").tasks[0]
+        assert (task.verdict, task.margin) == (verdict, margin)
