@@ -15,18 +15,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CompressedTensorsConfig, PretrainedConfig, PreTrainedModel
 
 from kick.model.footprint import STORAGES, VALUE_BITS, Storage
 from kick.model.gguf import SIZES
+from kick.model.packed import is_plain
 from kick.model.structure import PACKED, named_linears
 
 _LEFTOVERS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed", "weight_g_idx")
 # Scales of these names have the type that the model was saved in: they count as 16 bits, as dense values do
-_FREE = ("weight_scale", "scales")
-_CONSTANT = {"weight_shape", "weight_global_scale", "input_global_scale", "input_scale", "weight_format"}
+_FREE = ("weight_scale", "scales", "qbiases", "_weight_scale")
+_CONSTANT = {
+    "weight_shape", "weight_global_scale", "input_global_scale", "input_scale", "weight_format",
+    "input_activation_scale", "output_activation_scale",
+}  # fmt: skip
+_EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
 _TABLES = ("quant_map", "quant_state")  # of bitsandbytes: the same few bytes for any size of matrix
 
 
@@ -41,13 +47,24 @@ def method_of(config: PretrainedConfig) -> str | None:
 
 def load_options(config: PretrainedConfig) -> dict[str, Any]:
     """What from_pretrained must be told so that packed weights come back as matrices."""
-    if method_of(config) != "compressed-tensors":
-        return {}
-    return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    method = method_of(config)
+    if method == "compressed-tensors":
+        return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    if method == "metal":  # else they are put on an Apple GPU, also where there is none
+        return {"device_map": {"": "cpu"}}
+    return {}
 
 
-def unpacked(model: PreTrainedModel) -> None:
-    """Take away what dequantizing leaves behind, in place; weights have the model's type again."""
+def unpacked(model: PreTrainedModel, method: str | None) -> None:
+    """Take away what dequantizing leaves behind, in place; weights have the model's type again.
+
+    Args:
+        method: what `method_of` said of the folder's config.
+    """
+    if method == "mxfp4":  # experts come as bfloat16, whatever was asked
+        for parameter in model.parameters():
+            if parameter.dtype == torch.bfloat16:
+                parameter.data = parameter.data.to(model.dtype)
     known = packed = False
     for _name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
@@ -67,6 +84,17 @@ def unpacked(model: PreTrainedModel) -> None:
     if known and not packed:
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
+
+
+def looks_ahead(model: nn.Module) -> bool:
+    """Whether a token changes a little what is computed for those before it and beside it: LLM.int8().
+
+    bitsandbytes leaves inputs unrounded that pass a threshold for any token that it is given at once.
+    """
+    quantization = getattr(getattr(model, "config", None), "quantization_config", None)
+    if not getattr(quantization, "load_in_8bit", False):
+        return False
+    return bool(getattr(quantization, "llm_int8_threshold", 0))
 
 
 def note_sizes(model: PreTrainedModel, folder: Path, method: str | None) -> None:
@@ -111,6 +139,33 @@ def _of_files(model: PreTrainedModel, folder: Path, method: str) -> dict[str, St
         if not whole:
             setattr(module, PACKED, method)
         found[name] = Storage(bits / size, fixed=True, size=0 if whole else size)
+    return found | _of_experts(model, _stored(folder))
+
+
+def _of_experts(model: PreTrainedModel, stored: Mapping[str, Mapping[str, tuple[str, list[int]]]]) -> dict:
+    """Experts that are slices of a parameter: a block's share all bits that the file has for any of them.
+
+    Files have them one by one or together; their names share with the model's the block's number and
+    "experts".
+    """
+    slices: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, index, linear in named_linears(model, skip_packed=True):
+        if linear.expert is not None:
+            slices[f".{index}."].append((name, linear.weight.numel()))
+    found: dict[str, Storage] = {}
+    for number, matrices in slices.items():
+        leaves = [
+            (leaf, *shape)
+            for owner, tensors in stored.items()
+            if number in owner and _EXPERTS.search(owner)
+            for leaf, shape in tensors.items()
+            if not leaf.endswith("bias")
+        ]
+        if all(_plain((dtype, shape)) for _, dtype, shape in leaves):
+            continue
+        bits = sum(_bits(*leaf, act_order=_ordered(model)) for leaf in leaves)
+        share = bits / sum(size for _, size in matrices)
+        found |= {name: Storage(share, fixed=True) for name, _ in matrices}
     return found
 
 
@@ -158,9 +213,15 @@ def _ordered(model: PreTrainedModel) -> bool:
 def _is_matrix(module: nn.Module) -> bool:
     """Whether a module's weight is there in full, as floating-point values."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel() == _size(module)
+    if not isinstance(weight, Tensor) or not is_plain(weight):
+        return False
+    return weight.is_floating_point() and weight.numel() == _size(module)
 
 
 def _size(module: nn.Module) -> int:
-    """Weights of a matrix, by what its module says of itself; 0 for what is none."""
-    return int(getattr(module, "in_features", 0) or 0) * int(getattr(module, "out_features", 0) or 0)
+    """Weights of a matrix or an embedding, by what its module says of itself; 0 for anything else."""
+    for sides in (("in_features", "out_features"), ("num_embeddings", "embedding_dim")):
+        found = [int(getattr(module, side, 0) or 0) for side in sides]
+        if all(found):
+            return math.prod(found)
+    return 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kick.errors import KickError
+from kick.model.packed import is_plain
 from kick.model.structure import block_list, named_linears
 
 VALUE_BITS = 16
@@ -149,9 +150,19 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that a checkpoint holds, by name, tied ones once."""
     found: dict[tuple[int, tuple[int, ...]], tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            found.setdefault((tensor.data_ptr(), tuple(tensor.shape)), (name, tensor))
+        for inner, part in _parts(name, tensor):
+            found.setdefault((part.data_ptr(), tuple(part.shape)), (inner, part))
     return dict(found.values())
+
+
+def _parts(name: str, tensor: Any) -> list[tuple[str, Tensor]]:
+    """A tensor, or those that a library's own kind of tensor is made of (torchao: codes, scales)."""
+    if not isinstance(tensor, Tensor):
+        return []
+    if is_plain(tensor):
+        return [(name, tensor)]
+    inner = tensor.__tensor_flatten__()[0]
+    return [part for leaf in inner for part in _parts(f"{name}.{leaf}", getattr(tensor, leaf))]
 
 
 def _owners(name: str) -> list[str]:

@@ -2,13 +2,15 @@
 
 transformers' own check of a quantizer's packages comes first. compressed-tensors is then asked to unpack one
 matrix of each kind and shape that the file has: what a newer version wrote may have another shape than what
-an older one reads, and transformers would only find that in the middle of a forward.
+an older one reads, and transformers would only find that in the middle of a forward. torchao is asked to
+multiply with one matrix of each of its kinds: some are read on a CPU and have no product there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,44 @@ _UNREADABLE = (
 )
 
 
+# Quantizers whose kernels exist for GPUs alone: what they run on
+_ON_GPUS = {
+    "eetq": "a CUDA GPU and the package kernels",
+    "fbgemm_fp8": "a CUDA GPU and the package fbgemm-gpu-genai",
+    "fp_quant": "a CUDA GPU and the packages fp-quant and qutlass",
+    "higgs": "a CUDA GPU and the packages flute-kernel and fast-hadamard-transform",
+    "spqr": "a CUDA GPU and the package spqr-quant",
+    "vptq": "a CUDA GPU and the package vptq",
+}
+# Quantizers that transformers 5 has for quantizing as it loads, and that read no checkpoint
+_NO_CHECKPOINTS = {"hqq", "quanto"}
+
+
+# Packages that transformers 5.17 takes for installed where they are not
+_PACKAGES = {"fouroversix", "sinq"}
+
+
 def check(folder: Path, name: str) -> None:
     """Raises KickError if a checkpoint is quantized in a way that cannot be read here, with its format."""
     quantization = json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config")
     if not isinstance(quantization, dict):
-        return
+        if not (folder / "quanto_qmap.json").is_file():
+            return
+        quantization = {"quant_method": "quanto"}  # what optimum-quanto itself writes
     method = quantization.get("quant_method", "bitsandbytes")
+    if method in _NO_CHECKPOINTS:
+        raise KickError(
+            f"{name!r} is quantized with {method}, and transformers reads no checkpoint of {method} (it "
+            "quantizes with it as it loads); save it dequantized, or quantize it in another format"
+        )
+    if method in _ON_GPUS and not torch.cuda.is_available():
+        raise KickError(
+            f"{name!r} is quantized with {method}, which needs {_ON_GPUS[method]}; there is no GPU here"
+        )
+    if method in _PACKAGES and find_spec(method) is None:
+        raise KickError(
+            f"{name!r} is quantized with {method}, which needs the package {method}, which is not installed"
+        )
     try:
         _check_packages(dict(quantization))
     except _UNREADABLE as error:
@@ -43,6 +77,8 @@ def check(folder: Path, name: str) -> None:
         ) from error
     if method == "compressed-tensors":
         _check_unpacked(folder, name, quantization)
+    if method == "torchao":
+        _check_multiplied(folder, name)
 
 
 def _check_packages(quantization: dict[str, Any]) -> None:
@@ -71,6 +107,33 @@ def _check_unpacked(folder: Path, name: str, quantization: dict[str, Any]) -> No
                 f"compressed-tensors {quantization.get('version', 'of an unknown version')}, and the "
                 f"installed {compressed_tensors.__version__} cannot unpack {owner}: {failures[0]}"
             )
+
+
+def _check_multiplied(folder: Path, name: str) -> None:
+    """One matrix of each kind of tensor that torchao wrote, rebuilt and multiplied with."""
+    from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+    seen: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            said = stored.metadata() or {}
+            for weight in sorted(stored_name for stored_name in said if stored_name.endswith(".weight")):
+                kind = json.loads(said[weight]).get("_type", "Tensor")
+                if kind == "Tensor" or kind in seen:
+                    continue
+                seen.add(kind)
+                start = f"{weight.removesuffix('weight')}_weight_"
+                tensors = {key: stored.get_tensor(key) for key in stored.keys() if key.startswith(start)}  # noqa: SIM118
+                about = {key: value for key, value in said.items() if key == weight or "." not in key}
+                about["tensor_names"] = json.dumps([weight])
+                try:
+                    rebuilt = unflatten_tensor_state_dict(tensors, about)[0][weight]
+                    torch.nn.functional.linear(torch.zeros(1, rebuilt.shape[1], dtype=rebuilt.dtype), rebuilt)
+                except _UNREADABLE as error:
+                    raise KickError(
+                        f"{name!r} has matrices that torchao stores as {kind}, with which this machine "
+                        f"cannot compute: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    ) from error
 
 
 def _failure(scheme: Any, default: str, tensors: dict[str, Tensor]) -> str | None:

@@ -60,7 +60,13 @@ class PackedLinears:
 
 
 def _suits(layer: nn.Linear) -> bool:
-    return layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+    weight = layer.weight
+    return is_plain(weight) and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is a tensor of values, not one of a library that says it is (torchao's: codes)."""
+    return type(weight.data) is Tensor
 
 
 def _sample(weight: Tensor) -> Tensor:

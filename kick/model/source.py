@@ -118,6 +118,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             method = elsewhere.method_of(config)
             options = elsewhere.load_options(config) | textual.load_options(config)
+            if method == "bitnet":  # compiled for each shape of input, its layers would take minutes
+                torch.compiler.set_stance("force_eager")
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, spec.dtype),
@@ -139,7 +141,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
         )
     textual.settled(model, options, info["unexpected_keys"])
     textual.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
-    elsewhere.unpacked(model)
+    elsewhere.unpacked(model, method)
     elsewhere.note_sizes(model, folder, method)
     return model.to(device).eval().requires_grad_(False), tokenizer
 

@@ -107,7 +107,8 @@ def linears(block: nn.Module, skip_packed: bool = False) -> list[Linear]:
     """Every weight matrix of a block, in the order of its parameters, each expert by itself.
 
     Args:
-        skip_packed: leave out matrices that another library keeps in its own format, do not refuse them.
+        skip_packed: leave out matrices that another library keeps in its own format, do not refuse them; give
+            weights of forms that no method compresses (experts with biases) too, to be counted.
 
     Raises:
         KickError: the block has a weight that is neither known nor in EXCLUDED.
@@ -131,7 +132,11 @@ def linears(block: nn.Module, skip_packed: bool = False) -> list[Linear]:
             found.append(Linear(owner, module))
         elif _is_experts(module) and leaf in ("gate_up_proj", "down_proj"):
             found += [Linear(f"{owner}.{e}.{leaf}", module, leaf, e) for e in range(parameter.shape[0])]
-        else:
+        elif skip_packed and parameter.ndim == 3:
+            found += [Linear(f"{path}.{e}", module, leaf, e) for e in range(parameter.shape[0])]
+        elif skip_packed and not leaf.endswith("bias"):
+            found.append(Linear(path.removesuffix(".weight"), module, leaf))
+        elif not skip_packed:
             raise KickError(
                 f"the weight {path} {tuple(parameter.shape)} of {type(module).__name__} is of a form that "
                 "kick does not know; it compresses nn.Linear, Conv1D and experts as 3-D parameters"

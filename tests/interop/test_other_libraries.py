@@ -12,23 +12,9 @@ import transformers as tf
 
 from kick.model import load, resolve
 from kick.model.footprint import footprint
+from tests.interop.checked import IDS, check
 
 pytestmark = pytest.mark.interop
-CONFIG = {
-    "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "hidden_size": 128,
-    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 32, "initializer_range": 0.15,
-}  # fmt: skip
-IDS = torch.arange(3, 67)[None]
-
-
-@pytest.fixture
-def base(tmp_path):
-    torch.manual_seed(1)
-    folder = tmp_path / "base"
-    tf.LlamaForCausalLM(tf.LlamaConfig(**CONFIG)).save_pretrained(folder)
-    load(resolve("smoke"))[1].save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -50,13 +36,7 @@ def test_bitsandbytes(options, bits, base, tmp_path):
         base, dtype=torch.float32, quantization_config=quantization
     )
     made.save_pretrained(tmp_path / "out")  # before any forward: after one, its CPU weights are saved wrong
-    load(resolve("smoke"))[1].save_pretrained(tmp_path / "out")
-    model, _ = load(resolve(str(tmp_path / "out")))
-    right = made(IDS).logits
-    torch.testing.assert_close(model(IDS).logits, right, rtol=0, atol=0.05 * float(right.abs().max()))
-    size, dense = footprint(model), footprint(load(resolve(str(base)))[0])
-    assert size["linear_parameters"] == dense["linear_parameters"]
-    assert size["bits_per_weight"] == pytest.approx(bits, rel=0.01)
+    check(tmp_path / "out", made(IDS).logits, base, bits, atol=0.05)
 
 
 @pytest.mark.parametrize("act_order", [False, True])

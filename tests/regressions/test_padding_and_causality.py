@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertLMHeadModel, DogeConfig
+from transformers import BertConfig, BertLMHeadModel, BitsAndBytesConfig, DogeConfig
 
 from kick.engine import Engine
 from kick.engine.network import Manner, Network
@@ -92,6 +92,34 @@ def test_rows_that_meet_are_answered_one_at_a_time(tokenizer):
     for found, wanted in zip(engine.answer(asked), expected, strict=True):
         assert found.logprob == pytest.approx(wanted.logprob, abs=1e-4) if wanted.text is None else True
         assert (found.text, found.tokens) == (wanted.text, wanted.tokens)
+
+
+class RoundedTogether(nn.Linear):
+    """Rounds its input, but for columns in which any token of the forward is large, as LLM.int8() does."""
+
+    def forward(self, hidden):
+        step = hidden.abs().amax(-1, keepdim=True) / 127
+        large = (hidden.abs() > 1.5).flatten(0, -2).any(0)
+        return super().forward(torch.where(large, hidden, (hidden / step).round() * step))
+
+
+def test_rounding_that_hangs_on_all_tokens_is_answered_one_whole_row_at_a_time(tokenizer):
+    """bitsandbytes' 8 bits lost every cell: a token changes a little what is computed before it."""
+    model = conftest.build("llama", tokenizer)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.__class__ = RoundedTogether
+    asked = [Request("loglikelihood", context=c, continuation=t) for c, t in PAIRS]
+    with pytest.raises(KickError, match="a token changes what is computed before it"):
+        Engine(model, tokenizer)
+    model.config.quantization_config = BitsAndBytesConfig(load_in_8bit=True)
+    engine = Engine(model, tokenizer)
+    assert engine.notes()["whole_forwards"] == "one row at a time"
+    for found, (context, continuation) in zip(engine.answer(asked), PAIRS, strict=True):
+        before = tokenizer(context, add_special_tokens=False).input_ids
+        ids = tokenizer(context + continuation, add_special_tokens=False).input_ids
+        logprobs = model(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+        right = sum(float(logprobs[i - 1, ids[i]]) for i in range(len(before), len(ids)))
+        assert found.logprob == pytest.approx(right, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "mixtral", "mamba", "bloom"])

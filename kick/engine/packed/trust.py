@@ -19,6 +19,7 @@ from kick.engine.packed.pack import Done, Runner
 from kick.engine.packed.slots import Row, Slots
 from kick.engine.packed.tree import grow
 from kick.engine.stopping import Decoding, Stops
+from kick.model.elsewhere import looks_ahead
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -64,6 +65,8 @@ def packs_well(network: Network) -> bool:
     rounding, two right ways to compute it part. A wrong mask or a wrong position moves all of them, so
     there the median must hold, of the packs and of the steps.
     """
+    if looks_ahead(network.model):
+        return False
     sequences = [tuple(i * STRIDE % network.vocabulary for i in (*_SHARED, *branch)) for branch in _BRANCHES]
     plain = _whole(network, sequences)
     root = grow([ids[:-1] for ids in sequences], lambda tokens, _: tokens > 1)
