@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -155,13 +155,13 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def _parts(name: str, tensor: Any) -> list[tuple[str, Tensor]]:
+def _parts(name: str, tensor: object) -> list[tuple[str, Tensor]]:
     """A tensor, or those that a library's own kind of tensor is made of (torchao: codes, scales)."""
     if not isinstance(tensor, Tensor):
         return []
     if is_plain(tensor):
         return [(name, tensor)]
-    inner = tensor.__tensor_flatten__()[0]
+    inner = cast(Any, tensor).__tensor_flatten__()[0]
     return [part for leaf in inner for part in _parts(f"{name}.{leaf}", getattr(tensor, leaf))]
 
 
