@@ -36,7 +36,9 @@ class Facts:
     weight, if that is not an option. chooses: why a pruning method cannot be given a share for each
     matrix, or such reasons by "option: value"; "" for one that ranks weights. trains: it updates weights by
     gradient descent. task_data: it sees data of the tasks that are scored. serves: which architectures, in
-    words. look: the colour, marker and line of its points, e.g. "blue s -".
+    words. look: the colour, marker and line of its points, e.g. "blue s -". feeds_forward: what it does to a
+    block depends on sums over the calibration sequences, and later blocks see it: the order of the sequences,
+    which rounds a sum otherwise, can show.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Facts:
     task_data: bool = False
     serves: str = "all"
     look: str = ""
+    feeds_forward: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", tuple(self.needs))

@@ -87,6 +87,7 @@ class CalibrationSpec:
 
     `propagate`: "compressed" feeds each block what the compressed blocks before it give (the papers' way);
     "dense" feeds it the dense model's activations, an approximation that one pass serves for all levels.
+    `order`: 0 is the order that the seed gives, n the n-th other order of the same sequences.
     """
 
     corpus: str
@@ -95,6 +96,14 @@ class CalibrationSpec:
     seed: int = 0
     propagate: Literal["compressed", "dense"] = "compressed"
     digest: str = ""
+    order: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What tells calibrations apart, as JSON values; without `order` if it is 0, as it came later."""
+        values = asdict(self)
+        if not self.order:
+            del values["order"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -102,14 +111,15 @@ class Variant:
     """A model with a recipe; the empty recipe is the dense model.
 
     `name` is unique in a matrix. `label` is what the matrix file calls the variant, "" if it does not.
-    Neither is part of a key.
+    Neither is part of a key. `replica`: dense under another batch size or dtype, or a recipe again with its
+    calibration sequences in another order.
     """
 
     name: str
     model: ModelSpec
     recipe: tuple[Step, ...] = ()
     calibration: CalibrationSpec | None = None
-    replica: Literal["batch", "dtype"] | None = None
+    replica: Literal["batch", "dtype", "order"] | None = None
     checkpoint: bool = False  # compressed by someone else: `model` is their checkpoint
     label: str = ""
 
@@ -167,6 +177,8 @@ class Cell:
         No label, device, batch size or executor, and no backend that is shown to give equal scores.
         """
         variant = asdict(self.variant)
+        if self.variant.calibration:
+            variant["calibration"] = self.variant.calibration.identity()
         del variant["name"], variant["label"]
         del variant["model"]["tokenizer_from"], variant["model"]["tokenizer_revision"]  # `tokenizer` tells
         if variant["model"]["digest"]:

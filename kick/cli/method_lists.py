@@ -33,6 +33,7 @@ def _entry(one: Mapping[str, Any]) -> str:
     options = ", ".join(_option(option).replace(" ", BLANK) for option in one["options"])
     said = [f"**`{one['name']}`**, {one['title']}: {one['doc']}"]
     said += [f"Needs: {', '.join(needs)}."] if needs else []
+    said += ["Feeds its errors forward."] if one["feeds_forward"] else []
     said += [f"Options: {options}."] if options else []
     said += [f"Serves: {one['serves']}.", f"Source: {one['paper']}."]
     lines = textwrap.wrap(

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from kick.errors import KickError
 from kick.matrix.schema import (
     ENTRY,
+    REPLICA,
     CalibrationKeys,
     ChatKeys,
     CheckpointKeys,
@@ -26,6 +27,7 @@ from kick.matrix.schema import (
     JudgeKeys,
     Matrix,
     MethodKeys,
+    OrderKeys,
     RecipeKeys,
     Refused,
     StepKeys,
@@ -201,7 +203,7 @@ def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
         if isinstance(element, int):
             expected = item or expected
         elif element in _INSIDE:
-            model, expected = _INSIDE[element], "a mapping" if element == "<chat>" else ENTRY
+            model, expected = _INSIDE[element], "a mapping" if element in ("<chat>", "<order>") else ENTRY
         elif element in model.model_fields:
             expected = model.model_fields[element].description or expected
             item = _ITEMS.get(element, expected)
@@ -212,7 +214,7 @@ def _place(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str]:
 _ITEMS = {
     "tasks": "the name of a task or group",
     "seeds": "a whole number from 0 to 2^64 - 1",
-    "replicas": "batch or dtype",
+    "replicas": REPLICA,
     "looks": "a whole number of at least 2",
     "variants": ENTRY,
     "recipe": "{method: ..., option: ...}",
@@ -224,6 +226,7 @@ _INSIDE: dict[str, type[BaseModel]] = {
     "<checkpoint>": CheckpointKeys,
     "<recipe> inside": StepKeys,
     "<chat>": ChatKeys,
+    "<order>": OrderKeys,
     "<calibration> inside": CalibrationKeys,
     "<engine> inside": EngineKeys,
     "<judge> inside": JudgeKeys,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 from kick.engine.backend import named
@@ -15,7 +16,7 @@ from kick.matrix import costs, stale, stopping
 from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
-from kick.matrix.schema import ChatKeys, Matrix
+from kick.matrix.schema import ChatKeys, Matrix, OrderKeys
 from kick.matrix.sources import Sources, own_sources
 from kick.matrix.variants import Expanded, expand
 from kick.matrix.yaml_marks import Path, Problem, refusal
@@ -97,15 +98,15 @@ def plan(
     planner.problems += asked.problems([one.variant for one in variants], specs)
     planner.refuse()
     cells = _cells([one.variant for one in variants], tasks, specs, asked, matrix)
+    jobs = [list(part) for _, part in groupby(cells, key=lambda cell: cell.variant.name)]
     estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
-    parts = [cells[start : start + len(tasks)] for start in range(0, len(cells), len(tasks))]
     return Plan(
         matrix,
         tuple(one.variant for one in variants),
         tasks,
         tuple(cells),
         tuple(cell.key for cell in cells),
-        tuple(Job(part[0].variant, tuple(part), estimates[part[0].variant.name].total) for part in parts),
+        tuple(Job(part[0].variant, tuple(part), estimates[part[0].variant.name].total) for part in jobs),
         estimates,
         {one.variant.name: one.given for one in variants},
         planner.data_root,
@@ -134,7 +135,13 @@ def _cells(
         )
         for variant in variants
         for name, spec in specs.items()
+        if _measured(variant, tasks[name])
     ]
+
+
+def _measured(variant: Variant, task: Task) -> bool:
+    """Whether the variant is asked the task: another order of calibration only those that rounding moves."""
+    return variant.replica != "order" or task.reads_text or task.needs_reference
 
 
 class _Planner:
@@ -243,9 +250,16 @@ class _Planner:
             self._groups[name] = list(loaded)
             found |= {leaf: task for leaf, task in loaded.items() if leaf not in found}
         if len(self._groups) == len(self.matrix.tasks):
+            self._check_orders(found)
             for key in ("limit", "shots", "chat_template"):
                 self._check_names(key, found)
         return found
+
+    def _check_orders(self, tasks: Mapping[str, Task]) -> None:
+        if self.matrix.orders and not any(one.reads_text or one.needs_reference for one in tasks.values()):
+            place = [isinstance(one, OrderKeys) for one in self.matrix.replicas].index(True)
+            message = "order is measured on tasks of perplexity and fidelity, and there is none; add one"
+            self.problems.append(Problem(("replicas", place), message))
 
     def _check_names(self, key: str, tasks: Mapping[str, Task]) -> None:
         levels = getattr(self.matrix, key)
@@ -301,7 +315,7 @@ class _Planner:
             if where not in shapes:
                 shapes[where] = self.sources.shape(model)
             found[one.variant.name] = costs.estimate(
-                model, shapes[where], self._work(one.variant, items, kinds), rates
+                model, shapes[where], self._work(one.variant, _of(one.variant, tasks, items), kinds), rates
             )
         return found
 
@@ -319,6 +333,11 @@ class _Planner:
             self.matrix.engine.batch_tokens,
             any("gradients" in one for one in needs),
         )
+
+
+def _of(variant: Variant, tasks: Mapping[str, Task], items: Mapping[str, int]) -> dict[str, int]:
+    """The items of the tasks that the variant is asked."""
+    return {name: count for name, count in items.items() if _measured(variant, tasks[name])}
 
 
 def _with_corpus(one: Expanded, digest: str) -> Expanded:

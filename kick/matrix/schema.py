@@ -30,6 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 Replica: TypeAlias = Literal["batch", "dtype"]
 REPLICAS: tuple[Replica, ...] = ("batch", "dtype")
 Stop: TypeAlias = Literal["decided"]
+MOST_ORDERS = 99
 GENERATION = ("greedy", "model")
 PROPAGATE = ("compressed", "dense")
 LARGEST_SEED = 2**64 - 1  # of torch's generators
@@ -162,9 +163,6 @@ Seeds: TypeAlias = Annotated[
 Looks: TypeAlias = Annotated[
     tuple[Annotated[Whole, Field(ge=2)], ...], Field(min_length=1), AfterValidator(_growing)
 ]
-Replicas: TypeAlias = Annotated[
-    tuple[Annotated[Replica, _one_of("replica", REPLICAS)], ...], AfterValidator(_distinct)
-]
 
 
 # ---------------------------------------------------------------------------------------- the matrix
@@ -219,6 +217,39 @@ class CalibrationKeys(Keys):
     propagate: Annotated[Text, _one_of("way to propagate", PROPAGATE)] = Field(
         "compressed", description="compressed or dense"
     )
+
+
+class OrderKeys(Keys):
+    """`{order: 3}`: variants again with their calibration sequences in three other orders."""
+
+    order: Whole = Field(
+        ge=1, le=MOST_ORDERS, description=f"how many other orders, a whole number from 1 to {MOST_ORDERS}"
+    )
+
+
+def _replica(value: Any) -> str:
+    return "<order>" if isinstance(value, Mapping | OrderKeys) else "<replica>"
+
+
+def _counted(value: Any) -> Any:
+    if value == "order":
+        raise Refused("order needs a number of orders; expected: {order: 3}")
+    return value
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if sum(isinstance(value, OrderKeys) for value in values) > 1:
+        raise Refused("order is given twice; keep one")
+    return _distinct(values)
+
+
+REPLICA = "batch, dtype or {order: 3}"
+_Replica: TypeAlias = Annotated[
+    Annotated[Replica, _one_of("replica", REPLICAS), BeforeValidator(_counted), Tag("<replica>")]
+    | Annotated[OrderKeys, Tag("<order>")],
+    Discriminator(_replica),
+]
+Replicas: TypeAlias = Annotated[tuple[_Replica, ...], AfterValidator(_once)]
 
 
 class EngineKeys(Keys):
@@ -331,7 +362,7 @@ class Matrix(Keys):
     )
     seeds: Seeds | None = Field(None, description=f"a list, each {_SEED}, e.g. [0, 1]")
     variants: tuple[VariantKeys, ...] = Field(min_length=1, description=f"a list of variants, each {ENTRY}")
-    replicas: Replicas = Field(REPLICAS, description="a list, of batch and dtype at most")
+    replicas: Replicas = Field(REPLICAS, description="a list of batch, dtype and {order: 3} at most")
     stop: Stop | None = Field(None, description="decided, or no such key: ask all items")
     margin: Number = Field(0.05, gt=0, lt=1, description="a share above 0 and below 1, e.g. 0.05")
     precision: Number | None = Field(None, gt=0, description="a number of points above 0, e.g. 2")
@@ -345,6 +376,11 @@ class Matrix(Keys):
 
     _marks: Marks = PrivateAttr(default=Marks("matrix", {}, {}))
     _text: str = PrivateAttr(default="")
+
+    @property
+    def orders(self) -> int:
+        """In how many other orders of its calibration sequences a variant is compressed again."""
+        return sum(one.order for one in self.replicas if isinstance(one, OrderKeys))
 
     @property
     def marks(self) -> Marks:

@@ -51,7 +51,11 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
     return Sources(
         resolve,
         lambda names, root: tasks.load(names, root, extra),
-        MethodTable(compress.canonical, lambda name: method.methods[name].needs),
+        MethodTable(
+            compress.canonical,
+            lambda name: method.methods[name].needs,
+            lambda name: method.methods[name].feeds_forward,
+        ),
         digest,
         lambda spec: costs.shape(locate(spec.name, spec.revision)),
         lambda spec, recipe: _fits(spec, recipe, locate(spec.name, spec.revision)),

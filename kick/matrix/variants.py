@@ -19,6 +19,7 @@ from kick.matrix.schema import (
     CheckpointKeys,
     Matrix,
     MethodKeys,
+    OrderKeys,
     RecipeKeys,
     Replica,
     StepKeys,
@@ -37,11 +38,13 @@ class MethodTable:
 
     `step` writes every default out; it raises UnknownName for the method, WrongOption for an option, and
     ValueError for one that is missing.
-    `needs` names what a method needs, e.g. "calibration".
+    `needs` names what a method needs, e.g. "calibration". `feeds`: whether the order of the calibration
+    sequences can show in what it does.
     """
 
     step: Callable[[str, Mapping[str, Any]], Step]
     needs: Callable[[str], Collection[str]]
+    feeds: Callable[[str], bool] = lambda name: False
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class _Expansion:
         for path in dense or [("variants",)]:
             self._add(Variant("dense", self.model), path)
         for place, replica in enumerate(self.matrix.replicas):
-            self._add(self._replica(replica), ("replicas", place))
+            if not isinstance(replica, OrderKeys):
+                self._add(self._replica(replica), ("replicas", place))
         for path, entry in entries:
             if isinstance(entry, MethodKeys):
                 self._recipes([list(self._choices(entry, path))], path, entry.name)
@@ -98,6 +102,22 @@ class _Expansion:
                 self._recipes([list(self._choices(*step)) for step in steps], path, entry.name)
             elif isinstance(entry, CheckpointKeys):
                 self._checkpoint(entry, path)
+        if not self.problems:
+            self._check_orders()
+
+    def _check_orders(self) -> None:
+        """Refuse replicas of kind order that there cannot be."""
+        for place, replica in enumerate(self.matrix.replicas):
+            if not isinstance(replica, OrderKeys):
+                continue
+            count = self.matrix.calibration.sequences
+            others = math.factorial(count) - 1
+            if all(one.variant.replica != "order" for one in self.found):
+                message = "no variant here depends on the order of its calibration sequences; leave order out"
+                self.problems.append(Problem(("replicas", place), message))
+            elif replica.order > others:
+                message = f"got {replica.order}; {count} calibration sequences have {others} other orders"
+                self.problems.append(Problem(("replicas", place, "order"), message))
 
     def _replica(self, kind: Replica) -> Variant:
         dtype = OTHER_DTYPE[self.model.dtype] if kind == "dtype" else self.model.dtype
@@ -185,9 +205,19 @@ class _Expansion:
             calibration = CalibrationSpec(**{**options, "seed": seed})
             seeded = seed and (len(seeds) > 1 or not name)
             full = f"{label}-seed{seed}" if seeded else label
-            self._add(Variant(full, self.model, recipe, calibration, label=name or ""), path, given)
+            variant = Variant(full, self.model, recipe, calibration, label=name or "")
+            if self._add(variant, path, given) and any(self.table.feeds(step.method) for step in recipe):
+                self._orders(variant, path, given)
 
-    def _add(self, variant: Variant, path: Path, given: tuple[frozenset[str], ...] = ()) -> None:
+    def _orders(self, variant: Variant, path: Path, given: tuple[frozenset[str], ...]) -> None:
+        """The variant again with its calibration sequences in other orders."""
+        for order in range(1, self.matrix.orders + 1):
+            calibration = variant.calibration and replace(variant.calibration, order=order)
+            name = f"{variant.name}-order{order}"
+            self._add(replace(variant, name=name, calibration=calibration, replica="order"), path, given)
+
+    def _add(self, variant: Variant, path: Path, given: tuple[frozenset[str], ...] = ()) -> bool:
+        """Take in the variant; False, with a problem, if its content or its name is taken."""
         content = asdict(variant)
         del content["name"], content["label"]
         same = self._seen.get(canonical(content))
@@ -197,14 +227,14 @@ class _Expansion:
             self.problems.append(
                 Problem(path, f"the variant {variant.name} is given twice: {where}; keep one")
             )
-            return
+            return False
         self._seen[canonical(content)] = path
         taken = variant.name in self._labels
         if taken and (variant.label or variant.name in self._named):
             other = self.matrix.marks.place(self._labels[variant.name])
             message = f"two variants called {show(variant.name)}, the other in {other}; names must differ"
             self.problems.append(Problem((*path, "name") if variant.label else path, message))
-            return
+            return False
         label, number = variant.name, 1
         while variant.name in self._labels:
             number += 1
@@ -212,6 +242,7 @@ class _Expansion:
         self._labels[variant.name] = path
         self._named |= {variant.name} if variant.label else set()
         self.found.append(Expanded(variant, path, given))
+        return True
 
 
 def label_of(step: Step, given: Mapping[str, Any], table: MethodTable) -> str:

@@ -17,6 +17,7 @@ PROSE = {
     "option": frozenset({0, "help"}),
     "method": frozenset(
         {0, "title", "paper", "version", "place", "bits", "chooses", "trains", "task_data", "serves", "look"}
+        | {"feeds_forward"}
     ),
     "protocol": frozenset({0, "title", "version"}),
 }

@@ -227,7 +227,7 @@ class _Pruner:
         sequences, shared = [], None
         if spec is not None:
             sequences = corpus.sequences(spec, tokenizer, data_root)
-            shared = cache_root() / "statistics" / key([asdict(variant.model), asdict(spec)])
+            shared = cache_root() / "statistics" / key([asdict(variant.model), spec.identity()])
         context = compress.Calibration([one.to(network.device) for one in sequences], "dense", memory=shared)
         compress.compress(network, [whole], context, propagate="dense", seed=spec.seed if spec else 0)
         weights = {name: linear.weight for name, (_, linear) in _matrices(network).items()}

@@ -187,7 +187,7 @@ class Worker:
             sequences = [one.to(network.device) for one in self._sequences[known]]
         shared = None  # with propagate "dense" one calibration pass serves every variant, through the cache
         if spec is not None and spec.propagate == "dense":
-            shared = cache_root() / "statistics" / key([asdict(variant.model), asdict(spec)])
+            shared = cache_root() / "statistics" / key([asdict(variant.model), spec.identity()])
         return compress.compress(
             network,
             variant.recipe,

@@ -50,6 +50,7 @@ class HarnessTask:
         self.task = task
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.generates = task.OUTPUT_TYPE == "generate_until"
+        self.reads_text = task.OUTPUT_TYPE == "loglikelihood_rolling"
         self.about: Mapping[str, str] = {
             key: str(self.options[key]) for key in ABOUT if self.options.get(key)
         }

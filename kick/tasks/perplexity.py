@@ -48,6 +48,7 @@ class Perplexity(HarnessTask):
     def __init__(self, name: str, task: Any, config: Mapping[str, Any]):
         super().__init__(name, task, config)
         self.size = None
+        self.reads_text = True
         self.seqlen = int(self.options.get("seqlen", 2048))
         self.separator = self.options.get("separator", "\n\n")
         self.document = _pattern(name, self.options.get("document"))

@@ -59,6 +59,7 @@ class Task(Protocol):
     scoring: str
     needs_reference: bool  # its requests are made of the dense model's answers
     generates: bool  # its answers are generated text
+    reads_text: bool  # its score is the likelihood of running text: perplexity
     default_shots: int
     about: Mapping[str, str]  # ABOUT, as far as its file says it
     size: int | None  # items without a limit; None where only the tokenizer tells

@@ -45,6 +45,7 @@ class Asked:
     scoring: str = "s"
     needs_reference: bool = False
     generates: bool = False
+    reads_text: bool = False
     default_shots: int = 0
     size: int | None = 100
     about: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -55,7 +56,7 @@ class Asked:
 
 TASKS = {
     "facts": Asked("facts", "d1", default_shots=5),
-    "prose": Asked("prose", "d2", size=None),
+    "prose": Asked("prose", "d2", size=None, reads_text=True),
     "diverge": Asked("diverge", "d3", needs_reference=True),
 }
 
@@ -103,7 +104,7 @@ def corpus(name, data_root):
 SOURCES = Sources(
     resolve,
     tasks,
-    MethodTable(step, lambda name: ("calibration",) if name in CALIBRATED else ()),
+    MethodTable(step, lambda name: ("calibration",) if name in CALIBRATED else (), CALIBRATED.__contains__),
     corpus,
     lambda spec: Shape(135_000_000, 3_500_000, 1536, 576, 49152),
     lambda spec, recipe: None,

@@ -8,6 +8,7 @@ cut only where there are not enough.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def sequences(
 
     ids = _ids(spec, tokenizer, data_root)
     starts = windows(len(ids), spec.length, spec.sequences, spec.seed)
-    return [torch.tensor([ids[start : start + spec.length]]) for start in starts]
+    places = reordered(len(starts), spec.order)
+    return [torch.tensor([ids[starts[place] : starts[place] + spec.length]]) for place in places]
 
 
 def check_positions(config: PretrainedConfig, length: int) -> None:
@@ -137,6 +139,22 @@ def _ids(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, data_root: s
             "ask for a smaller length, or another corpus"
         )
     return ids
+
+
+def reordered(count: int, order: int) -> list[int]:
+    """The n-th other order of `count` things, all of them different; order 0 leaves them as they are.
+
+    Raises ValueError if they have fewer orders.
+    """
+    if order >= math.factorial(count):
+        raise ValueError(f"{count} sequences have no {order} other orders")
+    generator = random.Random(0)
+    places = list(range(count))
+    seen = {tuple(places)}
+    while len(seen) <= order:
+        generator.shuffle(places)
+        seen.add(tuple(places))
+    return places
 
 
 def windows(tokens: int, length: int, count: int, seed: int) -> list[int]:

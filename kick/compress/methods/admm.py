@@ -37,6 +37,7 @@ _TINY = 1e-8  # keeps a dead input's scale from being zero
     paper="Boža, TMLR 2024, arXiv 2401.02938",
     kind="prune",
     needs=("calibration",),
+    feeds_forward=True,
     place=60,
     chooses="it chooses weights while it updates them",
 )

@@ -62,6 +62,7 @@ class ScaledInput(Hessian):
     paper="Lin et al., MLSys 2024, arXiv 2306.00978",
     kind="quantize",
     needs=("calibration",),
+    feeds_forward=True,
     version=2,  # spans of a fused qkv are left alone as those of q and k
     place=30,
     look="sky P -",

@@ -37,6 +37,7 @@ from kick.model.structure import check_called
     paper="Liu et al., 2024, arXiv 2410.21271",
     kind="compensate",
     needs=("calibration",),
+    feeds_forward=True,
     place=10,
     serves="all but Mixtral, Mamba",
 )

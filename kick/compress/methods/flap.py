@@ -45,6 +45,7 @@ from kick.compress.widths import (
     paper="An et al., AAAI 2024, arXiv 2312.11983",
     kind="structure",
     needs=("calibration", "structure"),
+    feeds_forward=True,
     version=2,  # variances of squares in float64
     place=10,
     serves="Llama, Qwen3",

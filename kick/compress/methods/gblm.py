@@ -29,6 +29,7 @@ from kick.compress.sparsity import Sparsity
     paper="Das et al., 2023, arXiv 2311.04902",
     kind="prune",
     needs=("calibration", "gradients"),
+    feeds_forward=True,
     place=80,
 )
 @dataclass(frozen=True)

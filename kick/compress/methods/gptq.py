@@ -37,6 +37,7 @@ from kick.model import Linear
     paper="Frantar et al., ICLR 2023, arXiv 2210.17323",
     kind="quantize",
     needs=("calibration",),
+    feeds_forward=True,
     place=20,
     look="pink D -",
 )

@@ -34,6 +34,7 @@ from kick.errors import CellFailed, KickError
     paper="Yin et al., ICML 2024, arXiv 2310.05175",
     kind="prune",
     needs=("calibration",),
+    feeds_forward=True,
     place=40,
     chooses="it chooses the shares itself",
 )

@@ -34,6 +34,7 @@ from kick.model import Linear
     paper="Frantar and Alistarh, ICML 2023, arXiv 2301.00774",
     kind="prune",
     needs=("calibration",),
+    feeds_forward=True,
     place=50,
     chooses="it chooses weights while it updates them",
     look="green ^ -",

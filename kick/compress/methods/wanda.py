@@ -27,6 +27,7 @@ from kick.model import Linear
     paper="Sun et al., ICLR 2024, arXiv 2306.11695",
     kind="prune",
     needs=("calibration",),
+    feeds_forward=True,
     place=30,
     look="blue s -",
 )
