@@ -127,6 +127,11 @@ class Variant:
     def dense(self) -> bool:
         return not self.recipe and self.replica is None and not self.checkpoint
 
+    @property
+    def reordered(self) -> bool:
+        """Whether it is another variant again, with its calibration sequences in another order."""
+        return self.replica == "order"
+
 
 @dataclass(frozen=True)
 class TaskSpec:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from kick.analysis.bands import Band, Reordered, band, closed
 from kick.analysis.between import Side, between
 from kick.analysis.cells import Stored, StoredCell, by_asked, gather
 from kick.analysis.headlines import headline, info
@@ -47,7 +48,8 @@ class ComparedTask:
     noise: the largest gap of a dense replica to dense, NaN if none was measured; verdict: in words, from
     b's side, as on the page (`kick.analysis.verdicts`); "" if the metric has none, or a is zero; of: how many
     items the task has; stopped: which of "a" and "b" ended before they were asked all of them; identical:
-    what is equal of every compared item; margin: the share of a's score within which b matches.
+    what is equal of every compared item; margin: the share of a's score within which b matches; a_band,
+    b_band: the range of each score over orders of its calibration, None if there was only one.
     """
 
     task: str
@@ -67,6 +69,8 @@ class ComparedTask:
     stopped: tuple[str, ...]
     identical: Literal["answers", "scores", ""]
     margin: float
+    a_band: Band | None = None
+    b_band: Band | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,13 @@ def _row(task: ComparedTask) -> dict[str, Any]:
     )
     paired = ("n", "units", "gap", "low", "high", "p", "lost", "won")
     numbers = {name: getattr(task.difference, name) for name in paired}
-    return {name: getattr(task, name) for name in own} | numbers
+    ends = {"low": "order_low", "high": "order_high", "count": "orders"}
+    over = {
+        f"{side}_{name}": getattr(own, end, math.nan)
+        for side, own in (("a", task.a_band), ("b", task.b_band))
+        for end, name in ends.items()
+    }
+    return {name: getattr(task, name) for name in own} | numbers | over
 
 
 def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Compared:
@@ -183,7 +193,9 @@ def _noise(cells: Sequence[StoredCell], metric: str) -> float:
         if score.metric == metric
     }
     dense = next((values.get(cell.variant.name) for cell in cells if cell.variant.dense), None)
-    replicas = [values.get(cell.variant.name) for cell in cells if cell.variant.replica]
+    replicas = [
+        values.get(cell.variant.name) for cell in cells if cell.variant.replica and not cell.variant.reordered
+    ]
     return noise(value - dense for value in replicas if value is not None and dense is not None)
 
 
@@ -201,6 +213,8 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
     better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
     floor = _noise(cells, name)
     noisy = inside(found.gap, floor) and not (a.variant.replica or b.variant.replica)
+    again = Reordered(cells)
+    moves = [again.moves(one).get(name, []) for one in (a, b)]
     return ComparedTask(
         task=a.run.cell.task.name,
         title=info(a.run).title,
@@ -212,13 +226,15 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
         b=both.b,
         difference=found,
         noise=floor,
-        verdict=verdict(found.verdict, found.gap, better, noisy),
+        verdict=verdict(found.verdict, found.gap, better, noisy, closed(found.gap, *moves)),
         p_holm=math.nan,
         flips=tuple(_changed(first, second, metric, better)),
         of=both.of,
         stopped=tuple(name for name, side in zip("ab", sides, strict=True) if side.early),
         identical=_identical(first, second, metric, found),
         margin=b.run.margin,
+        a_band=band(both.a, moves[0]),
+        b_band=band(both.b, moves[1]),
     )
 
 

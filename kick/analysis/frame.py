@@ -18,6 +18,8 @@ Columns (NaN or "" if there is nothing):
     relative, relative_low, relative_high            the same as a share of dense: variant over dense minus 1
     p, p_holm, test, verdict, lost, won, same, detectable    see `kick.stats.paired`; verdict "dense" of dense
     noise, within_noise                         the largest gap of a dense replica; this gap is inside it
+    order_low, order_high, orders, within_orders    the range of the score over orders of the calibration,
+        how many (0 for none), and whether it holds the dense score (`kick.analysis.bands`)
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
     truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity,
     parameters
@@ -33,7 +35,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import pairs, stopped
+from kick.analysis import bands, pairs, stopped
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -74,7 +76,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     while True:
         try:
             rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
-            rows += pairs.rows(cells, kept) if paired else []
+            rows += pairs.rows(bands.rows(cells), kept) if paired else []
             break
         except Unreadable as error:
             notes.append(_left_out(error))
@@ -97,14 +99,21 @@ def _left_out(error: Unreadable) -> str:
 
 
 def _rows(cells: Sequence[StoredCell], kept: StatisticsCache | None) -> Iterator[dict[str, Any]]:
-    """The rows of all variants that were asked the same, dense first."""
+    """The rows of all variants that were asked the same, dense first; other orders have none."""
     dense = next((cell for cell in cells if cell.variant.dense), None)
     ours = functools.cache(lambda: dense.items() if dense else None)
-    for cell in sorted(cells, key=lambda cell: not cell.variant.dense):
-        yield from _cell_rows(cell, dense, beside_dense(cell, dense, ours, kept) if kept else None)
+    again = bands.Reordered(cells)
+    for cell in sorted(bands.rows(cells), key=lambda cell: not cell.variant.dense):
+        found = beside_dense(cell, dense, ours, kept) if kept else None
+        yield from _cell_rows(cell, dense, found, again.moves(cell))
 
 
-def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, Any] | None) -> Iterator[dict]:
+def _cell_rows(
+    cell: StoredCell,
+    dense: StoredCell | None,
+    found: Mapping[str, Any] | None,
+    over: Mapping[str, Sequence[float]],
+) -> Iterator[dict]:
     facts = describe(cell) | stopped.columns(cell)
     primary = headline(cell.run)
     before = {score.metric: score.value for score in dense.run.scores} if dense else {}
@@ -113,7 +122,8 @@ def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, A
     if stop and stop.early and not found["gaps"]:
         found = {"gaps": _unread(cell, stop, number(before.get(primary))), "groups": []}
     for score in cell.run.scores:
-        yield {
+        before_it = number(before.get(score.metric))
+        row = {
             **facts,
             "group": "",
             "metric": score.metric,
@@ -124,9 +134,10 @@ def _cell_rows(cell: StoredCell, dense: StoredCell | None, found: Mapping[str, A
             "n": score.n,
             "units": score.n if score.units is None else score.units,
             "missing": score.missing,
-            **plain_gap(number(score.value), number(before.get(score.metric))),
+            **plain_gap(number(score.value), before_it),
             **found["gaps"].get(score.metric, {}),
         }
+        yield row | bands.columns(over.get(score.metric, ()), row["value"], before_it)
     for group in found["groups"]:
         yield {**facts, **group}
 
@@ -159,6 +170,8 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
     inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # without a width there is no band
     frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
+    frame["orders"] = frame["orders"].fillna(0).astype(int)
+    frame["within_orders"] = frame["within_orders"].eq(True)  # no row of a group has it
     over = [*COMPARED, "recipe"]
     whole = frame["stopped"] == ""  # estimates of few items spread by more than the seed
     seeded = frame[frame["seed"].notna() & whole].groupby(over, sort=False)["value"]

@@ -70,6 +70,9 @@ def label(variant: Variant, stored: Sequence[Any] = ()) -> str:
 
     The matrix file's own `name` comes first; a checkpoint without one is called by its last folder.
     """
+    if variant.reordered and variant.calibration:
+        first = replace(variant, replica=None)
+        return f"{label(first, stored)} (order {variant.calibration.order})"
     if variant.label:
         return variant.label
     if variant.replica:
@@ -140,12 +143,14 @@ def _calibration(variant: Variant) -> dict[str, Any]:
 
 
 def _recipe(variant: Variant) -> str:
-    """A hash of the variant without its name, its calibration seed and the text that the seed chose."""
+    """A hash of the variant without its name, and its calibration without seed, order and text."""
     values: dict[str, Any] = asdict(variant)
     del values["name"], values["label"]
     if values["calibration"]:
         values["calibration"] = {
-            name: value for name, value in values["calibration"].items() if name not in ("seed", "digest")
+            name: value
+            for name, value in values["calibration"].items()
+            if name not in ("seed", "digest", "order")
         }
     return key(jsonable(values, str))
 

@@ -6,18 +6,25 @@ import math
 from collections.abc import Iterable
 
 WITHIN_NOISE = "inside the noise"
+WITHIN_ORDERS = "inside the noise of compression"
 
 
-def verdict(shown: str, gap: float, higher_is_better: bool, inside_noise: bool) -> str:
-    """ "matching", "worse", "better", "undecided", "inside the noise", "dense", or "" if there is none.
+def verdict(
+    shown: str, gap: float, higher_is_better: bool, inside_noise: bool, inside_orders: bool = False
+) -> str:
+    """ "matching", "worse", "better", "undecided", "inside the noise", "inside the noise of compression",
+    "dense", or "" if there is none.
 
-    `shown`: what the test says (`kick.stats.paired`). A gap that a dense replica shows too is not a
-    difference, whatever the test says; what is shown to match matches, inside the noise or not.
+    `shown`: what the test says (`kick.stats.paired`). A gap that a dense replica shows too, or that another
+    order of the calibration sequences closes (`kick.analysis.bands`), is not a difference, whatever the test
+    says; what is shown to match matches, inside the noise or not.
     """
     if shown in ("dense", "matching"):
         return shown
     if inside_noise:
         return WITHIN_NOISE
+    if inside_orders:
+        return WITHIN_ORDERS
     if shown == "not matching":
         return "better" if (gap > 0) == higher_is_better and gap != 0 else "worse"
     return shown

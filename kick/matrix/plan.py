@@ -141,7 +141,7 @@ def _cells(
 
 def _measured(variant: Variant, task: Task) -> bool:
     """Whether the variant is asked the task: another order of calibration only those that rounding moves."""
-    return variant.replica != "order" or task.reads_text or task.needs_reference
+    return not variant.reordered or task.reads_text or task.needs_reference
 
 
 class _Planner:

@@ -112,7 +112,7 @@ class _Expansion:
                 continue
             count = self.matrix.calibration.sequences
             others = math.factorial(count) - 1
-            if all(one.variant.replica != "order" for one in self.found):
+            if not any(one.variant.reordered for one in self.found):
                 message = "no variant here depends on the order of its calibration sequences; leave order out"
                 self.problems.append(Problem(("replicas", place), message))
             elif replica.order > others:

@@ -34,6 +34,9 @@ DRAWN = (
     "low",
     "high",
     "noise",
+    "order_low",
+    "order_high",
+    "orders",
 )
 MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its edge
 
@@ -107,8 +110,11 @@ def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
         if not title:
             yield svg.Point(row["at"], row["value"] * factor, math.nan, math.nan, "")
         else:
-            value, low, high = (row[name] * factor for name in ("value", "low", "high"))
-            yield svg.Point(row["at"], value, low, high, text)
+            names = ("value", "low", "high", "order_low", "order_high")
+            value, low, high, *ends = (row[name] * factor for name in names)
+            over = (ends[0], ends[1]) if row["orders"] > 1 else None
+            text += f", {wording.orders(row)}" if over else ""
+            yield svg.Point(row["at"], value, low, high, text, over)
 
 
 def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:

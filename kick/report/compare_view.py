@@ -23,7 +23,7 @@ def _table(found: Compared) -> Table:
     heads = ("a", "b", "b \u2212 a", "95 % interval", "p", "Holm", "verdict", "flips")
     table.add_column("task", min_width=14, overflow="fold")
     for text in heads:
-        table.add_column(text, justify="right", no_wrap=True)
+        table.add_column(text, justify="right", no_wrap=text != "verdict")
     for task in found.tasks:
         gap, unit = task.difference, task.unit
         numbers = (
@@ -33,11 +33,15 @@ def _table(found: Compared) -> Table:
             wording.signed_span(gap.low, gap.high, unit),
             wording.p_value(gap.p),
             wording.p_value(task.p_holm),
-            task.verdict or wording.NOTHING,
+            Text(task.verdict or wording.NOTHING),
             wording.NOTHING if gap.lost is None else f"{wording.MINUS}{gap.lost} +{gap.won}",
         )
         about = plain(f"{wording.metric_label(task.metric)}, {_counted(task)}")
         name = Text(plain(task.title)).append(f"\n{about}", style="dim")
+        for side, band in (("a", task.a_band), ("b", task.b_band)):
+            if band:
+                over = f"{side}: {wording.span(band.low, band.high, unit)} in {band.count} orders"
+                name.append(f"\n{over}", style="dim")
         table.add_row(name, *numbers)
     return table
 

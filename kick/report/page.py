@@ -34,6 +34,7 @@ class ScoreCell:
     verdict: str
     mark: str
     order: float | None
+    orders: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
     hidden, chart, legend = _hides(frame)
     return Section(
         title=name,
-        note=" ".join([_noise_note(rows), *_cut_notes(rows)]),
+        note=" ".join([_noise_note(rows), *_order_notes(rows), *_cut_notes(rows)]),
         columns=tuple(_column(part) for part in columns),
         lines=tuple(_lines(frame, columns)),
         tasks=tuple(_task(part, cells, examples) for part in columns),
@@ -177,6 +178,15 @@ def _noise_note(rows: pd.DataFrame) -> str:
         return "No dense replica was measured, so there is no noise band: small differences may be noise."
     kinds = " and ".join({"batch": "another batch size", "dtype": "another dtype"}[kind] for kind in replicas)
     return f"Noise: the dense model again under {kinds}. A difference no larger is marked as noise."
+
+
+def _order_notes(rows: pd.DataFrame) -> Iterable[str]:
+    """A note on the noise of compression, if it was measured."""
+    if (rows["orders"] > 1).any():
+        yield (
+            "Orders: the range over compressions with the same calibration sequences in other orders, which "
+            "changes only how sums are rounded; a variant whose range holds the dense score is marked."
+        )
 
 
 def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
@@ -249,6 +259,7 @@ def score_cell(row: Mapping[str, Any]) -> ScoreCell:
         verdict=verdict,
         mark=wording.MARKS[verdict],
         order=order,
+        orders=wording.orders(row),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kick import catalog
-from kick.analysis.verdicts import WITHIN_NOISE
+from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.errors import KickError
 
 Line = Literal["-", "--", "-.", ":"]
@@ -52,6 +52,7 @@ VERDICTS = {
     "better": Look("green", "^"),
     "undecided": Look("quiet", "o"),
     WITHIN_NOISE: Look("quiet", "s"),
+    WITHIN_ORDERS: Look("quiet", "D"),
     "": Look("quiet", "."),
 }
 

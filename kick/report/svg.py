@@ -156,13 +156,17 @@ def swatch(look: Look) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """A score in readers' units with its interval, its place, and the text of its tooltip."""
+    """A score in readers' units with its interval, its place, and the text of its tooltip.
+
+    orders: the range over orders of the calibration, if it was measured.
+    """
 
     x: float
     y: float
     low: float
     high: float
     title: str
+    orders: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,8 @@ def _y_scale(what: Chart, bottom: float, top: float) -> Axis:
     known = [what.dense, *(what.noise or ())]
     for plot in what.plots:
         for line in plot.lines:
-            known += [number for point in line.points for number in (point.y, point.low, point.high)]
+            for point in line.points:
+                known += [point.y, point.low, point.high, *(point.orders or ())]
     known = [value for value in known if math.isfinite(value)]
     low, high = min(known), max(known)
     if what.log:
@@ -245,6 +250,9 @@ def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Axis, up: Axis) -> No
             if math.isfinite(point.low):
                 x = across(point.x) + shift
                 drawn.line([(x, up(point.low)), (x, up(point.high))], f"whisker {color}")
+            if point.orders:
+                x = across(point.x)
+                drawn.line([(x, up(end)) for end in point.orders], f"orders {color}")
         path = [(across(point.x), up(point.y)) for point in line.points]
         drawn.line(path, color, DASHES[line.look.line])
         for point in line.points:

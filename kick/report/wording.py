@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from kick.analysis import verdicts
-from kick.analysis.verdicts import WITHIN_NOISE
+from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.errors import KickError
 from kick.printable import ACTING, code_point
 from kick.stats import metrics
@@ -124,8 +124,19 @@ def p_value(p: float) -> str:
 def verdict(row: Row) -> str:
     """The verdict of a row of the frame in words (`kick.analysis.verdicts`)."""
     return verdicts.verdict(
-        str(row["verdict"]), float(row["gap"]), bool(row["higher_is_better"]), bool(row["within_noise"])
+        str(row["verdict"]),
+        float(row["gap"]),
+        bool(row["higher_is_better"]),
+        bool(row["within_noise"]),
+        bool(row["within_orders"]),
     )
+
+
+def orders(row: Row) -> str:
+    """The range of a score over orders of the calibration: "32.50 to 33.90 in 4 orders"; "" for none."""
+    if row["orders"] < 2:
+        return ""
+    return f"{span(row['order_low'], row['order_high'], row['unit'])} in {row['orders']:g} orders"
 
 
 def count(n: int, units: float | None = None, of: float | None = None) -> str:
@@ -179,6 +190,7 @@ MARKS = {
     "better": "\u25b2",
     "undecided": "?",
     WITHIN_NOISE: "~",
+    WITHIN_ORDERS: "\u2248",
     "dense": "",
     "": "",
 }

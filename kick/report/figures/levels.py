@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from kick.analysis import groups
 from kick.report import palette, select, wording
@@ -34,6 +36,7 @@ def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
         part = rows[rows["method"] == name]
         shift = None if len(methods) <= BANDS else reach * 0.008 * (number - (len(methods) - 1) / 2)
         _interval(axes, part, palette.method_look(name), shift)
+        style.orders(axes, part, palette.method_look(name).hex)
         _line(axes, part, dense.assign(at=0.0) if column == "sparsity" else dense.iloc[:0], name)
     style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
 
@@ -91,6 +94,9 @@ def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
         reach = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
         axes.bar(at, part["value"], width * 0.9, color=palette.method_look(name).hex, zorder=1)
         axes.errorbar(at, part["value"], reach, fmt="none", ecolor=style.INK, elinewidth=0.7, zorder=3)
+        own = rows[rows["method"] == name]
+        places = own["pattern"].map(dict(zip(part.index, at, strict=True)))
+        style.orders(axes, own.assign(at=places), style.INK)
     axes.set_xticks(range(len(patterns)), patterns)
     axes.set_xlim(-0.6, len(patterns) - 0.4)
     axes.set_xlabel("N:M pattern")
@@ -117,7 +123,8 @@ def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Fig
 
 
 def _legend(drawn: Figure, rows: pd.DataFrame) -> None:
-    extra = [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
+    extra: list[Patch | Line2D] = [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
+    extra += style.orders_key(rows)
     style.legend(drawn, select.method_order(rows[~rows["dense"]]), extra)
 
 

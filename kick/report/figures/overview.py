@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kick.analysis import pairs
-from kick.analysis.verdicts import WITHIN_NOISE
+from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
@@ -38,18 +38,26 @@ def differences(rows: pd.DataFrame) -> Figure:
         _forest(ax, select.of_task(rows, task), labels)
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    looks = {name: look for name, look in palette.VERDICTS.items() if name}
+    absent = {"", *({WITHIN_ORDERS} if not rows["within_orders"].any() else ())}
+    looks = {name: look for name, look in palette.VERDICTS.items() if name not in absent}
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=look.hex, marker=look.marker, markerfacecolor=_face(name, look), label=name)
         for name, look in looks.items()
     ]
-    style.key(drawn, [*handles, Patch(facecolor=style.SKY, alpha=0.22, label="within 5 % of dense")])
+    style.key(
+        drawn,
+        [
+            *handles,
+            Patch(facecolor=style.SKY, alpha=0.22, label="within 5 % of dense"),
+            *style.orders_key(rows),
+        ],
+    )
     return drawn
 
 
 def _face(verdict: str, look: palette.Look) -> str:
     """Hollow if nothing was shown."""
-    return "white" if verdict in ("undecided", WITHIN_NOISE) else look.hex
+    return "white" if verdict in ("undecided", WITHIN_NOISE, WITHIN_ORDERS) else look.hex
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
@@ -68,6 +76,9 @@ def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
         verdict, place = wording.verdict(row), labels.index(row["label"])
         look = palette.VERDICTS[verdict]
         axes.plot([row["first"], row["second"]], [place, place], color=look.hex, linewidth=1.1, zorder=2)
+        if row["orders"] > 1:
+            over = [100 * (row[end] / row["dense_value"] - 1) for end in ("order_low", "order_high")]
+            axes.plot(over, [place, place], color=look.hex, linewidth=4, alpha=0.35, zorder=1)
         at = np.clip(row["at"], -reach, reach)
         beyond = at != row["at"]
         mark = "<" if beyond else look.marker  # worse is to the left, beyond the axis

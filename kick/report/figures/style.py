@@ -139,6 +139,20 @@ def noise_key() -> Patch:
     return Patch(facecolor=NOISE, alpha=0.35, label="noise of dense replicas")
 
 
+def orders(axes: Axes, rows: pd.DataFrame, color: str) -> None:
+    """The range of each score over orders of the calibration, at the column `at`, as a thick pale line."""
+    rows = rows[rows["orders"] > 1] if "orders" in rows else rows.iloc[:0]
+    low, high = scaled(rows, "order_low"), scaled(rows, "order_high")
+    axes.vlines(rows["at"], low, high, color=color, linewidth=4, alpha=0.35)
+
+
+def orders_key(rows: pd.DataFrame) -> list[Patch | Line2D]:
+    """The legend's entry for the ranges over orders; none if no row has one."""
+    if "orders" not in rows or not (rows["orders"] > 1).any():
+        return []
+    return [Line2D([], [], color=QUIET, linewidth=4, alpha=0.5, label="other orders of the calibration")]
+
+
 def percent_axis(axes: Axes, values: Sequence[float]) -> None:
     """Sparsity on the x axis, in percent."""
     axes.set_xlabel("sparsity (%)")

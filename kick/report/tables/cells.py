@@ -14,7 +14,8 @@ Row = Mapping[str, Any]
 NOTE = (
     "Score with its 95 % interval over items, then the paired difference to dense: "
     "= matching (within 5 % of dense, shown), \u25bc worse, \u25b2 better, ? undecided at this n, "
-    "~ inside the noise of a dense replica."
+    "~ inside the noise of a dense replica, \u2248 inside the noise of compression (another order of the "
+    "calibration sequences)."
 )
 
 
