@@ -20,8 +20,6 @@ def test_an_entry_says_what_its_method_says():
     (entry,) = re.findall(r"^- \*\*`gptq`\*\*, .*\n(?:  .*\n)*", PAGE, flags=re.M)
     said = " ".join(entry.split())
     facts = describe("gptq")
-    assert (
-        f"GPTQ: {facts['doc']} Needs: calibration. Options: `bits`, `group_size` -1, `symmetric` false"
-        in said
-    )
+    needs = "Needs: calibration. Feeds its errors forward."
+    assert f"GPTQ: {facts['doc']} {needs} Options: `bits`, `group_size` -1, `symmetric` false" in said
     assert said.endswith(f" Serves: all. Source: {methods['gptq'].paper}.")
