@@ -13,5 +13,7 @@ sequential   when a verdict is known before all items are asked
 spending     an error of 5 %, spent over several looks
 flips        right/wrong items of which a part was asked: exact bounds
 flip_looks   looks at right/wrong items, many studies at once
+mean_looks   looks at graded items, windows and distances, one study
+eprocess     a bet against a mean, which may be looked at at any time
 studies      simulated studies
 """

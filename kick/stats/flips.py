@@ -24,7 +24,8 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-THETA, RATE = 14, 32  # nodes of the numerical integrals: to a thousandth of the chance, a hundredth at worst
+NODES, FINE = (14, 32), (40, 48)  # of the integrals over theta and a rate: to a thousandth of the chance
+FEW = 40  # items of either answer of the first side, up to which the fine ones are taken
 REACH = 6.0  # standard deviations, of the log odds, to which they reach
 _CHUNK = 2_000_000  # values held in memory at once
 
@@ -172,41 +173,81 @@ def _chances(model: Model, start: Floats, change: Floats | float) -> Floats:
     columns = [start, np.broadcast_to(change, shape), *(part for beta in model for part in beta)]
     table = np.column_stack([np.broadcast_to(column, shape).ravel() for column in columns])
     rows, place = np.unique(table, axis=0, return_inverse=True)
-    step = max(1, _CHUNK // (THETA * RATE))
-    parts = [_integral(rows[at : at + step]) for at in range(0, len(rows), step)]
-    chances: Floats = np.concatenate([*parts, np.empty(0)])[place.ravel()].reshape(shape)
+    found = np.empty(len(rows))
+    few = rows[:, 2:4].min(axis=1) <= FEW
+    for chosen, nodes in ((few, FINE), (~few, NODES)):
+        at, step = np.flatnonzero(chosen), max(1, _CHUNK // (nodes[0] * nodes[1]))
+        for start_at in range(0, len(at), step):
+            part = at[start_at : start_at + step]
+            found[part] = _integral(rows[part], *nodes)
+    chances: Floats = found[place.ravel()].reshape(shape)
     return chances
 
 
-def _integral(rows: Floats) -> Floats:
-    """The chances of distinct rows: over theta, and over the rate in which the rest is smooth.
+def _integral(rows: Floats, many: int, each: int) -> Floats:
+    """The chances of distinct rows: two variates are integrated over, of the third the chance is known.
 
-    That is `won` where the end is not negative (near the edge `lost` is the wider one there), else `lost`.
+    The third is `lost` where the end is not negative (all is smooth in `won` then), else `won`; and theta if
+    that one is a constant, or the change varies more by theta.
     """
     start, change, *parts = rows.T
     theta, lost, won = (Beta(*parts[at : at + 2]) for at in (0, 2, 4))
-    odds, theta_weights = theta.nodes(THETA)
-    ends = start[:, None] - change[:, None] / np.maximum(special.expit(odds), 1e-12)  # (rows, THETA)
-    ratio = np.exp(np.minimum(-odds, 50.0))
-    over_won, found = start >= change, np.empty(len(rows))
-    for chosen, over, other in ((over_won, won, lost), (~over_won, lost, won)):
-        if not chosen.any():
-            continue
-        at, weights = Beta(over.a[chosen], over.b[chosen]).nodes(RATE)
-        values, times, end = special.expit(at)[:, None, :], ratio[chosen, :, None], ends[chosen, :, None]
-        a, b = other.a[chosen, None, None], other.b[chosen, None, None]
-        if over is won:
-            chances = 1 - _cdf(a, b, end + times * values)
-        else:
-            chances = _cdf(a, b, (values - end) / np.maximum(times, 1e-300))
-        found[chosen] = np.einsum("rt,rn,rtn->r", theta_weights[chosen], weights, chances)
+    odds = (1 - theta.mean) / np.maximum(theta.mean, 1e-12)
+    by_lost = start >= change
+    by_theta = odds * won.mean * np.sqrt(1 / np.maximum(theta.a, 1e-9) + 1 / np.maximum(theta.b, 1e-9))
+    narrow = np.where(by_lost, lost.variance == 0, odds * np.sqrt(won.variance) < by_theta)
+    found = np.empty(len(rows))
+    for chosen, chances in (
+        (narrow, _over_rates),
+        (~narrow & by_lost, _over_won),
+        (~narrow & ~by_lost, _over_lost),
+    ):
+        if chosen.any():
+            model = Model(*(Beta(*(part[chosen] for part in beta)) for beta in (theta, lost, won)))
+            found[chosen] = chances(model, (start[chosen], change[chosen]), (many, each))
     return found
 
 
+def _over_rates(model: Model, ends: tuple[Floats, Floats], nodes: tuple[int, int]) -> Floats:
+    """The chance of theta at each pair of rates: that (lost + won - start) theta > won - change."""
+    start, change = (end[:, None, None] for end in ends)
+    (lost, first), (won, second) = (beta.nodes(n) for beta, n in zip(model[1:], nodes, strict=True))
+    lost, won = special.expit(lost)[:, :, None], special.expit(won)[:, None, :]
+    slope, level = lost + won - start, won - change
+    with np.errstate(divide="ignore", invalid="ignore"):
+        under = _cdf(model.theta.a[:, None, None], model.theta.b[:, None, None], level / slope)
+    chances = np.where(slope > 0, 1 - under, np.where(slope < 0, under, level < 0))
+    found: Floats = np.einsum("rl,rw,rlw->r", first, second, chances)
+    return found
+
+
+def _over_won(model: Model, ends: tuple[Floats, Floats], nodes: tuple[int, int]) -> Floats:
+    """The chance of `lost` at each theta and rate `won`."""
+    (ratio, end, first), (won, second) = _thetas(model, ends, nodes[0]), model.won.nodes(nodes[1])
+    at = np.clip(end + ratio * special.expit(won)[:, None, :], 0, 1)
+    chances = 1 - special.betainc(model.lost.a[:, None, None], model.lost.b[:, None, None], at)
+    found: Floats = np.einsum("rt,rw,rtw->r", first, second, chances)
+    return found
+
+
+def _over_lost(model: Model, ends: tuple[Floats, Floats], nodes: tuple[int, int]) -> Floats:
+    """The chance of `won` at each theta and rate `lost`."""
+    (ratio, end, first), (lost, second) = _thetas(model, ends, nodes[0]), model.lost.nodes(nodes[1])
+    at = np.clip((special.expit(lost)[:, None, :] - end) / np.maximum(ratio, 1e-300), 0, 1)
+    chances = special.betainc(model.won.a[:, None, None], model.won.b[:, None, None], at)
+    found: Floats = np.einsum("rt,rl,rtl->r", first, second, chances)
+    return found
+
+
+def _thetas(model: Model, ends: tuple[Floats, Floats], nodes: int) -> tuple[Floats, Floats, Floats]:
+    """The odds against being right and the end of `lost` without wins `(rows, nodes, 1)`, and weights."""
+    odds, weights = model.theta.nodes(nodes)
+    end = ends[0][:, None] - ends[1][:, None] / np.maximum(special.expit(odds), 1e-12)
+    return np.exp(np.minimum(-odds, 50.0))[:, :, None], end[:, :, None], weights
+
+
 def _cdf(a: Floats, b: Floats, at: Floats) -> Floats:
-    """P(variate <= at), of constants too."""
-    inner = special.betainc(np.maximum(a, 1e-300), np.maximum(b, 1e-300), np.clip(at, 0.0, 1.0))
-    inner = np.where(at >= 1, 1.0, np.where(at < 0, 0.0, inner))
-    constant = np.where(a == 0, at >= 0, at >= 1)
-    chances: Floats = np.where((a == 0) | (b == 0), constant, inner)
+    """P(variate <= at), of the number 1 (b = 0) too."""
+    inner = special.betainc(a, np.maximum(b, 1e-300), np.clip(at, 0.0, 1.0))
+    chances: Floats = np.where(at >= 1, 1.0, np.where((at < 0) | (b == 0), 0.0, inner))
     return chances

@@ -24,13 +24,17 @@ from numpy.typing import NDArray
 
 from kick.records import canonical
 from kick.stats import flip_looks, flips
-from kick.stats.metrics import Metric
+from kick.stats.intervals import aggregate
+from kick.stats.mean_looks import Distances, Graded, Logs
+from kick.stats.metrics import Kind, Metric, support_of, units_of
+from kick.stats.support import Support
 
 Floats = NDArray[np.float64]
 Verdict = Literal["matching", "worse", "better", "undecided", ""]
 Reason = Literal["decided", "futile", "precise", "all asked", "no rule", ""]  # "" while it goes on
 VERSION = 1  # of the rule; part of every stopped cell's key
 FIRST, FIRST_OF_FEW, FEW = 24, 16, 64  # items at the first look; of at most FEW items; what few are
+FIRST_WINDOWS = 8  # of text, at the first look
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,30 @@ class Design:
     """What is known before a variant is asked, items in the order in which they are asked.
 
     dense: its item scores `(N,)`, NaN if missing. strata: a whole number per item `(N,)`, of a group of items
-    that are sampled at a rate of their own; all 0 for the uniform order.
+    that are sampled at a rate of their own; all 0 for the uniform order, which all scores but right/wrong
+    ones must have. weights, units `(N,)`: the metric's columns of these names (words of a document, document
+    of a window), None if it has none. support: what an item's score can be, None for what the metric says.
     """
 
     dense: Floats
     strata: NDArray[np.int64]
+    weights: Floats | None = None
+    units: Floats | None = None
+    support: Support | None = None
+
+    @classmethod
+    def of(
+        cls, columns: Mapping[str, Floats], metric: Metric, strata: NDArray[np.int64] | None = None
+    ) -> Design:
+        """The design of dense's sample columns `(N,)`, all that the metric reads among them."""
+        dense = np.asarray(columns[metric.column], dtype=float)
+        return cls(
+            dense,
+            np.zeros(len(dense), dtype=np.int64) if strata is None else strata,
+            columns.get(metric.weight) if metric.weight else None,
+            units_of(metric, columns),
+            support_of(metric, columns),
+        )
 
 
 @dataclass(frozen=True)
@@ -102,15 +125,17 @@ class Decision:
         }
 
 
-def looks(total: int, rule: Rule) -> tuple[int, ...]:
+def looks(total: int, rule: Rule, kind: Kind = "mean") -> tuple[int, ...]:
     """The numbers of items at which it is looked, growing, the last one `total`.
 
-    The first at 24 items (16 if there are at most 64), the others by a constant factor: four looks for 96
-    items, five for 256, six for 1,000, eight for 14,042.
+    The first at 24 items (16 if there are at most 64; 8 windows of a perplexity, `kind` "exp_mean"), the
+    others by a constant factor: four looks for 96 items, five for 256, six for 1,000, eight for 14,042.
     """
     if rule.looks:
         return (*(n for n in rule.looks if n < total), total)
     first = FIRST_OF_FEW if total <= FEW else FIRST
+    if kind == "exp_mean":
+        first = FIRST_WINDOWS
     if total <= first:
         return (total,)
     steps = round(1.95 + 0.8 * math.log(total / first))
@@ -122,54 +147,72 @@ def decide(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decisi
     """What the first items say: `values` `(n,)` are the variant's scores of the first n items of `design`,
     NaN where one is missing.
 
-    The verdict is that of the first look up to n that shows one, since its error is spent then; `done` is
-    about n itself, which counts as the last look that it has reached. Metrics without a rule are asked in
-    full, and their decision is done at N. At N the verdict is the fixed rule's (`kick.stats.paired`) at what
-    the looks before have left of its 5 %, and the reason is "all asked" whatever it is.
+    The verdict is that of the first look up to n that shows one, since its error is spent then; `done` says
+    whether the cell may end at one of these looks. Metrics without a rule are asked in full, and their
+    decision is done at N. At N the verdict is the fixed rule's (`kick.stats.paired`) at what the looks before
+    have left of its 5 %, and the reason is "all asked" whatever it is. gap, low and high are of all n items.
+
+    Raises ValueError for more values than items, and for strata of scores that are not right or wrong.
     """
     values = np.asarray(values, dtype=float)
     asked, of = len(values), len(design.dense)
     if asked > of:
-        raise ValueError(f"{asked} values of {of} items")
-    pairs = np.column_stack([design.dense[:asked], values])
-    known = pairs[np.isfinite(pairs).all(axis=1)]
-    plain = asked and metric.compared and metric.kind == "mean" and metric.weight is None
-    if plain and metric.support.of(known).binary:
-        return _right_wrong(design, values, metric.higher_is_better, rule)
-    return Decision(asked == of, "", "all asked" if asked == of else "no rule", asked, of)
+        raise ValueError(f"got {asked} values of {of} items")
+    family = _family(design, values, metric, rule)
+    if family == "flips":
+        return _flips(design, values, metric, rule)
+    if family == "none":
+        return Decision(asked == of, "", "all asked" if asked == of else "no rule", asked, of)
+    if design.strata.any() and len(np.unique(design.strata)) > 1:
+        raise ValueError(f"strata are for right/wrong items; {metric.name} is not right or wrong")
+    return _means(design, values, metric, rule)
 
 
 def replay(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decision:
     """The first decision that is done, of `values` `(n,)` that are there already, or the last one."""
-    reached = [n for n in looks(len(design.dense), rule) if n < len(values)]
-    for n in reached:
-        decision = decide(design, values[:n], metric, rule)
-        if decision.done:
+    for n in looks(len(design.dense), rule, metric.kind):
+        if n < len(values) and (decision := decide(design, values[:n], metric, rule)).done:
             return decision
     return decide(design, values, metric, rule)
 
 
-def _right_wrong(design: Design, values: Floats, higher_is_better: bool, rule: Rule) -> Decision:
-    asked, of = len(values), len(design.dense)
-    by = flip_looks.schedule(looks(of, rule), rule.margin, rule.futility, rule.precision)
+def _family(
+    design: Design, values: Floats, metric: Metric, rule: Rule
+) -> Literal["flips", "graded", "logs", "distances", "none"]:
+    """Which rule holds for the metric and the scores that are there."""
+    pairs = _known(design, values)
+    if not metric.compared:
+        return "none" if rule.precision is None or metric.weight or metric.kind != "mean" else "distances"
+    if not len(pairs) or (metric.weight and design.weights is None):
+        return "none"
+    if metric.kind == "exp_mean":
+        return "logs"
+    support = (design.support or metric.support).of(pairs)
+    if metric.weight or not support.bounded or support.low < 0:
+        return "none"
+    return "flips" if support.binary else "graded"
+
+
+def _known(design: Design, values: Floats) -> Floats:
+    """The pairs `(n, 2)` of which both scores are there."""
+    pairs = np.column_stack([design.dense[: len(values)], values])
+    return pairs[np.isfinite(pairs).all(axis=1)]
+
+
+def _flips(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decision:
+    """The decision on right/wrong items."""
+    asked, by = len(values), schedule(len(design.dense), rule)
     reached = [n for n in by.looks if n <= asked]
     counts = [count(design, values[:n]) for n in [*reached, asked]]
     found = flips.Asked(*(np.stack(parts)[:, None] for parts in zip(*counts, strict=True)))
-    here, tail = found.of(-1), by.tails[max(len(reached) - 1, 0)]
-    walked = flip_looks.walk(found.of(slice(-1)), by) if reached else None
-    low, high = flips.interval(here, tail)
-    share = float(here.all_right.sum() / max((here.all_right + here.all_wrong).sum(), 1))
-    gap = float(flips.gap(here)[0])
-    verdict: Verdict = "undecided"
-    if share == 0:
-        verdict = ""
-    elif walked is not None and walked.verdict[0]:
-        lower, higher = ("worse", "better") if higher_is_better else ("better", "worse")
-        verdict = ("undecided", "matching", lower, higher)[walked.verdict[0]]  # type: ignore[assignment]
-    reason: Reason = "" if walked is None else ("", "decided", "futile", "all asked")[walked.why[0]]
-    return Decision(
-        reason != "", verdict, reason, asked, of, share + gap, gap, float(low[0]), float(high[0])
-    )  # fmt: skip
+    here, code, why = found.of(-1), flip_looks.UNDECIDED, flip_looks.GOING
+    if reached:
+        walked = flip_looks.walk(found.of(slice(-1)), by)
+        code, why = int(walked.verdict[0]), int(walked.why[0])
+    low, high = flips.interval(here, by.tails[max(len(reached) - 1, 0)])
+    dense = float(here.all_right.sum() / max((here.all_right + here.all_wrong).sum(), 1))
+    change = float(flips.gap(here)[0]), float(low[0]), float(high[0])
+    return _decision(design, asked, (code, why), metric, dense, change)
 
 
 def count(design: Design, values: Floats) -> flips.Asked:
@@ -180,10 +223,85 @@ def count(design: Design, values: Floats) -> flips.Asked:
         dense[~np.isfinite(values)] = np.nan
     names, place = np.unique(design.strata, return_inverse=True)
 
-    def per(chosen: NDArray[np.bool_], places: NDArray[np.intp] = place) -> Floats:
-        return np.bincount(places[: len(chosen)][chosen], minlength=len(names)).astype(float)
+    def per(chosen: NDArray[np.bool_]) -> Floats:
+        return np.bincount(place[: len(chosen)][chosen], minlength=len(names)).astype(float)
 
     seen, there = dense[:n], np.isfinite(values)
     right, wrong = (seen == 1) & there, (seen == 0) & there
     lost, won = right & (values == 0), wrong & (values == 1)
     return flips.Asked(per(dense == 1), per(dense == 0), per(right), per(wrong), per(lost), per(won))
+
+
+def _means(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decision:
+    """The decision on graded items, windows of text and distances."""
+    code, why, reached = walk(design, values, metric, rule)
+    tails = schedule(len(design.dense), rule, metric.kind).tails
+    gap, low, high = _sample(design, values, metric, rule).interval(tails[reached])
+    dense = aggregate(design.dense, metric.kind, design.weights)
+    unit = dense if metric.kind == "exp_mean" else 1.0
+    return _decision(design, len(values), (code, why), metric, dense, (gap * unit, low * unit, high * unit))
+
+
+def walk(design: Design, values: Floats, metric: Metric, rule: Rule) -> tuple[int, int, int]:
+    """Walk through the looks at graded items, windows or distances until one ends the cell.
+
+    Codes (`kick.stats.flip_looks`) of the verdict and of why it ended, and the index of the last look.
+    """
+    by = schedule(len(design.dense), rule, metric.kind)
+    code, why, reached = flip_looks.UNDECIDED, flip_looks.GOING, 0
+    for at, n in enumerate(by.looks):
+        if n > len(values) or why != flip_looks.GOING:
+            break
+        reached, last = at, n == by.looks[-1]
+        sample = _sample(design, values[:n], metric, rule)
+        code = code or sample.shown(by.levels[at], last)
+        if code or (rule.futility > 0 and sample.chance(by.levels[-1]) < rule.futility):
+            why = flip_looks.DECIDED if code else flip_looks.FUTILE
+        if rule.precision is not None:
+            _, low, high = sample.interval(by.tails[at])
+            why = flip_looks.GOING if (high - low) / 2 > rule.precision else why
+        why = flip_looks.ALL if last else why
+    return code, why, reached
+
+
+def _sample(design: Design, values: Floats, metric: Metric, rule: Rule) -> Graded | Logs | Distances:
+    n, dense = len(values), np.asarray(design.dense, dtype=float)
+    support = design.support or metric.support
+    if not metric.compared:
+        known = values[np.isfinite(values)]
+        return Distances(known, aggregate(dense), support.of(known))
+    if metric.kind == "exp_mean":
+        weights = np.ones(n) if design.weights is None else design.weights[:n]
+        there = np.isfinite(values) & np.isfinite(dense[:n]) & np.isfinite(weights)
+        units = None if design.units is None else design.units[:n][there]
+        return Logs((values - dense[:n])[there], weights[there], units, len(dense), rule.margin)
+    there = np.isfinite(values) & np.isfinite(dense[:n])
+    pairs, rest = np.column_stack([dense[:n], values])[there], dense[n:][np.isfinite(dense[n:])]
+    return Graded(pairs, np.concatenate([pairs[:, 0], rest]), support.of(pairs), rule.margin)
+
+
+def schedule(total: int, rule: Rule, kind: Kind = "mean") -> flip_looks.Schedule:
+    """The looks of the rule with their levels."""
+    return flip_looks.schedule(looks(total, rule, kind), rule.margin, rule.futility, rule.precision)
+
+
+def _decision(
+    design: Design,
+    asked: int,
+    said: tuple[int, int],
+    metric: Metric,
+    dense: float,
+    change: tuple[float, float, float],
+) -> Decision:
+    """The decision; `said`: codes of the verdict and of why it ended, `change`: gap, low and high."""
+    lower: Verdict = "worse" if metric.higher_is_better else "better"
+    higher: Verdict = "better" if metric.higher_is_better else "worse"
+    verdicts: tuple[Verdict, ...] = ("undecided", "matching", lower, higher)
+    verdict = verdicts[said[0]]
+    if not metric.compared or dense == 0:
+        verdict = ""
+    ended: Reason = "futile" if metric.compared else "precise"
+    reasons: tuple[Reason, ...] = ("", "decided", ended, "all asked")
+    reason = reasons[said[1]]
+    score = change[0] + (0.0 if math.isnan(dense) else dense)
+    return Decision(said[1] != flip_looks.GOING, verdict, reason, asked, len(design.dense), score, *change)

@@ -58,13 +58,14 @@ class Ratio(NamedTuple):
 
 
 def ratio(sums: Floats, weights: Floats, by: Sequence[float], resamples: int, seed: int) -> Ratio:
-    """The combination `by` `(c,)` of the ratios of `sums` `(u, c)` to `weights` `(u,)`, over u units."""
+    """The combination `by` `(c,)` of the ratios of `sums` `(u, c)` to `weights` `(u,)`, over u units; without
+    `resamples` by Student's t."""
     units = len(sums)
     column = sums @ np.asarray(by, dtype=float)
     value = float(column.mean() / weights.mean())
     table = np.column_stack([column, weights, column**2, column * weights, weights**2])
     stderr = float(_stderr(table.mean(axis=0)[:, None], units)[0])
-    if not LEAST <= units <= MOST or stderr <= 1e-12 * abs(value):
+    if not resamples or not LEAST <= units <= MOST or stderr <= 1e-12 * abs(value):
         return Ratio(value, stderr, np.empty(0), units)
     means = resampled_means(table, resamples, seed).T
     errors = np.maximum(_stderr(means, units), 1e-9 * stderr)

@@ -13,7 +13,7 @@ from kick.stats import flip_looks
 from kick.stats.equivalence import LIMIT
 from kick.stats.flip_looks import Codes
 from kick.stats.flips import Asked
-from kick.stats.sequential import Rule, looks
+from kick.stats.sequential import Rule, schedule
 
 VERDICTS = ("undecided", "matching", "lower", "higher")
 
@@ -40,7 +40,7 @@ class Population:
         lost, won = (more, fewer) if change < 0 else (fewer, more)
         if lost > right + 1e-12 or won > 1 - right + 1e-12:
             raise ValueError(f"a change of {change} with {other} against it is impossible at {right}")
-        return cls(right, lost / right, won / (1 - right) if right < 1 else 0.0)
+        return cls(right, min(lost / right, 1.0), min(won / (1 - right), 1.0) if right < 1 else 0.0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Studies:
 
 def simulate(truth: Population, total: int, rule: Rule, runs: int, seed: int = 0) -> Studies:
     """Simulate studies of `total` right/wrong items in a random order, dense known on all of them."""
-    by = flip_looks.schedule(looks(total, rule), rule.margin, rule.futility, rule.precision)
+    by = schedule(total, rule)
     found = counts(truth, by.looks, runs, seed)
     walked = flip_looks.walk(found, by)
     fixed = flip_looks.shown(found.of(-1), rule.margin, LIMIT, last=True)
