@@ -1,8 +1,9 @@
 """Looks at right/wrong items: what each says, and whether a cell may end there. Many studies at once.
 
 A verdict needs the exact bounds of `kick.stats.flips`, each at the one-sided level that
-`kick.stats.spending` gives the look; the last look, at all items, is the fixed rule of `kick.stats.paired` at
-what is left of the 5 %. A cell whose verdict is improbable even with all items ends undecided.
+`kick.stats.spending` gives the look. The last look, at all items, is the fixed rule of `kick.stats.paired`:
+at 5 % if there are few items, where exact bounds leave so much of the 5 % unused that the looks before fit in
+as well, else at what these have left. A cell whose verdict is improbable even with all items ends undecided.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ GOING, DECIDED, FUTILE, ALL = range(4)
 TAIL = 0.025  # of the interval, and of the test of no difference, on either side
 CLOSE = 1.0  # standard errors before a bound from which on its exact test is computed
 FEW = 9  # nodes of each rate in a predictive chance
+SMALL, SURE, WIDE = (
+    256,
+    0.9,
+    0.1,
+)  # items, dense's score and margin up to which the last look has all of the 5 %
 
 
 class Schedule(NamedTuple):
@@ -35,14 +41,17 @@ class Schedule(NamedTuple):
     margin: float
     futility: float
     precision: float | None
+    usual: bool
 
 
 @lru_cache(maxsize=64)
-def schedule(looks: tuple[int, ...], margin: float, futility: float, precision: float | None) -> Schedule:
-    """The schedule with these looks, the last one at all items."""
+def schedule(
+    looks: tuple[int, ...], margin: float, futility: float, precision: float | None, usual: bool = True
+) -> Schedule:
+    """The schedule with these looks, the last one at all items; `usual`: they were not chosen by a user."""
     shares = tuple(look / looks[-1] for look in looks)
     levels, tails = spending.levels(shares, LIMIT), spending.levels(shares, TAIL)
-    return Schedule(looks, levels, tails, margin, futility, precision)
+    return Schedule(looks, levels, tails, margin, futility, precision, usual)
 
 
 class Walked(NamedTuple):
@@ -65,11 +74,13 @@ def walk(found: Asked, by: Schedule) -> Walked:
             break
         here, last = found.of((at, going)), at == len(by.looks) - 1
         new = verdict[going] == UNDECIDED
-        verdict[going[new]] = shown(here.of(new), by.margin, by.levels[at], last)
+        levels = last_levels(here, by)
+        level = levels if last else np.full(len(going), by.levels[at])
+        verdict[going[new]] = shown(here.of(new), by.margin, level[new], last)
         ended = np.where(verdict[going] != UNDECIDED, DECIDED, GOING)
         if by.futility > 0 and not last:
             open_ = np.flatnonzero(ended == GOING)
-            futile = chance(here.of(open_), by.margin, by.levels[-1]) < by.futility
+            futile = chance(here.of(open_), by.margin, levels[open_]) < by.futility
             ended[open_[futile]] = FUTILE
         if by.precision is not None:
             low, high = flips.interval(here, by.tails[at])
@@ -79,18 +90,25 @@ def walk(found: Asked, by: Schedule) -> Walked:
     return Walked(verdict, why, look)
 
 
-def shown(found: Asked, margin: float, level: float, last: bool = False) -> Codes:
-    """What these counts `(r, h)` show with each statement at this level; `last`: all items were asked."""
+def last_levels(found: Asked, by: Schedule) -> Floats:
+    """The level `(r,)` of the last look, by what dense says and by the number of items."""
+    few = len(by.looks) > 1 and by.usual and by.looks[-1] <= SMALL and by.margin <= WIDE
+    levels: Floats = np.where(few & (_share(found) <= SURE), LIMIT, by.levels[-1])
+    return levels
+
+
+def shown(found: Asked, margin: float, level: Floats, last: bool = False) -> Codes:
+    """What these counts `(r, h)` show with each statement at these levels `(r,)`; `last`: all were asked."""
     at, se = flips.gap(found), _stderr(found)
-    edge, z = margin * _share(found), float(-special.ndtri(level)) - CLOSE
+    edge, z = margin * _share(found), -special.ndtri(level) - CLOSE
     verdict = np.zeros(len(at), dtype=np.int64)
     known = found.all_right.sum(-1) > 0
     near = np.flatnonzero(known & (np.abs(at) < edge) & (edge - np.abs(at) > z * se))
-    near = near[flips.above(found.of(near), 1 - margin) <= level]
-    verdict[near[flips.below(found.of(near), 1 + margin) <= level]] = MATCHING
+    near = near[flips.above(found.of(near), 1 - margin) <= level[near]]
+    verdict[near[flips.below(found.of(near), 1 + margin) <= level[near]]] = MATCHING
     for sign, code, bound in ((-1, LOWER, flips.below), (1, HIGHER, flips.above)):
         far = np.flatnonzero(known & (sign * at > edge) & (sign * at - edge > z * se))
-        far = far[bound(found.of(far), 1 + sign * margin) <= level]
+        far = far[bound(found.of(far), 1 + sign * margin) <= level[far]]
         verdict[far[_differs(found.of(far), bound, last)]] = code
     return verdict
 
@@ -126,14 +144,16 @@ def _stderr(found: Asked) -> Floats:
     return stderr
 
 
-def chance(found: Asked, margin: float, level: float) -> Floats:
-    """The predictive chance `(r,)` that all items will show a verdict at this level.
+def chance(found: Asked, margin: float, level: Floats) -> Floats:
+    """The predictive chance `(r,)` that all items will show a verdict at these levels `(r,)`.
 
     Both rates have Jeffreys' prior; given them, the change over all items and its test are taken as normal,
     with the variance of a match at least as large as the margin implies.
     """
-    distinct, place = np.unique(np.stack(found, axis=1), axis=0, return_inverse=True)
-    unique = Asked(*np.moveaxis(distinct, 1, 0))
+    rows = np.stack([*found, np.broadcast_to(level[:, None], found.lost.shape)], axis=1)
+    distinct, place = np.unique(rows, axis=0, return_inverse=True)
+    unique = Asked(*np.moveaxis(distinct[:, :-1], 1, 0))
+    z = -special.ndtri(distinct[:, -1, :1])[:, :, None]
     p, total = _share(unique), (unique.all_right + unique.all_wrong).sum(-1)
     lost = _final(unique.lost, unique.right, unique.all_right)
     won = _final(unique.won, unique.wrong, unique.all_wrong)
@@ -144,7 +164,7 @@ def chance(found: Asked, margin: float, level: float) -> Floats:
         + ((1 - p) ** 2)[:, None, None] * won.variance[:, None, :]
     )
     edge, n = (margin * p)[:, None, None], np.maximum(total, 1)[:, None, None]
-    flipped, z = loss + gain - change**2, float(-special.ndtri(level))
+    flipped = loss + gain - change**2
     implied = edge + 2 * np.minimum(loss, gain) - edge**2
     narrow = edge - z * np.sqrt(np.maximum(flipped, implied) / n)
     wide = np.maximum(edge + z * np.sqrt(flipped / n), 1.96 * np.sqrt(flipped / n))

@@ -195,7 +195,7 @@ def _integral(rows: Floats, many: int, each: int) -> Floats:
     odds = (1 - theta.mean) / np.maximum(theta.mean, 1e-12)
     by_lost = start >= change
     by_theta = odds * won.mean * np.sqrt(1 / np.maximum(theta.a, 1e-9) + 1 / np.maximum(theta.b, 1e-9))
-    narrow = np.where(by_lost, lost.variance == 0, odds * np.sqrt(won.variance) < by_theta)
+    narrow = np.where(by_lost, lost.variance == 0, odds * np.sqrt(won.variance) <= by_theta)
     found = np.empty(len(rows))
     for chosen, chances in (
         (narrow, _over_rates),

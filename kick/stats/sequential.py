@@ -149,8 +149,9 @@ def decide(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decisi
 
     The verdict is that of the first look up to n that shows one, since its error is spent then; `done` says
     whether the cell may end at one of these looks. Metrics without a rule are asked in full, and their
-    decision is done at N. At N the verdict is the fixed rule's (`kick.stats.paired`) at what the looks before
-    have left of its 5 %, and the reason is "all asked" whatever it is. gap, low and high are of all n items.
+    decision is done at N. At N the verdict is the fixed rule's (`kick.stats.paired`): of right/wrong items at
+    its own 5 % if there are at most 256, else at what the looks before have left of it; the reason is "all
+    asked" whatever it is. gap, low and high are of all n items.
 
     Raises ValueError for more values than items, and for strata of scores that are not right or wrong.
     """
@@ -282,7 +283,8 @@ def _sample(design: Design, values: Floats, metric: Metric, rule: Rule) -> Grade
 
 def schedule(total: int, rule: Rule, kind: Kind = "mean") -> flip_looks.Schedule:
     """The looks of the rule with their levels."""
-    return flip_looks.schedule(looks(total, rule, kind), rule.margin, rule.futility, rule.precision)
+    at, usual = looks(total, rule, kind), rule.looks is None
+    return flip_looks.schedule(at, rule.margin, rule.futility, rule.precision, usual)
 
 
 def _decision(

@@ -69,7 +69,7 @@ def simulate(truth: Population, total: int, rule: Rule, runs: int, seed: int = 0
     by = schedule(total, rule)
     found = counts(truth, by.looks, runs, seed)
     walked = flip_looks.walk(found, by)
-    fixed = flip_looks.shown(found.of(-1), rule.margin, LIMIT, last=True)
+    fixed = flip_looks.shown(found.of(-1), rule.margin, np.full(runs, LIMIT), last=True)
     return Studies(total, walked.verdict, fixed, walked.why, np.asarray(by.looks)[walked.look])
 
 

@@ -108,6 +108,13 @@ def at_the_edges(total, right, other, rule):
 # ----------------------------------------------------------------------------------------------- replay
 
 
+def test_up_to_256_items_a_cell_that_ran_to_the_end_has_the_fixed_rules_verdict():
+    studies = simulate(Population.changed(0.6, -0.12, 0.02), 256, replace(RULE, futility=0), 3000)
+    to_the_end = studies.asked == 256
+    assert 0.2 < to_the_end.mean() < 1
+    assert (studies.verdict[to_the_end] == studies.fixed[to_the_end]).all()
+
+
 def test_a_dead_variant_is_worse_at_the_first_look():
     dense = np.tile([1.0, 0.0, 1.0], 400)
     decision = replay(uniform(dense), np.zeros(1200), ACC, RULE)
