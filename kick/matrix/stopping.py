@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from kick.matrix.schema import Matrix
 from kick.records import Cell, TaskSpec, Variant
-from kick.stats import metrics
-from kick.stats.sequential import Rule
 
 if TYPE_CHECKING:
+    from kick.stats.sequential import Rule  # brings scipy in; a mistyped key is told without it
     from kick.tasks import Task
 
 POINTS = 100  # in a share
@@ -17,6 +16,8 @@ POINTS = 100  # in a share
 
 def rule(matrix: Matrix, task: Task) -> Rule | None:
     """The rule of the matrix for a task; None if all items are asked."""
+    from kick.stats.sequential import Rule
+
     if matrix.stop is None:
         return None
     return Rule(margin=matrix.margin, precision=precision(matrix.precision, task), looks=matrix.looks)
@@ -34,6 +35,8 @@ def precision(points: float | None, task: Task) -> float | None:
     Points are hundredths of a share, and of perplexity hundredths of dense's; a score in tokens, words, nats
     or grades has the number itself.
     """
+    from kick.stats import metrics
+
     if points is None:
         return None
     primary = task.about.get("primary", "")

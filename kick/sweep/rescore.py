@@ -13,6 +13,7 @@ from kick.errors import Damaged, KickError
 from kick.provenance import provenance
 from kick.records import Cell, Result
 from kick.store import Store
+from kick.sweep.reuse import asked
 from kick.tasks import evaluate
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def rescore_stale(planned: Plan, store: Store) -> int:
     moved = 0
     for one in planned.stale(store):
         old, new = store.result(one.old), by_key[one.new]
-        if _asked(old.cell) == _asked(new) and not _needs_other_dense(old.cell, new):
+        same = old.cell.task.stop == new.task.stop and asked(old.cell) == asked(new)
+        if same and not _needs_other_dense(old.cell, new):
             again(planned.tasks[new.task.name], store, old, new)
             moved += 1
     return moved
@@ -97,11 +99,6 @@ def again(task: tasks.Task, store: Store, old: Result, cell: Cell) -> None:
         ),
         found.samples,
     )
-
-
-def _asked(cell: Cell) -> dict:
-    """What makes a cell's answers: its identity without scoring and labels."""
-    return replace(cell, task=replace(cell.task, scoring=""), reference=None).identity()
 
 
 def _needs_other_dense(old: Cell, new: Cell) -> bool:

@@ -71,6 +71,7 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
     check(options.executor, options.workers, options.address)
     planned, store = prepare(matrix, options)
+    from kick.sweep import reuse
     from kick.sweep.rescore import rename, rescore_stale  # brings lm-eval in: after what can be refused
 
     local = None if "://" in options.out else Path(options.out)
@@ -79,6 +80,8 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     moved = rescore_stale(planned, store)
     if moved:
         say(f"{moved} cells scored again from stored answers: only their scoring had changed")
+    if replayed := reuse.replay(planned, store):
+        say(f"{replayed} cells made of stored answers: only the rule of when to end is another")
     if renamed := rename(planned, store):
         say(f"{renamed} stored cells renamed as the matrix calls their variants now")
     for line in stale.summary(planned.stale(store)):
@@ -114,6 +117,7 @@ def signs(planned: Plan, store: Store) -> list[str]:
 
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:
     """The work of a plan, as an executor sends it to its processes."""
+    from kick.sweep import reuse
     from kick.sweep.worker import Worker
 
     return Worker(
@@ -122,6 +126,7 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         dense=planned.variants[0],
         task_names=tuple(planned.tasks),
         margin=planned.matrix.margin,
+        reuse=reuse.siblings(planned.by_key, planned.tasks, store.runs()),
         data_root=planned.data_root,
         task_folders=options.task_folders,
         plugins=plugins.load(options.plugins),

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from kick import compress, model, paths, plugins, tasks
 from kick.analysis import kept
+from kick.analysis.stopping import Stopping
 from kick.compress.calibrate import corpus
 from kick.compress.method import methods
 from kick.engine.backend import DEFAULT, Backend, backends
@@ -28,7 +25,12 @@ from kick.paths import cache_root, reference_folder
 from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Result, Sample, Variant, key
 from kick.stats.paired import MARGIN
+from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
+from kick.sweep import reuse
+from kick.sweep.clock import peak, reset_peak, timed
+from kick.sweep.reuse import Reuse
+from kick.sweep.together import OpenCell, Together
 from kick.tasks import evaluate
 from kick.tasks.generation import takes_system
 from kick.tasks.task import Task
@@ -38,7 +40,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 REPLICA_BATCH = 3  # a batch replica computes this many times fewer tokens at once
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A job's model, compressed and ready to answer, with what that took and what was reported of it."""
+
+    engine: Backend
+    tokenizer: PreTrainedTokenizerBase
+    store: Store
+    seconds: Mapping[str, float]
+    report: Mapping[str, Any]
 
 
 @dataclass
@@ -54,6 +66,7 @@ class Worker:
         batch_tokens: tokens computed at once; None leaves it to the engine.
         backend: the name of the one that answers.
         command: the command line, for the record.
+        reuse: by a cell's key those of stored cells whose answers it can take, see `kick.sweep.reuse`.
         as_planned: refuse a method whose code is not that of the job's step: its numbers had a wrong key.
     """
 
@@ -68,13 +81,15 @@ class Worker:
     batch_tokens: int | None = None
     backend: str = DEFAULT
     command: tuple[str, ...] = ()
+    reuse: Reuse = field(default_factory=dict)
     as_planned: bool = True
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
     _sequences: dict[Any, list] = field(default_factory=dict, repr=False)
+    _stopping: dict[Any, Stopping] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        return {**self.__dict__, "_tasks": {}, "_sequences": {}}
+        return {**self.__dict__, "_tasks": {}, "_sequences": {}, "_stopping": {}}
 
     def __call__(self, job: Job) -> None:
         """Do the job's cells. A cell that fails is recorded, and the next one is tried.
@@ -86,38 +101,82 @@ class Worker:
         plugins.load(self.plugins)
         if self.as_planned:
             check_code(job.variant)
-        _reset_peak()
+        reset_peak()
         seconds: dict[str, float] = {}
-        with _timed(seconds, "load"):
+        with timed(seconds, "load"):
             network, tokenizer = model.load(job.variant.model, device=paths.device())
             self._load_tasks()
-        with _timed(seconds, "compress"):
+        with timed(seconds, "compress"):
             report = self._compress(job.variant, network, tokenizer)
         with self._reference(job, store, tokenizer) as reference:
             engine = self._engine(job.variant, network, tokenizer, reference)
-            for cell in job.cells:
-                self._try(cell, engine, tokenizer, store, seconds, report)
+            self._ask(job, Loaded(engine, tokenizer, store, seconds, report))
 
-    def _try(
-        self,
-        cell: Cell,
-        engine: Backend,
-        tokenizer: PreTrainedTokenizerBase,
-        store: Store,
-        seconds: Mapping[str, float],
-        report: Mapping[str, Any],
-    ) -> None:
-        """Measure one cell and store it, or store why it failed: this is where a failure becomes data."""
+    def _ask(self, job: Job, loaded: Loaded) -> None:
+        """Ask the cells that can end early together, then the others one after another: memory stays flat."""
+        together = Together(
+            loaded.engine,
+            lambda one, found: self._done(one, found, loaded),
+            lambda one, error: self._failed(one.cell, error, loaded.store),
+        )
+        opened = {cell.key: self._open(cell, loaded) for cell in job.cells if cell.task.stop}
+        together([one for one in opened.values() if one is not None and one.early])
+        for cell in job.cells:
+            one = opened[cell.key] if cell.key in opened else self._open(cell, loaded)
+            if one is not None and not one.early:
+                together([one])
+
+    def _open(self, cell: Cell, loaded: Loaded) -> OpenCell | None:
+        """The cell ready to be asked; None if it fails, which is recorded."""
+        seconds, store = dict(loaded.seconds), loaded.store
+        origin = self.reuse.get(cell.key, ())
         try:
-            result, samples = self._measure(cell, engine, tokenizer, store, dict(seconds), report)
+            task = self._tasks[cell.task.name]
+            with timed(seconds, "build"):
+                reference = dense_samples(cell, store) if task.needs_reference else None
+                items = task.items(cell.task, loaded.tokenizer, reference)
+                known = reuse.known(store, origin, items)
+                waves = self._waves(cell, store, {item.id for item in items})
         except StoreError:
             raise
         except Exception as error:
-            store.fail(cell.key, cause(error), cell, traceback.format_exc())
+            self._failed(cell, error, store)
+            return None
+        keep = _keeper(store, cell, again=task.needs_reference and cell.variant.dense)
+        if waves is None:
+            steps = evaluate.whole(task, items, keep, known)
+        else:
+            by_id = {item.id: item for item in items}
+            steps = evaluate.in_waves(task, [by_id[item] for item in waves.order], waves, keep, known)
+        early = waves is not None and waves.ruled
+        return OpenCell(cell, steps, early, seconds, known=known, origin=origin)
+
+    def _waves(self, cell: Cell, store: Store, items: set[str]) -> Stopping | None:
+        """The waves in which the cell is asked; None if it has no rule, or other items than dense."""
+        if not cell.task.stop:
+            return None
+        place = cell.reference, cell.task.stop
+        if place not in self._stopping:
+            samples = list((dense_samples(cell, store) or {}).values())
+            dense = store.result(str(cell.reference))
+            self._stopping[place] = Stopping.of(dense, samples, Rule.of(cell.task.stop))
+        found = self._stopping[place]
+        return found if set(found.order) == items else None
+
+    def _failed(self, cell: Cell, error: Exception, store: Store) -> None:
+        """Store why a cell failed: this is where a failure becomes data."""
+        store.fail(cell.key, cause(error), cell, "".join(traceback.format_exception(error)))
+
+    def _done(self, one: OpenCell, found: evaluate.Evaluation, loaded: Loaded) -> None:
+        """Store a cell."""
+        try:
+            result = self._result(one, found, loaded)
+        except Exception as error:
+            self._failed(one.cell, error, loaded.store)
             return
-        stored = store.put(result, samples)
-        self._note(stored, store)
-        _learn(cell, result)
+        stored = loaded.store.put(result, found.samples)
+        self._note(stored, loaded.store)
+        _learn(one, result)
 
     def _note(self, stored: Result, store: Store) -> None:
         """Keep the cell's statistics beside dense's, where dense has been measured.
@@ -130,42 +189,28 @@ class Worker:
         except Exception as error:
             log.info("%s: its statistics are left to the reader: %s", stored.key, error)
 
-    def _measure(
-        self,
-        cell: Cell,
-        engine: Backend,
-        tokenizer: PreTrainedTokenizerBase,
-        store: Store,
-        seconds: dict[str, float],
-        report: Mapping[str, Any],
-    ) -> tuple[Result, Sequence[Sample]]:
-        task = self._tasks[cell.task.name]
-        with _timed(seconds, "build"):
-            reference = dense_samples(cell, store) if task.needs_reference else None
-            items = task.items(cell.task, tokenizer, reference)
-        keep = _keeper(store, cell, again=task.needs_reference and cell.variant.dense)
-        with _timed(seconds, "answer"):
-            found = evaluate.evaluate(task, items, engine, keep)
-        return (
-            Result(
-                key=cell.key,
-                matrix=self.matrix,
-                cell=cell,
-                scores=found.scores,
-                counts=found.counts,
-                warnings=found.warnings,
-                seconds=seconds,
-                peak_memory=_peak(),
-                compression=report,
-                about=task.about,
-                margin=self.margin,
-                provenance={
-                    **provenance(list(self.command)),
-                    "engine": {"backend": self.backend, **engine.notes()},
-                    "chat": _chat_notes(cell, tokenizer),
-                },
-            ),
-            found.samples,
+    def _result(self, one: OpenCell, found: evaluate.Evaluation, loaded: Loaded) -> Result:
+        reused = sum(sample.item in one.known for sample in found.samples)
+        task = self._tasks[one.cell.task.name]
+        return Result(
+            key=one.cell.key,
+            matrix=self.matrix,
+            cell=one.cell,
+            scores=found.scores,
+            counts=found.counts,
+            warnings=found.warnings,
+            seconds={name: round(seconds, 3) for name, seconds in one.seconds.items()},
+            peak_memory=peak(),
+            compression=loaded.report,
+            about=task.about,
+            margin=self.margin,
+            stopping=found.stopping,
+            provenance={
+                **provenance(list(self.command)),
+                "engine": {"backend": self.backend, **loaded.engine.notes()},
+                "chat": _chat_notes(one.cell, loaded.tokenizer),
+                **({"reused": {"from": list(one.origin), "items": reused}} if reused else {}),
+            },
         )
 
     def _load_tasks(self) -> None:
@@ -303,34 +348,9 @@ def _keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
     return keep
 
 
-def _learn(cell: Cell, result: Result) -> None:
-    """How long the cell took, for the next plan's estimate."""
+def _learn(one: OpenCell, result: Result) -> None:
+    """How long the items took that were asked now, for the next plan's estimate."""
     size = result.compression.get("footprint", {}).get("parameters", 0)
-    items, seconds = result.counts.get("items", 0), result.seconds.get("answer", 0.0)
-    rates.save_rates(rates.learned(rates.load_rates(), cell.task.name, items, seconds, size))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def _reset_peak() -> None:
-    """Let the kernel count this process's peak memory anew, where it can."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    if RESET.exists():
-        RESET.write_text("5")
-
-
-def _peak() -> int:
-    """Bytes: the accelerator's peak if there is one, else the process's since `_reset_peak`."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if STATUS.exists():
-        found = [line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        if found:
-            return int(found[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counts, seconds = result.counts, result.seconds.get("answer", 0.0)
+    items = round(counts.get("items", 0) * one.asked / max(1, counts.get("requests", 0)))
+    rates.save_rates(rates.learned(rates.load_rates(), one.cell.task.name, items, seconds, size))

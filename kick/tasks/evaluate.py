@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kick.errors import KickError
 from kick.records import Request, Response, Sample, Score, TaskSpec
 from kick.stats import intervals, metrics
 from kick.stats.metrics import support_of, units_of
+from kick.stats.sequential import Decision
 from kick.tasks.lm_eval_task import unflatten
 from kick.tasks.signs import warnings
 from kick.tasks.task import Aggregate, Item, Task
@@ -33,13 +34,14 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A cell's samples, its scores, counts of items, requests, truncated prompts, generated tokens, and what
-    says that its scores may tell nothing of the model."""
+    """A cell's samples, its scores, counts of items, requests, truncated prompts, generated tokens, what says
+    that its scores may tell nothing of the model, and how it ended if it could end early."""
 
     samples: tuple[Sample, ...]
     scores: tuple[Score, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    stopping: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Answers(Protocol):
@@ -65,37 +67,148 @@ class InMemory:
         self.answers[index] = response
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Requests whose answers an evaluation needs before it goes on, some of which are there already.
+
+    kept: takes each answer. known: answers from elsewhere, by index.
+    """
+
+    requests: Sequence[Request]
+    kept: Answers
+    known: Mapping[int, Response] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[int]:
+        """The indices of the requests that have no answer yet."""
+        return [i for i in range(len(self.requests)) if i not in self.kept.answers and i not in self.known]
+
+    def ask(self, engine: Answering) -> None:
+        """Have the engine answer what is left to do."""
+        todo = self.todo
+        engine.answer([self.requests[i] for i in todo], lambda j, response: self.kept.add(todo[j], response))
+
+    def responses(self) -> list[Response]:
+        """All answers, in order. Raises RuntimeError if one is missing."""
+        missing = len(self.todo)
+        if missing:
+            raise RuntimeError(
+                f"the engine left {missing} of {len(self.requests)} requests without an answer"
+            )
+        answers, known = self.kept.answers, self.known
+        return [answers[i] if i in answers else known[i] for i in range(len(self.requests))]
+
+
+Found = TypeVar("Found")
+Steps: TypeAlias = Generator[Phase, None, Found]  # yields what to ask, is resumed once that is answered
+Responses: TypeAlias = list[list[Response]]  # of each item
+Known: TypeAlias = Mapping[
+    str, Sequence[Response]
+]  # all responses of an item that was answered before, by id
+
+
+class Waves(Protocol):
+    """Numbers of items at which an evaluation may end, and what decides whether it does."""
+
+    @property
+    def looks(self) -> Sequence[int]:
+        """The numbers of items, growing; the last one is all of them."""
+
+    def decide(self, samples: Sequence[Sample]) -> Decision:
+        """What the first items say."""
+
+
 def evaluate(task: Task, items: Sequence[Item], engine: Answering, keep: Keep | None = None) -> Evaluation:
     """Ask what is not yet answered, score everything.
 
     `keep` opens the answers of a phase ("first", "second": a task may ask again with the answers so far in
     hand, until it has nothing more to ask); those that an interrupted run left are not asked again.
     """
-    keep = keep or (lambda phase, total: nullcontext(InMemory()))
-    responses = ask(engine, items, keep, "first")
+    with closing(whole(task, items, keep)) as steps:
+        while True:
+            try:
+                phase = next(steps)
+            except StopIteration as end:
+                found: Evaluation = end.value
+                return found
+            phase.ask(engine)
+
+
+def whole(
+    task: Task, items: Sequence[Item], keep: Keep | None = None, known: Known | None = None
+) -> Steps[Evaluation]:
+    """The steps of an evaluation that asks all items; what is `known` is not asked."""
+    responses = yield from _responses(task, items, keep or _in_memory, known or {})
+    return summarised(task, items, score(task, items, responses))
+
+
+def in_waves(
+    task: Task,
+    items: Sequence[Item],
+    waves: Waves,
+    keep: Keep | None = None,
+    known: Known | None = None,
+) -> Steps[Evaluation]:
+    """The steps of an evaluation that asks items in order up to a look, and ends there if that decides.
+
+    The answers of a wave are kept under its phases' names and its first item's place.
+    """
+    keep, known = keep or _in_memory, known or {}
+    samples: list[Sample] = []
+    for look in waves.looks:
+        start = len(samples)
+        part = items[start:look]
+
+        def here(phase: str, total: int, start: int = start) -> AbstractContextManager[Answers]:
+            return keep(f"{phase} from {start}", total)
+
+        responses = yield from _responses(task, part, here, known)
+        samples += score(task, part, responses)
+        decision = waves.decide(samples)
+        if decision.done:
+            break
+    return replace(summarised(task, items[: len(samples)], samples), stopping=decision.record)
+
+
+def summarised(task: Task, items: Sequence[Item], samples: Sequence[Sample]) -> Evaluation:
+    """The evaluation of samples that are scored."""
+    scores = summarise(task, samples)
+    return Evaluation(tuple(samples), scores, counts(samples), warnings(task, items, samples, scores))
+
+
+def _in_memory(phase: str, total: int) -> AbstractContextManager[Answers]:
+    return nullcontext(InMemory())
+
+
+def _responses(task: Task, items: Sequence[Item], keep: Keep, known: Known) -> Steps[Responses]:
+    """All responses of the items: to the first requests, then to what the task asks with these in hand."""
+    responses = yield from _asked(items, keep, "first", [known.get(item.id, ()) for item in items])
     phases = chain(("second", "third"), (f"turn {number}" for number in count(4)))
     while more := task.follow_up(items, responses):
-        found = ask(engine, more, keep, next(phases))
+        rest = [known.get(item.id, ())[len(has) :] for item, has in zip(items, responses, strict=True)]
+        found = yield from _asked(more, keep, next(phases), rest)
         responses = [[*before, *now] for before, now in zip(responses, found, strict=True)]
-    samples = score(task, items, responses)
-    scores = summarise(task, samples)
-    return Evaluation(samples, scores, counts(samples), warnings(task, items, samples, scores))
+    return responses
 
 
-def ask(engine: Answering, items: Sequence[Item], keep: Keep, phase: str) -> list[list[Response]]:
-    """The responses of every item, in order; requests whose answers were kept are not asked again.
+def _asked(
+    items: Sequence[Item], keep: Keep, phase: str, known: Sequence[Sequence[Response]]
+) -> Steps[Responses]:
+    """The responses of every item, in order; what was kept or is known is not asked again.
 
-    Raises RuntimeError if the engine leaves a request without an answer.
+    Raises RuntimeError if a request is left without an answer.
     """
     requests = [request for item in items for request in item.requests]
+    padded = (
+        [*has, *[None] * len(item.requests)][: len(item.requests)]
+        for item, has in zip(items, known, strict=True)
+    )
+    there = {i: response for i, response in enumerate(chain(*padded)) if response is not None}
     with keep(phase, len(requests)) as kept:
-        todo = [i for i in range(len(requests)) if i not in kept.answers]
-        if todo:
-            engine.answer([requests[i] for i in todo], lambda j, response: kept.add(todo[j], response))
-        missing = sum(i not in kept.answers for i in todo)
-        if missing:
-            raise RuntimeError(f"the engine left {missing} of {len(todo)} requests without an answer")
-        answers = iter([kept.answers[i] for i in range(len(requests))])
+        step = Phase(requests, kept, there)
+        if step.todo:
+            yield step
+        answers = iter(step.responses())
     return [[next(answers) for _ in item.requests] for item in items]
 
 
@@ -127,9 +240,7 @@ def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation
             f"(stored: {len(stored)}): the cell must be run again, not rescored"
         )
     again = score(task, items, [stored[item.id].responses for item in items])
-    again = tuple(_as_stored(new, stored[new.item]) for new in again)
-    scores = summarise(task, again)
-    return Evaluation(again, scores, counts(again), warnings(task, items, again, scores))
+    return summarised(task, items, [_as_stored(new, stored[new.item]) for new in again])
 
 
 def _as_stored(new: Sample, old: Sample) -> Sample:

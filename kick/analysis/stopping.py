@@ -1,0 +1,86 @@
+"""The order in which a variant's items are asked, and what each look says of them: all from dense's samples.
+
+The order is that of the task: every variant is asked the same items first. It is part of the rule's version,
+and of what the rule says only the looks and the margin may change it, so that a cell can be continued under
+another futility or precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from kick.analysis.headlines import headline
+from kick.judge.columns import of_judge
+from kick.records import Result, Sample
+from kick.stats import sequential
+from kick.stats.metrics import Metric, describe
+from kick.stats.sequential import Decision, Design, Floats, Rule
+
+
+def design(samples: Sequence[Sample], metric: Metric, rule: Rule) -> tuple[tuple[str, ...], Design]:
+    """The items in the order of asking, and what is known of them before: of dense's `samples`."""
+    strata = np.zeros(len(samples), dtype=np.int64)
+    return tuple(sample.item for sample in samples), Design(scores(samples, metric), strata)
+
+
+def scores(samples: Sequence[Sample], metric: Metric) -> Floats:
+    """The item scores that the metric reads `(n,)`, NaN where one is missing."""
+    return np.array([sample.scores.get(metric.column, math.nan) for sample in samples], dtype=float)
+
+
+def deciding(dense: Result) -> Metric:
+    """The metric that decides: the task's headline, as far as no judge gives it."""
+    own = tuple(score for score in dense.scores if not of_judge(score.metric))
+    return describe(headline(replace(dense, scores=own)))
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The waves of a cell, see `kick.tasks.evaluate.Waves`."""
+
+    order: tuple[str, ...]
+    design: Design
+    metric: Metric
+    rule: Rule
+
+    @classmethod
+    def of(cls, dense: Result, samples: Sequence[Sample], rule: Rule) -> Stopping:
+        """The waves of a cell beside the dense cell's result and samples."""
+        metric = deciding(dense)
+        return cls(*design(samples, metric, rule), metric, rule)
+
+    @cached_property
+    def ruled(self) -> bool:
+        """Whether a look before the last one can end the cell: there are several, and a rule for the metric.
+
+        Seen by what the first look would say of dense's own answers.
+        """
+        first = self._looks[0]
+        said = sequential.decide(self.design, self.design.dense[:first], self.metric, self.rule)
+        return first < len(self.order) and said.reason != "no rule"
+
+    @cached_property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of items at which the cell may end; all of them alone if no look before can end it."""
+        return self._looks if self.ruled else self._looks[-1:]
+
+    @cached_property
+    def _looks(self) -> tuple[int, ...]:
+        return sequential.looks(len(self.order), self.rule)
+
+    def decide(self, samples: Sequence[Sample]) -> Decision:
+        """What the samples of the first items in order say."""
+        return sequential.decide(self.design, scores(samples, self.metric), self.metric, self.rule)
+
+    def end(self, samples: Sequence[Sample]) -> Decision | None:
+        """What the first look says that ends the cell; None if none of these first samples does."""
+        for look in self.looks:
+            decision = self.decide(samples[:look]) if look <= len(samples) else None
+            if decision is None or decision.done:
+                return decision
+        return None
