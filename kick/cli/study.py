@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table
 from kick.errors import KickError
 from kick.printable import say
 
-app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components.")
+app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components, verdicts.")
 
 Model = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
 Out = Annotated[
@@ -32,6 +33,16 @@ Seed = Annotated[int, typer.Option(help="which sequences of the corpus")]
 Executor = Annotated[str, typer.Option(help="local, ray or inline")]
 Workers = Annotated[int | None, typer.Option(help="blocks in parallel")]
 Retry = Annotated[bool, typer.Option(help="run failed cells again")]
+Given = Annotated[str | None, typer.Argument(help="a matrix file or a preset, for its tasks' sizes")]
+Items = Annotated[list[int] | None, typer.Option(help="number of items, in place of a matrix; repeatable")]
+DenseScore = Annotated[float, typer.Option(help="the share of items that dense has right")]
+Margin = Annotated[float | None, typer.Option(help="the margin; by default the matrix's, else 0.05")]
+Changes = Annotated[
+    list[float] | None, typer.Option("--change", help="a true change in per cent, as -2.4; repeatable")
+]
+Flips = Annotated[float, typer.Option(help="per cent of items that flip against the change")]
+Runs = Annotated[int, typer.Option(help="simulated studies per row")]
+Written = Annotated[str | None, typer.Option(help="a folder for verdicts.csv and verdicts.md")]
 Offline = Annotated[bool, typer.Option(help="do not contact the hub")]
 
 
@@ -94,3 +105,46 @@ def components(
             print_table(list(table.heads), table.rows)
         print("\n".join(str(file) for file in files))
     raise typer.Exit(summary.status)
+
+
+@app.command(rich_help_panel=panels.STUDY)
+def verdicts(
+    matrix: Given = None,
+    items: Items = None,
+    dense: DenseScore = 0.6,
+    margin: Margin = None,
+    change: Changes = None,
+    flips: Flips = 1.0,
+    runs: Runs = 1000,
+    out: Written = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    plugins: Plugins = None,
+) -> None:
+    """Simulate what a matrix can show: verdicts and the share of items asked with `stop: decided`.
+
+    A row per task and true change; then the errors at the ends of the margin. No model is loaded.
+
+    kick study verdicts demo-full --dense 0.5; kick study verdicts --items 256 --items 1000 --margin 0.02
+    """
+    from kick.matrix.load import load
+    from kick.matrix.plan import plan
+    from kick.stats.sequential import Rule
+    from kick.study import verdicts as study
+
+    if matrix is not None and items:
+        raise KickError("--items is in place of a matrix; got both")
+    sizes, rule = {f"{count} items": count for count in items or study.SIZES}, Rule()
+    if matrix is not None:
+        given = load(matrix)
+        sizes = study.of_plan(plan(given, data_root=data_root))
+        rule = Rule(margin=given.margin, looks=given.looks)
+    rule = rule if margin is None else replace(rule, margin=margin)
+    changes = [one / 100 for one in change] if change else study.CHANGES
+    scenario = study.Scenario(sizes, dense, changes, flips / 100, rule, runs)
+    rows, wrong = study.rows(scenario), study.edges(scenario)
+    for table in (study.table(rows), study.errors(wrong)):
+        print_table(list(table.heads), table.rows)
+    print(study.possible(scenario))
+    if out is not None:
+        print("\n".join(str(file) for file in study.write(scenario, rows, wrong, Path(out))))

@@ -16,4 +16,5 @@ flip_looks   looks at right/wrong items, many studies at once
 mean_looks   looks at graded items, windows and distances, one study
 eprocess     a bet against a mean, which may be looked at at any time
 studies      simulated studies
+forecast     what so many items can show
 """

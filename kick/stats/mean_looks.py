@@ -93,7 +93,7 @@ def graded_chance(pairs: Floats, total: int, margin: float, level: float) -> flo
 def _chance(seen: tuple[float, float, int], total: int, edges: Edges, level: float) -> float:
     """The chance, of a mean and standard deviation of n items, that all items show it inside or outside."""
     mean, sd, n = seen
-    spread = max(sd * math.sqrt(1 / n - 1 / total), 1e-12)
+    spread = max(sd * math.sqrt(max(1 / n - 1 / total, 0.0)), 1e-12)
     z = -_student(level, total)
     narrow, wide = (z * math.sqrt(variance / total) for variance in (max(sd**2, edges.least), sd**2))
     beyond = max(1.96 * sd / math.sqrt(total), 0.0)
@@ -119,11 +119,11 @@ class Graded:
         """The code of what they show at this level."""
         return graded(self.pairs, self.support, self.margin, level, last) if len(self.pairs) > 1 else 0
 
-    def chance(self, level: float) -> float:
-        """The predictive chance that all items will show a verdict at this level."""
+    def chance(self, level: float, total: int = 0) -> float:
+        """The predictive chance that all items (or so many) will show a verdict at this level."""
         if len(self.pairs) < 2:
             return 1.0
-        return graded_chance(self.pairs, len(self.dense), self.margin, level)
+        return graded_chance(self.pairs, total or len(self.dense), self.margin, level)
 
     def interval(self, tail: float) -> tuple[float, float, float]:
         """The change, post-stratified by whether dense's score is at either end, and the ends of Gaffke's
@@ -159,12 +159,12 @@ class Logs:
             return UNDECIDED
         return LOWER if most < low else HIGHER if least > high else UNDECIDED
 
-    def chance(self, level: float) -> float:
-        """The predictive chance that all windows will show a verdict at this level."""
+    def chance(self, level: float, total: int = 0) -> float:
+        """The predictive chance that all windows (or so many) will show a verdict at this level."""
         if self.count < UNITS:
             return 1.0
         ratio, units = self.ratio(0), self.count
-        of = max(round(self.total * units / len(self.ratios)), units + 1)
+        of = max(round((total or self.total) * units / len(self.ratios)), units + 1)
         edges = Edges(math.log(1 - self.margin), math.log(1 + self.margin))
         return _chance((ratio.value, ratio.stderr * math.sqrt(units), units), of, edges, level)
 
@@ -206,7 +206,7 @@ class Distances:
         """No verdict."""
         return UNDECIDED
 
-    def chance(self, level: float) -> float:
+    def chance(self, level: float, total: int = 0) -> float:
         """There is none to wait for."""
         return 0.0
 

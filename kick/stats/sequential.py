@@ -159,10 +159,10 @@ def decide(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decisi
     asked, of = len(values), len(design.dense)
     if asked > of:
         raise ValueError(f"got {asked} values of {of} items")
-    family = _family(design, values, metric, rule)
-    if family == "flips":
+    kind = family(design, values, metric, rule)
+    if kind == "flips":
         return _flips(design, values, metric, rule)
-    if family == "none":
+    if kind == "none":
         return Decision(asked == of, "", "all asked" if asked == of else "no rule", asked, of)
     if design.strata.any() and len(np.unique(design.strata)) > 1:
         raise ValueError(f"strata are for right/wrong items; {metric.name} is not right or wrong")
@@ -177,7 +177,7 @@ def replay(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decisi
     return decide(design, values, metric, rule)
 
 
-def _family(
+def family(
     design: Design, values: Floats, metric: Metric, rule: Rule
 ) -> Literal["flips", "graded", "logs", "distances", "none"]:
     """Which rule holds for the metric and the scores that are there."""
@@ -237,7 +237,7 @@ def _means(design: Design, values: Floats, metric: Metric, rule: Rule) -> Decisi
     """The decision on graded items, windows of text and distances."""
     code, why, reached = walk(design, values, metric, rule)
     tails = schedule(len(design.dense), rule, metric.kind).tails
-    gap, low, high = _sample(design, values, metric, rule).interval(tails[reached])
+    gap, low, high = sample(design, values, metric, rule).interval(tails[reached])
     dense = aggregate(design.dense, metric.kind, design.weights)
     unit = dense if metric.kind == "exp_mean" else 1.0
     return _decision(design, len(values), (code, why), metric, dense, (gap * unit, low * unit, high * unit))
@@ -254,18 +254,19 @@ def walk(design: Design, values: Floats, metric: Metric, rule: Rule) -> tuple[in
         if n > len(values) or why != flip_looks.GOING:
             break
         reached, last = at, n == by.looks[-1]
-        sample = _sample(design, values[:n], metric, rule)
-        code = code or sample.shown(by.levels[at], last)
-        if code or (rule.futility > 0 and sample.chance(by.levels[-1]) < rule.futility):
+        found = sample(design, values[:n], metric, rule)
+        code = code or found.shown(by.levels[at], last)
+        if code or (rule.futility > 0 and found.chance(by.levels[-1]) < rule.futility):
             why = flip_looks.DECIDED if code else flip_looks.FUTILE
         if rule.precision is not None:
-            _, low, high = sample.interval(by.tails[at])
+            _, low, high = found.interval(by.tails[at])
             why = flip_looks.GOING if (high - low) / 2 > rule.precision else why
         why = flip_looks.ALL if last else why
     return code, why, reached
 
 
-def _sample(design: Design, values: Floats, metric: Metric, rule: Rule) -> Graded | Logs | Distances:
+def sample(design: Design, values: Floats, metric: Metric, rule: Rule) -> Graded | Logs | Distances:
+    """The first items as the rule of their kind reads them, if they are not right or wrong."""
     n, dense = len(values), np.asarray(design.dense, dtype=float)
     support = design.support or metric.support
     if not metric.compared:
