@@ -38,7 +38,8 @@ class Facts:
     gradient descent. task_data: it sees data of the tasks that are scored. serves: which architectures, in
     words. look: the colour, marker and line of its points, e.g. "blue s -". feeds_forward: what it does to a
     block depends on sums over the calibration sequences, and later blocks see it: the order of the sequences,
-    which rounds a sum otherwise, can show.
+    which rounds a sum otherwise, can show. blockwise: it touches weights in `walk` alone, so that a model
+    larger than memory can be compressed block by block.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Facts:
     chooses: str | Mapping[str, str] = ""
     trains: bool = False
     task_data: bool = False
+    blockwise: bool = False
     serves: str = "all"
     look: str = ""
     feeds_forward: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from kick import compress
 from kick.compress.calibrate import corpus as calibrate_corpus
 from kick.errors import KickError
 from kick.matrix.schema import LARGEST_SEED
+from kick.model.source import DTYPES
 from kick.records import CalibrationSpec, Step
 from kick.registry import unknown
 
@@ -51,6 +53,23 @@ def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> Calib
     if corpus not in calibrate_corpus.CORPORA:
         raise KickError(unknown("calibration corpus", corpus, calibrate_corpus.CORPORA))
     return CalibrationSpec(corpus, sequences, length, seed)
+
+
+def carry_out(
+    model: str,
+    recipe: Sequence[Step],
+    calibration: CalibrationSpec,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Compress a checkpoint into a folder; the manifest. Raises KickError for a dtype that is not known."""
+    from kick.compress.streamed.compress import compress_checkpoint
+
+    if dtype is not None and dtype not in DTYPES:
+        raise KickError(f"--dtype: got {dtype!r}; expected one of {', '.join(DTYPES)}")
+    return compress_checkpoint(model, recipe, calibration, out, dtype=dtype, data_root=data_root)
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:

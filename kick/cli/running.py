@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -159,6 +160,7 @@ def compress(
     sequences: Annotated[int, typer.Option(help="number of calibration sequences")] = 16,
     length: Annotated[int, typer.Option(help="tokens per calibration sequence")] = 256,
     calibration_seed: Annotated[int, typer.Option(help="which sequences of the corpus")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="of saved weights (default: the checkpoint's)")] = None,
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
@@ -167,7 +169,7 @@ def compress(
 
     recipe = cli_compress.steps(context.args)
     spec = cli_compress.calibration_of(corpus, sequences, length, calibration_seed)
-    print_json(api.compress_model(model, recipe, calibration=spec, out=out, data_root=data_root).manifest)
+    print_json(cli_compress.carry_out(model, recipe, spec, Path(out), dtype=dtype, data_root=data_root))
 
 
 @app.command(rich_help_panel=panels.RUN)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from kick.compress.pruning import clear
 from kick.compress.scope import Scope
 from kick.errors import KickError
 from kick.model.footprint import VALUE_BITS, Storage, footprint
-from kick.model.structure import block_list, blocks, linears
+from kick.model.structure import Linear, block_list, blocks, linears
 from kick.records import Step
 from kick.registry import import_files
 
@@ -208,25 +208,40 @@ def _settle(
     weights, formats = before
     for index, block in enumerate(modules):
         known = weights.of(index) if formats else {}
-        for linear in linears(block):
-            name = f"{path}.{index}.{linear.name}"
-            kept = calibration.kept(name, linear.weight)
-            if kept is not None:
-                clear(linear.weight, kept)
-            stored = calibration.formats.get(name)
-            if stored is None:
-                continue
-            weight = linear.weight
-            if stored.grid is not None:
-                grid, scale = stored.on_grid()
-                same = grid.round(weight, scale).to(weight.dtype) == weight
-            elif formats.get(name) is stored:
-                same = (known[linear.name].to(weight.device) == weight) | (weight == 0)
-            else:  # this step put it there
-                continue
-            if not same.all():
-                del calibration.formats[name]
-                calibration.note("no longer in its format", linear=name)
+        settle(f"{path}.{index}", linears(block), calibration, formats, known)
+
+
+def settle(
+    block: str,
+    matrices: Sequence[Linear],
+    calibration: Calibration,
+    formats: Mapping[str, Quantized],
+    known: Mapping[str, Tensor],
+) -> None:
+    """Settle one block's matrices after a later step.
+
+    formats: those that are not a grid, by full name, before the step; known: the weights of that time, by the
+    matrix's name in the block.
+    """
+    for linear in matrices:
+        name = f"{block}.{linear.name}"
+        kept = calibration.kept(name, linear.weight)
+        if kept is not None:
+            clear(linear.weight, kept)
+        stored = calibration.formats.get(name)
+        if stored is None:
+            continue
+        weight = linear.weight
+        if stored.grid is not None:
+            grid, scale = stored.on_grid()
+            same = grid.round(weight, scale).to(weight.dtype) == weight
+        elif formats.get(name) is stored:
+            same = (known[linear.name].to(weight.device) == weight) | (weight == 0)
+        else:  # this step put it there
+            continue
+        if not same.all():
+            del calibration.formats[name]
+            calibration.note("no longer in its format", linear=name)
 
 
 def _pruned(model: nn.Module, calibration: Calibration) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedToken
 
 from kick.compress.context import Calibration, Quantized
 from kick.compress.dense import DenseWeights, merge_branch
-from kick.compress.grid import Grid
+from kick.compress.grid import Grid, Scale
 from kick.errors import CellFailed, KickError
 from kick.model import block_list, blocks, linears, named_linears
 from kick.model.source import quiet
@@ -43,7 +43,7 @@ RUNNING = (
     "with full activations; evaluate it with `kick run`, or save a weight-only method"
 )
 _APART = {"footprint": "footprint_with_branches_apart"}  # a merged checkpoint is larger than that
-_TOLERANCE = 1e-3  # of the largest logit
+TOLERANCE = 1e-3  # of the largest logit
 
 
 def save(
@@ -167,20 +167,10 @@ def _one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None
 
 
 def _write_packed(model: PreTrainedModel, formats: Mapping[str, Quantized], grid: Grid, folder: Path) -> None:
-    from compressed_tensors.compressors.pack_quantized import pack_to_int32
-
-    half = 2 ** (grid.bits - 1)  # codes are signed there
     tensors: dict[str, Tensor] = {}
     found = _all(model)
     for name, linear in found.items():
-        scale = formats[name].on_grid()[1]
-        codes = grid.quantize(linear.weight, scale) - half
-        tensors[f"{name}.weight_packed"] = pack_to_int32(codes.to(torch.int8), grid.bits)
-        tensors[f"{name}.weight_scale"] = scale.scale.to(linear.weight.dtype)
-        tensors[f"{name}.weight_shape"] = torch.tensor(linear.weight.shape)
-        if not grid.symmetric:
-            zeros = (scale.zero - half).to(torch.int8)
-            tensors[f"{name}.weight_zero_point"] = pack_to_int32(zeros, grid.bits, packed_dim=0)
+        tensors |= packed(name, linear.weight, formats[name], linear.weight.dtype)
     written: set[int] = set()
     for name, tensor in model.state_dict().items():
         if name.removesuffix(".weight") in found or tensor.data_ptr() in written:
@@ -190,12 +180,30 @@ def _write_packed(model: PreTrainedModel, formats: Mapping[str, Quantized], grid
     folder.mkdir()
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
-    config = model.config.to_dict() | {"quantization_config": _quantization_config(model, grid)}
+    config = model.config.to_dict() | {"quantization_config": quantization_config(model, grid)}
     config["architectures"] = [type(model).__name__]
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
 
 
-def _quantization_config(model: nn.Module, grid: Grid) -> dict[str, Any]:
+def packed(name: str, weight: Tensor, stored: Quantized, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of compressed-tensors' packed format for a matrix that is on a grid, scales in `dtype`."""
+    from compressed_tensors.compressors.pack_quantized import pack_to_int32
+
+    grid, scale = stored.on_grid()
+    half = 2 ** (grid.bits - 1)  # codes are signed there
+    codes = grid.quantize(weight, scale) - half
+    tensors = {
+        f"{name}.weight_packed": pack_to_int32(codes.to(torch.int8), grid.bits),
+        f"{name}.weight_scale": scale.scale.to(dtype),
+        f"{name}.weight_shape": torch.tensor(weight.shape),
+    }
+    if not grid.symmetric:
+        zeros = (scale.zero - half).to(torch.int8)
+        tensors[f"{name}.weight_zero_point"] = pack_to_int32(zeros, grid.bits, packed_dim=0)
+    return tensors
+
+
+def quantization_config(model: nn.Module, grid: Grid) -> dict[str, Any]:
     """What compressed-tensors reads; everything outside the blocks is left as it is."""
     path = block_list(model)[0]
     outside = [
@@ -244,6 +252,20 @@ def _without_branches(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if not name.endswith(sides)}
 
 
+def round_to(model: nn.Module, calibration: Calibration, dtype: torch.dtype) -> None:
+    """Give a model's weights another type, in place: those on a grid as their rounded scales say."""
+    if dtype == next(model.parameters()).dtype:
+        return
+    for name, linear in _all(model).items():
+        stored = calibration.formats.get(name)
+        if stored is not None and stored.grid is not None:
+            grid, scale = stored.on_grid()
+            rounded = Scale(scale.scale.to(dtype).float(), scale.zero)
+            linear.put(grid.dequantize(grid.quantize(linear.weight, scale), rounded))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def _write_masks(masks: Mapping[str, Tensor], file: Path) -> None:
     """Each mask as bits, (out, ceil(in / 8)) uint8, the first input in the high bit; 1 = kept."""
     bits = {name: np.packbits(kept.cpu().numpy(), axis=1) for name, kept in masks.items()}
@@ -259,7 +281,7 @@ def _difference(model: PreTrainedModel, folder: Path) -> float:
     ids = torch.randint(0, model.config.vocab_size, (1, 32), generator=generator)
     wanted = model(ids.to(model.device)).logits.float().cpu()
     difference = float((loaded(ids).logits.float() - wanted).abs().max())
-    if not difference <= _TOLERANCE * float(wanted.abs().max()):
+    if not difference <= TOLERANCE * float(wanted.abs().max()):
         raise CellFailed(
             f"the checkpoint, loaded again, gives logits that differ by {difference:g}; it was not kept"
         )

@@ -7,9 +7,10 @@ the masks that later steps keep, the grids that weights are on, and notes for ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +46,25 @@ class Quantized:
         return self.grid, self.scale
 
 
+class Supply(Protocol):
+    """Gives a walk the blocks of a model that memory does not hold, one at a time."""
+
+    device: torch.device
+
+    def outside(self) -> AbstractContextManager[Any]:
+        """Within it what is outside the blocks has its weights."""
+
+    def begin(self, feed: Any, looks: bool) -> int:
+        """The number of the block that a walk starts with: later ones of a walk that was cut off."""
+
+    def open(self, index: int) -> None:
+        """Put a block's weights in their place."""
+
+    def close(self, index: int, feed: Any, looks: bool) -> None:
+        """Take a block, which nobody needs again in this walk: keep what was made of it, unless the walk only
+        looks."""
+
+
 @dataclass(eq=False)
 class Calibration(Sequence[Tensor]):
     """Token sequences (1, length), and the state of a recipe.
@@ -61,6 +81,7 @@ class Calibration(Sequence[Tensor]):
         scope: which matrices the step at hand is about, and shares of their own.
         dense: the dense weights, where a step of the recipe asks for them.
         notes: what has to be said about the result, for run.json.
+        supply: where blocks come from, if the model is not in memory.
     """
 
     sequences: Sequence[Tensor] = ()
@@ -74,6 +95,7 @@ class Calibration(Sequence[Tensor]):
     scope: Scope = field(default_factory=Scope)
     dense: DenseWeights | None = None
     notes: list[dict[str, Any]] = field(default_factory=list)
+    supply: Supply | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)

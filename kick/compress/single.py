@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kick import compress, model, paths
 from kick.compress.calibrate import corpus
-from kick.compress.checkpoint import RUNNING, check_out, save
+from kick.compress.checkpoint import RUNNING, check_out, round_to, save
 from kick.compress.context import Calibration
 from kick.compress.method import methods
 from kick.errors import KickError
@@ -63,11 +64,13 @@ def compress_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     out: Path | None = None,
     data_root: str | None = None,
+    dtype: str | None = None,
 ) -> CompressedModel:
     """Compress a model in place, and save it if `out` is given.
 
     Args:
         given: what `kick.model.resolve` takes, loaded in float32, or a loaded model, whose weights change.
+        dtype: what weights are saved in; None: as they were computed.
         calibration: a corpus and which sequences of it, or token sequences (1, length).
         tokenizer: of a loaded model; without one, that of the folder or hub id that it was loaded from.
 
@@ -90,9 +93,11 @@ def compress_model(
         if isinstance(calibration, CalibrationSpec):
             calibration = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
         tokens = tuple(_checked(one, network).to(device) for one in calibration)
-    context = Calibration(tokens, spec.propagate, offload, progress=_told(PAUSE))
+    context = Calibration(tokens, spec.propagate, offload, progress=told(PAUSE))
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
+        if dtype is not None:
+            round_to(network, context, getattr(torch, dtype))
         manifest = None if out is None else save(network, tokenizer, context, report, out)
     return CompressedModel(network, tokenizer, report, context, manifest)
 
@@ -169,7 +174,7 @@ def _frozen(network: PreTrainedModel) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _told(pause: float) -> Callable[[int, int], None]:
+def told(pause: float) -> Callable[[int, int], None]:
     """What says on standard error how many blocks are done, once in so many seconds."""
     last = time.monotonic()
 

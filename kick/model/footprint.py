@@ -43,12 +43,15 @@ class Storage:
     size: int = 0
 
 
-def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -> dict[str, Any]:
+def footprint(
+    model: nn.Module, storages: Mapping[str, Storage] | None = None, zeros: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Parameters, zeros, bytes and bits of a model, as JSON values.
 
     Args:
         storages: by full name of a linear; those not named are as a checkpoint that was quantized elsewhere
             says of itself, else dense values of VALUE_BITS.
+        zeros: of every linear, where they are known and the model's weights are not there to be looked at.
 
     Returns:
         parameters: distinct ones, tied weights once; stored_bytes: of the tensors as they are;
@@ -57,7 +60,7 @@ def footprint(model: nn.Module, storages: Mapping[str, Storage] | None = None) -
         bits_per_weight: of the matrices, packed, everything counted; value_bits: of an unquantized value.
     """
     storages = {**getattr(model, STORAGES, {}), **(storages or {})}
-    sizes = _matrices(model, storages)
+    sizes = _matrices(model, storages, zeros)
     tensors = _distinct(model)
     rest = _rest(tensors, storages, sizes)
     return {
@@ -83,12 +86,13 @@ class _Sizes:
     names: set[str] = field(default_factory=set)
 
 
-def _matrices(model: nn.Module, storages: Mapping[str, Storage]) -> _Sizes:
+def _matrices(model: nn.Module, storages: Mapping[str, Storage], known: Mapping[str, int] | None) -> _Sizes:
     """All matrices of the blocks, those of another library's format as their file has them."""
     path = block_list(model)[0]
     found = _Sizes()
     for name, _, linear in named_linears(model, skip_packed=True):
-        zeros, size = _zeros(linear.weight), linear.weight.numel()
+        zeros = _zeros(linear.weight) if known is None else known[name]
+        size = linear.weight.numel()
         found.names.add(name)
         found.zeros += zeros
         found.dense += size
@@ -151,7 +155,8 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
     found: dict[tuple[int, tuple[int, ...]], tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         for inner, part in _parts(name, tensor):
-            found.setdefault((part.data_ptr(), tuple(part.shape)), (inner, part))
+            place = part.untyped_storage()._cdata if part.is_meta else part.data_ptr()
+            found.setdefault((place, tuple(part.shape)), (inner, part))
     return dict(found.values())
 
 

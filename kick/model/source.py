@@ -34,7 +34,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "added_tokens.json")
 # What transformers raises at files that do not fit each other or are damaged
-_UNREADABLE = (
+UNREADABLE = (
     ValueError, OSError, ImportError, RuntimeError, LookupError, AttributeError, TypeError, SafetensorError,
 )  # fmt: skip
 _CONVERSION = 2  # raised when the conversion from GGUF changes what it writes
@@ -128,7 +128,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
                 output_loading_info=True,
                 **options,
             )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise KickError(
             f"transformers cannot load {spec.name!r} as a causal language model: "
             f"{error if str(error) else type(error).__name__}"

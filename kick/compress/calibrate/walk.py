@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,19 +40,27 @@ class _Stop(Exception):
     """Signals that everything needed of a forward pass has been seen."""
 
 
-def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) -> Iterator[Block]:
+def walk(
+    model: nn.Module, calibration: Sequence[Tensor], runs: bool = False, looks: bool = False
+) -> Iterator[Block]:
     """Each block in turn; change it before taking the next. Raises CellFailed at a weight not finite.
 
     A block's linears are those that the step's scope covers. `runs` says that blocks will be run, not only
-    measured: statistics kept on disk cannot replace it then.
+    measured: statistics kept on disk cannot replace it then. `looks` says that nothing is changed: a step
+    has one walk that changes blocks, after any that look.
     """
     calibration = calibration_of(calibration)
-    path, modules = block_list(model)
+    supply = calibration.supply
+    path, found = block_list(model)
+    modules = list(found)
     with tempfile.TemporaryDirectory(dir=calibration.offload) as scratch:
-        feed = _Feed(model, list(modules), calibration, Path(scratch))
+        feed = Feed(model, modules, calibration, Path(scratch))
         if runs or calibration.scope.only is not None:  # statistics on disk are of all linears
             feed.memory = None
-        for index, module in enumerate(modules):
+        start = supply.begin(feed, looks) if supply else 0
+        for index, module in enumerate(modules[start:], start):
+            if supply:
+                supply.open(index)
             name = f"{path}.{index}"
             covered = [one for one in linears(module) if calibration.scope.covers(f"{name}.{one.name}")]
             block = Block(index, name, module, covered, feed)
@@ -61,6 +69,10 @@ def walk(model: nn.Module, calibration: Sequence[Tensor], runs: bool = False) ->
                     raise CellFailed(f"the weight of {block.full(linear)} has NaN or infinity in it")
             yield block
             feed.left(index)
+            if supply:
+                if feed.at == index < len(modules) - 1:
+                    feed.reach(index + 1)  # while its weights are there
+                supply.close(index, feed, looks)
             if calibration.progress is not None:
                 calibration.progress(index + 1, len(modules))
 
@@ -82,7 +94,7 @@ class Block:
     name: str
     module: nn.Module
     linears: list[Linear]
-    feed: _Feed
+    feed: Feed
     _measured: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def full(self, linear: Linear | str) -> str:
@@ -192,14 +204,15 @@ class _Seen(Generic[S]):
         return statistic
 
 
-class _Feed:
+class Feed:
     """The hidden states before the block that was reached, and how each block is called."""
 
     def __init__(self, model: nn.Module, modules: list[nn.Module], calibration: Calibration, scratch: Path):
         self.model, self.modules, self.calibration = model, modules, calibration
         self.dense = calibration.propagate == "dense"
         self.memory = Memory(calibration.memory) if self.dense and calibration.memory else None
-        self.device = device_of(model)
+        self.supply = calibration.supply
+        self.device = self.supply.device if self.supply else device_of(model)
         self.states, self.next = (
             _States(scratch if calibration.offload else None, self.device) for _ in range(2)
         )
@@ -210,7 +223,8 @@ class _Feed:
     def reach(self, index: int) -> None:
         """Bring the states up to block `index`. Dense states must be taken before a block is changed."""
         if self.at < 0:
-            self._start()
+            with self.supply.outside() if self.supply else nullcontext():
+                self._start()
         while self.at < index:
             if self.dense:
                 raise RuntimeError("propagate dense: measure every block before it is changed")

@@ -38,6 +38,7 @@ _TINY = 1e-8  # keeps a dead input's scale from being zero
     kind="prune",
     needs=("calibration",),
     feeds_forward=True,
+    blockwise=True,
     place=60,
     chooses="it chooses weights while it updates them",
 )

@@ -63,6 +63,7 @@ class ScaledInput(Hessian):
     kind="quantize",
     needs=("calibration",),
     feeds_forward=True,
+    blockwise=True,
     version=2,  # spans of a fused qkv are left alone as those of q and k
     place=30,
     look="sky P -",

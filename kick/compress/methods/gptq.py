@@ -38,6 +38,7 @@ from kick.model import Linear
     kind="quantize",
     needs=("calibration",),
     feeds_forward=True,
+    blockwise=True,
     place=20,
     look="pink D -",
 )

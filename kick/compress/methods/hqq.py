@@ -30,6 +30,7 @@ from kick.compress.quantizing import check_groups, store
     title="HQQ",
     paper="Badri and Shaji, Mobius Labs 2023",
     kind="quantize",
+    blockwise=True,
     place=40,
 )
 @dataclass(frozen=True)

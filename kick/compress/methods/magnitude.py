@@ -17,12 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from kick.compress.calibrate.walk import walk
-from kick.compress.context import calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune, put
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
-from kick.model import block_list, linears
 
 
 @method(
@@ -30,6 +28,7 @@ from kick.model import block_list, linears
     title="Magnitude pruning",
     paper="Han et al., NeurIPS 2015, arXiv 1506.02626",
     kind="prune",
+    blockwise=True,
     place=20,
     look="red o -",
     chooses={
@@ -56,8 +55,7 @@ class Magnitude:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         together = self.per == "global" and not self.sparsity.m
-        covers = calibration_of(calibration).scope.covers
-        threshold = _Global(model, self.sparsity, covers) if together else None
+        threshold = _Global(model, self.sparsity, calibration) if together else None
         how = Comparison(self.sparsity, "row" if self.per == "row" else "matrix", self.ties)
         for block in walk(model, calibration):
             for linear in block.linears:
@@ -74,23 +72,17 @@ class _Global:
     The bits of a non-negative float, read as an integer, are in the order of the floats.
     """
 
-    def __init__(self, model: nn.Module, sparsity: Sparsity, covers: Callable[[str], bool]):
-        path, modules = block_list(model)
-        weights = [
-            linear.weight
-            for index, block in enumerate(modules)
-            for linear in linears(block)
-            if covers(f"{path}.{index}.{linear.name}")
-        ]
-        self.k = sparsity.count(sum(weight.numel() for weight in weights))
-        none = torch.zeros((), dtype=torch.long)
-        high = sum((torch.bincount(_bits(weight) >> 16, minlength=1 << 15) for weight in weights), none)
+    def __init__(self, model: nn.Module, sparsity: Sparsity, calibration: Sequence[Tensor]):
+        def counted(size: int, part: Callable[[Tensor], Tensor]) -> Tensor:
+            blocks = walk(model, calibration, looks=True)
+            weights = (_bits(linear.weight) for block in blocks for linear in block.linears)
+            none = torch.zeros((), dtype=torch.long)
+            return sum((torch.bincount(part(bits), minlength=size) for bits in weights), none)
+
+        high = counted(1 << 15, lambda bits: bits >> 16)
+        self.k = sparsity.count(int(high.sum()))
         first, before = _place(high, self.k)
-        counts = (
-            torch.bincount(bits[bits >> 16 == first] & 0xFFFF, minlength=1 << 16)
-            for bits in map(_bits, weights)
-        )
-        low = sum(counts, none)
+        low = counted(1 << 16, lambda bits: bits[bits >> 16 == first] & 0xFFFF)
         second, before_low = _place(low, self.k - before)
         self.threshold = (first << 16) + second
         self.ties = self.k - before - before_low  # how many of those at the threshold still go

@@ -39,6 +39,7 @@ def levels() -> Tensor:
     title="NF4",
     paper="Dettmers et al., NeurIPS 2023, arXiv 2305.14314",
     kind="quantize",
+    blockwise=True,
     place=50,
     bits=4,
 )

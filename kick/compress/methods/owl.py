@@ -35,6 +35,7 @@ from kick.errors import CellFailed, KickError
     kind="prune",
     needs=("calibration",),
     feeds_forward=True,
+    blockwise=True,
     place=40,
     chooses="it chooses the shares itself",
 )
@@ -64,7 +65,7 @@ class Owl:
     def _shares(self, model: nn.Module, calibration: Calibration) -> list[float]:
         """The share pruned of each block. Raises CellFailed if that is not a valid share."""
         outliers, sizes, covered = [], [], []
-        for block in walk(model, replace(calibration, propagate="dense")):
+        for block in walk(model, replace(calibration, propagate="dense"), looks=True):
             found = [saliency.flatten() for _, saliency in saliencies(block)]
             covered.append(bool(found))
             if not found:  # a scope leaves this block as it is

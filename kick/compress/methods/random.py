@@ -20,6 +20,7 @@ from kick.compress.sparsity import Sparsity
     title="Random pruning",
     paper="baseline; no paper",
     kind="prune",
+    blockwise=True,
     place=10,
     look="quiet x :",
 )

@@ -24,6 +24,7 @@ from kick.compress.quantizing import check_groups, integer, store
     title="Round to nearest",
     paper="baseline in Frantar et al., ICLR 2023, arXiv 2210.17323",
     kind="quantize",
+    blockwise=True,
     place=10,
     look="orange v -",
 )

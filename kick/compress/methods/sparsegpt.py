@@ -35,6 +35,7 @@ from kick.model import Linear
     kind="prune",
     needs=("calibration",),
     feeds_forward=True,
+    blockwise=True,
     place=50,
     chooses="it chooses weights while it updates them",
     look="green ^ -",

@@ -28,6 +28,7 @@ from kick.model import Linear
     kind="prune",
     needs=("calibration",),
     feeds_forward=True,
+    blockwise=True,
     place=30,
     look="blue s -",
 )

@@ -1,0 +1,269 @@
+"""A recipe applied to a checkpoint by name, block by block, and saved: what `kick compress` does.
+
+Masks and weights are those of the way through memory: weights are computed in float32, and each block's
+input is what the blocks before it give before they are rounded to the type they are stored in.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from kick import __version__, compress, paths
+from kick.compress import single
+from kick.compress.calibrate import corpus
+from kick.compress.calibrate.walk import Feed
+from kick.compress.checkpoint import RUNNING, TOLERANCE, quantization_config
+from kick.compress.context import Calibration
+from kick.compress.grid import Grid
+from kick.compress.method import methods
+from kick.compress.scope import Scope
+from kick.compress.streamed import record, shards, travel
+from kick.compress.streamed.supply import BlockSupply, Unpacked, probe_of
+from kick.compress.streamed.target import Target, claimed
+from kick.errors import CellFailed, KickError
+from kick.model import resolve
+from kick.model.footprint import Storage, footprint
+from kick.model.layered import Layered, Whole
+from kick.model.source import DTYPES, locate, tokenizer_of
+from kick.model.stored import TensorFile
+from kick.model.structure import hidden_of
+from kick.model.textual import check_vocabulary, text_config
+from kick.printable import say
+from kick.records import CalibrationSpec, ModelSpec, Step
+
+
+def compress_checkpoint(
+    name: str,
+    recipe: Sequence[Step],
+    spec: CalibrationSpec,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """Compress a model into the folder `out`; the manifest.
+
+    A recipe of methods that need the whole model at once is carried out in memory, which is said.
+
+    Args:
+        name: what `kick.model.resolve` takes.
+        dtype: what weights are stored in; None: as the checkpoint has them.
+
+    Raises:
+        KickError: a name, option or folder that is wrong, or a folder that another process writes to.
+        CellFailed: NaN, a matrix that is not positive definite, a checkpoint that is not what was computed.
+    """
+    if any(methods[step.method].activations for step in recipe):
+        raise KickError(RUNNING)
+    whole = [step.method for step in recipe if not methods[step.method].blockwise]
+    try:
+        if whole:
+            raise Whole(f"{whole[0]} needs the whole model at once")
+        with claimed(out) as target:
+            return _Compression(name, recipe, spec, dtype).carry_out(target, data_root)
+    except Whole as reason:
+        say(f"kick: {reason}; the model is loaded whole")
+    dtype = dtype or _dtype_of(locate(name))
+    made = single.compress_model(name, recipe, spec, out=out, data_root=data_root, dtype=dtype)
+    return made.manifest or {}
+
+
+def _dtype_of(folder: Path) -> str:
+    """The type that a checkpoint's config says it is in; float32 for one that kick does not load."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    found = str(text_config(config).dtype or config.dtype).removeprefix("torch.")
+    return found if found in DTYPES else "float32"
+
+
+class _Compression:
+    """One call: a checkpoint, a recipe, calibration."""
+
+    def __init__(self, name: str, recipe: Sequence[Step], spec: CalibrationSpec, dtype: str | None):
+        self.name, self.recipe, self.spec = name, list(recipe), spec
+        self.dtype = None if dtype is None else getattr(torch, dtype)
+
+    def carry_out(self, target: Target, data_root: str | None) -> dict[str, Any]:
+        """Do what is not done yet, and put the checkpoint in its place; the manifest."""
+        offload = paths.offload_folder()
+        found = resolve(self.name)
+        self.folder = locate(self.name)
+        self.layered = Layered(self.folder, torch.float32, paths.device())
+        model = self.layered.model
+        tokenizer = tokenizer_of(found)
+        check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
+        compress.check(model, self.recipe)
+        compress.check_saved(model, self.recipe)
+        sequences: list[Tensor] = []
+        if compress.needs_calibration(self.recipe):
+            sequences = corpus.sequences(self.spec, tokenizer, data_root)
+            corpus.check_positions(model.config, self.spec.length)
+        context = Calibration(
+            tuple(one.to(self.layered.device) for one in sequences),
+            self.spec.propagate,
+            offload,
+            progress=single.told(single.PAUSE),
+        )
+        identity = self._identity(found, sequences)
+        supply = BlockSupply(self.layered, target, identity, context, self.dtype)
+        context.supply = supply
+        if supply.progress.manifest is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.spec.seed)
+                for number in range(supply.progress.step, len(self.recipe)):
+                    self._step(number, supply)
+            supply.save(manifest=self._finish(supply, target))
+        target.place()
+        return supply.progress.manifest or {}
+
+    def _identity(self, found: ModelSpec, sequences: Sequence[Tensor]) -> dict[str, Any]:
+        """What must be the same for work to be continued."""
+        hasher = hashlib.sha256()
+        for ids in sequences:
+            hasher.update(ids.numpy().tobytes())
+        return {
+            "model": asdict(found),
+            "recipe": [asdict(step) for step in self.recipe],
+            "calibration": asdict(self.spec),
+            "tokens": hasher.hexdigest(),
+            "dtype": str(self.dtype),
+            "kick": __version__,
+        }
+
+    def _step(self, number: int, supply: BlockSupply) -> None:
+        """Carry out a step from where it is."""
+        step, context = self.recipe[number], supply.calibration
+        supply.final = number == len(self.recipe) - 1
+        context.scope = Scope.of(step)
+        try:
+            compress.build(step)(self.layered.model, context)
+        except Unpacked:  # the next time all blocks are stored as dense weights
+            supply.again()
+            compress.build(step)(self.layered.model, context)
+        supply.end(self._done(step, supply), number)
+
+    def _done(self, step: Step, supply: BlockSupply) -> dict[str, Any]:
+        """What a step did, as `compress.compress` says it."""
+        matrices = supply.progress.matrices.values()
+        pruned, weights = (sum(one[name] for one in matrices) for name in ("pruned", "weights"))
+        size = self._footprint(supply)
+        facts = {"method": step.method, "options": dict(step.options), "version": step.version}
+        facts |= methods[step.method].record(step.options)
+        facts |= {"seconds": round(supply.progress.seconds, 3)}
+        facts |= {"pruned": pruned, "weights": weights, "sparsity": pruned / weights}
+        return facts | {"bytes": size["packed_bytes"]}
+
+    def _footprint(self, supply: BlockSupply) -> dict[str, Any]:
+        known = supply.progress.matrices
+        storages = {name: Storage(**one["storage"]) for name, one in known.items() if one["storage"]}
+        return footprint(self.layered.model, storages, {name: one["zeros"] for name, one in known.items()})
+
+    # ---------------------------------------------------------------------------------- the end
+
+    def _finish(self, supply: BlockSupply, target: Target) -> dict[str, Any]:
+        """Make the work folder's checkpoint whole, compare it with what was computed; its manifest."""
+        folder, progress = target.checkpoint, supply.progress
+        size = self._footprint(supply)
+        shards.finish(folder, supply.room, progress.shards, size["parameters"])
+        self._write_masks(folder / "kick", supply)
+        grid = None if not progress.grid else Grid(**progress.grid)
+        self._write_config(folder, grid)
+        travel.copy(self.folder, folder)
+        wanted = record.read(target.work / (progress.states or ""))["logits"]
+        files = sorted(folder.glob("*.safetensors"))
+        kind = "dense"
+        if any(one["storage"] and one["storage"]["bits"] != 16 for one in progress.matrices.values()):
+            kind = "dense, quantized weights stored dequantized"
+        manifest = {
+            "format": kind if grid is None else "compressed-tensors pack-quantized",
+            "steps": progress.steps,
+            "propagate": self.spec.propagate,
+            "notes": progress.notes,
+            "footprint": size,
+            "model": self.name,
+            "calibration": asdict(self.spec) if compress.needs_calibration(self.recipe) else None,
+            "dtype": str(self._main()).removeprefix("torch."),
+            "logit_difference": self._difference(folder, wanted),
+            "bytes": {file.name: file.stat().st_size for file in files},
+        }
+        travel.describe(folder, self.name, manifest)
+        (folder / "kick" / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        return manifest
+
+    def _main(self) -> torch.dtype:
+        """The type in which the matrices are stored."""
+        return self.dtype or self.layered.dtype
+
+    def _write_masks(self, folder: Path, supply: BlockSupply) -> None:
+        (entries,) = supply.progress.masks
+        if entries and not (folder / "masks.safetensors").exists():
+            TensorFile(folder / "masks", supply.mask_room, entries).seal()
+            os.replace(folder / "masks", folder / "masks.safetensors")
+        (folder / "masks").unlink(missing_ok=True)
+
+    def _write_config(self, folder: Path, grid: Grid | None) -> None:
+        """The config as transformers would save it with these weights."""
+        model = self.layered.model
+        config = copy.deepcopy(model.config)
+        config.dtype = str(self._main()).removeprefix("torch.")
+        config.architectures = [type(model).__name__]
+        if grid is None:
+            config.save_pretrained(folder)
+            return
+        facts = config.to_dict() | {"quantization_config": quantization_config(model, grid)}
+        (folder / "config.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
+
+    @torch.no_grad()
+    def _difference(self, folder: Path, wanted: Tensor) -> float:
+        """The largest difference of logits between what was computed and what is read from the folder."""
+        layered = Layered(folder, torch.float32, paths.device(), packed=True)
+        probe = probe_of(layered)
+        probing = Calibration((probe,), supply=_Read(layered))
+        feed = Feed(layered.model, list(layered.modules), probing, Path())
+        feed.reach(0)
+        state = feed.states.get(0, 0)
+        for index in range(len(layered.modules)):
+            args, kwargs = feed.calls[0][index]
+            output = layered.load(index)(state, *args, **kwargs)
+            layered.drop(index)
+            state = hidden_of(output)
+        difference = float((layered.logits(probe, output) - wanted).abs().max())
+        if not difference <= TOLERANCE * float(wanted.abs().max()):
+            raise CellFailed(
+                f"the checkpoint, read again, gives logits that differ by {difference:g}; it was not kept"
+            )
+        return difference
+
+
+class _Read:
+    """A supply whose blocks are read, and kept nowhere."""
+
+    def __init__(self, layered: Layered):
+        self.layered, self.device = layered, layered.device
+        self.rows = probe_of(layered).flatten().tolist()
+
+    def outside(self) -> Any:
+        """Within it what is outside the blocks has its weights."""
+        return self.layered.outside(self.rows)
+
+    def begin(self, feed: Feed, looks: bool) -> int:
+        """The first block."""
+        return 0
+
+    def open(self, index: int) -> None:
+        """Put a block's weights in their place."""
+        self.layered.load(index)
+
+    def close(self, index: int, feed: Feed, looks: bool) -> None:
+        """Let them go."""
+        self.layered.drop(index)

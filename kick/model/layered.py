@@ -1,0 +1,267 @@
+"""A checkpoint larger than memory: its model on torch's meta device, filled with weights part by part.
+
+    layered = Layered(folder, "float32")
+    with layered.outside(rows):             # embeddings (these rows of them), rotations, norms
+        ...                                 # everything but the blocks can run
+    layered.load(0); ...; layered.drop(0)   # a block's weights are there in between
+
+Names and forms are transformers' own work: its loader is given one part of the file at a time, so that what
+a block holds is bit for bit what `from_pretrained` would have put there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+    revert_weight_conversion,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+from kick.errors import KickError
+from kick.model import elsewhere, textual
+from kick.model.source import UNREADABLE, quiet
+from kick.model.stored import StoredTensor, stored
+from kick.model.structure import block_list, skeleton
+from kick.model.unpacking import unpacking
+
+OUTSIDE = -1  # the part that is not in any block
+
+
+class Layered:
+    """The blocks of a checkpoint, one at a time.
+
+    Attributes:
+        model: in eval mode; weights that are not loaded are on the meta device.
+        path, modules: of the list of blocks.
+        dtype: of the stored matrices of its blocks, by their bytes.
+        device: where weights are put.
+    """
+
+    def __init__(
+        self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", packed: bool = False
+    ):
+        """Raises KickError for a checkpoint that transformers cannot load, or that is not whole.
+
+        packed: read compressed-tensors' packed format too.
+        """
+        self.folder, self.device, self.working, self.packed = folder, torch.device(device), dtype, packed
+        self.stored = stored(folder)
+        try:
+            with quiet():
+                self._build(dtype)
+        except KickError:
+            raise
+        except UNREADABLE as error:
+            raise KickError(
+                f"transformers cannot load {folder} as a causal language model: "
+                f"{error if str(error) else type(error).__name__}"
+            ) from error
+        self.path, self.modules = block_list(self.model)
+        self._sort()
+        self._held: dict[int, list[tuple[dict[str, Any], str, Any]]] = {}
+
+    def _build(self, dtype: torch.dtype) -> None:
+        """The empty model, as `from_pretrained` leaves it beside the weights."""
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        if (method := elsewhere.method_of(config)) is not None:
+            if method != "compressed-tensors" or not self.packed:
+                raise Whole(f"{self.folder} is quantized with {method}: it is not read block by block")
+            self.stored = unpacking(self.stored, vars(config).pop("quantization_config"))
+        options = textual.load_options(config)
+        self.model: PreTrainedModel = skeleton(options.get("config", config), dtype)
+        mapping = get_model_conversion_mapping(self.model, options.get("key_mapping"), None) or []
+        plan = self.model._get_dtype_plan(dtype)
+        how = LoadStateDictConfig(
+            device_map={"": "meta"}, dtype=dtype, dtype_plan=plan, weight_mapping=mapping
+        )
+        self.how = replace(how, device_map={"": str(self.device)})
+        empty = {name: _Empty(one) for name, one in self.stored.items()}
+        info, _ = convert_and_load_state_dict_in_model(self.model, empty, how)
+        if info.conversion_errors or info.mismatched_keys:
+            wrong = sorted(info.conversion_errors or [name for name, *_ in info.mismatched_keys])
+            raise ValueError(f"{wrong[0]} does not have the form that the config says")
+        level = logging.getLogger("transformers.modeling_utils")
+        before = level.level
+        level.setLevel(logging.ERROR)  # what is missing or left is told below
+        try:
+            PreTrainedModel._finalize_model_loading(self.model, self.how, info)
+        finally:
+            level.setLevel(before)
+        if missing := sorted(info.missing_keys):
+            raise KickError(
+                f"{self.folder} lacks {missing[0]}, which its config says it has: the checkpoint is not whole"
+            )
+        textual.settled(self.model, options, info.unexpected_keys)
+        self.reverted = self.model._weight_conversions
+        for name, buffer in self.model.named_non_persistent_buffers():
+            owner, _, leaf = name.rpartition(".")
+            self.model.get_submodule(owner)._buffers[leaf] = buffer.to(self.device)
+        self.model.eval().requires_grad_(False)
+
+    def _sort(self) -> None:
+        """Which stored tensors belong to which part, and what each parameter is made of."""
+        mapping = self.how.weight_mapping
+        renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+        converters = [one for one in mapping if isinstance(one, WeightConverter)]
+        known, prefix = self.model.state_dict(), self.model.base_model_prefix
+        self.parts: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
+        self.sources: dict[str, list[StoredTensor]] = defaultdict(list)  # by the parameter's own name
+        self.plain: dict[str, str] = {}  # parameter -> the one stored tensor that it is
+        for key, one in self.stored.items():
+            name, pattern = rename_source_key(key, renamings, converters, prefix, known)
+            if name not in known and key in known:
+                name, pattern = rename_source_key(key, [], [], prefix, known)
+            if name not in known:
+                continue
+            self.parts[self.part_of(name)][key] = one
+            self.sources[name].append(one)
+            if pattern is None and one.shape == tuple(known[name].shape):
+                self.plain[name] = key
+        sizes: Counter[torch.dtype] = Counter()
+        for index in range(len(self.modules)):
+            for one in self.parts[index].values():
+                sizes[one.dtype] += one.nbytes
+        self.dtype = sizes.most_common(1)[0][0]
+
+    def part_of(self, name: str) -> int:
+        """The number of the block that a parameter is in, OUTSIDE for none."""
+        number = name.removeprefix(f"{self.path}.").partition(".")[0]
+        return int(number) if name.startswith(f"{self.path}.") and number.isdigit() else OUTSIDE
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The type in which a parameter of the model is stored."""
+        return self.sources[name][0].dtype if self.sources.get(name) else self.dtype
+
+    # ---------------------------------------------------------------------------------- weights
+
+    def load(self, index: int) -> nn.Module:
+        """Read a block's weights; the block."""
+        self._fill(self.parts[index], index, self.modules[index])
+        return self.modules[index]
+
+    def drop(self, part: int) -> None:
+        """Let a part's weights go."""
+        for table, leaf, empty in self._held.pop(part, []):
+            table[leaf] = empty
+
+    def drop_all(self) -> None:
+        """Let all weights go."""
+        for part in list(self._held):
+            self.drop(part)
+
+    @contextmanager
+    def outside(self, rows: Iterable[int], head: bool = False) -> Iterator[PreTrainedModel]:
+        """Within it everything outside the blocks has its weights: of the embedding these rows, the rest of
+        it zeros; the head's only if it is asked for."""
+        top, bottom = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        names = {id(one): name for name, one in self.model.named_parameters()}
+        last, first = (names.get(id(one.weight)) if one is not None else None for one in (top, bottom))
+        given: dict[str, Any] = dict(self.parts[OUTSIDE])
+        if first in self.plain and not (head and last == first):
+            key = self.plain[first]
+            given[key] = given[key].rows(rows, self.working)
+        if not head and last != first and last in self.plain:
+            del given[self.plain[last]]
+        tied = self.model.all_tied_weights_keys
+        self._fill(given, OUTSIDE, self.model)
+        for target, source in tied.items():
+            owner, _, leaf = target.rpartition(".")
+            table = self.model.get_submodule(owner)._parameters
+            self._held[OUTSIDE].append((table, leaf, table[leaf]))
+            table[leaf] = self.model.get_parameter(source)
+        try:
+            yield self.model
+        finally:
+            self.drop(OUTSIDE)
+
+    def _fill(self, given: Mapping[str, Any], part: int, root: nn.Module) -> None:
+        """Have transformers put stored tensors into the model; what was there before is kept for `drop`."""
+        inner = self.modules if root is self.model else ()
+        blocks = {id(module) for block in inner for module in block.modules()}
+        held = self._held[part] = []
+        for module in root.modules():
+            if id(module) in blocks:
+                continue
+            for table in (module._parameters, module._buffers):
+                held += [(table, leaf, one) for leaf, one in table.items() if one is not None and one.is_meta]
+        try:
+            with quiet():
+                info, _ = convert_and_load_state_dict_in_model(self.model, dict(given), self.how)
+        finally:
+            self.model._weight_conversions = self.reverted
+        if info.conversion_errors:
+            raise KickError(f"{self.folder}: {sorted(info.conversion_errors)[0]} cannot be read")
+        for table, leaf, _ in held:
+            if isinstance(loaded := table[leaf], nn.Parameter):
+                loaded.requires_grad_(False)
+
+    # ---------------------------------------------------------------------------------- names
+
+    def own(self, part: int) -> dict[str, Tensor]:
+        """The tensors of a part that a checkpoint holds, by the model's names, tied ones once."""
+        ignored = set(self.model._keys_to_ignore_on_save or ()) | self.model.all_tied_weights_keys.keys()
+        found = self.model.state_dict()
+        mine = {name: one for name, one in found.items() if self.part_of(name) == part}
+        return {name: one for name, one in mine.items() if name not in ignored}
+
+    def as_saved(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by the model's names -> by those of the file that transformers would save."""
+        self.model._weight_conversions = self.reverted
+        return revert_weight_conversion(self.model, tensors)
+
+    # ---------------------------------------------------------------------------------- runs
+
+    def put(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Give a block these weights, by the model's names, in place of those of the file."""
+        held = self._held[index] = []
+        for name, tensor in tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            module = self.model.get_submodule(owner)
+            table = module._parameters if leaf in module._parameters else module._buffers
+            held.append((table, leaf, table[leaf]))
+            tensor = tensor.to(self.device)
+            table[leaf] = nn.Parameter(tensor, False) if table is module._parameters else tensor
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, output: Any) -> Tensor:
+        """The logits (T, V) on the CPU that follow from what the last block gives on ids (1, T)."""
+        with self.outside(ids.flatten().tolist(), head=True) as model:
+            try:
+                for block in self.modules:
+                    vars(block)["forward"] = lambda *_args, **_options: output
+                return model(ids.to(self.device), use_cache=False).logits[0].float().cpu()
+            finally:
+                for block in self.modules:
+                    del block.forward
+
+
+class Whole(KickError):
+    """A checkpoint that is only read as a whole."""
+
+
+class _Empty:
+    """A stored tensor's form without its values, as transformers' loader takes it."""
+
+    def __init__(self, of: StoredTensor):
+        self.of = of
+
+    def __getitem__(self, _: Any) -> Tensor:
+        return torch.empty(self.of.shape, dtype=self.of.dtype, device="meta")
+
+    def get_dtype(self) -> str:
+        return self.of.get_dtype()
