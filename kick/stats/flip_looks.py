@@ -99,6 +99,7 @@ def last_levels(found: Asked, by: Schedule) -> Floats:
 
 def shown(found: Asked, margin: float, level: Floats, last: bool = False) -> Codes:
     """What these counts `(r, h)` show with each statement at these levels `(r,)`; `last`: all were asked."""
+    found = found.pooled if last else found
     at, se = flips.gap(found), _stderr(found)
     edge, z = margin * _share(found), -special.ndtri(level) - CLOSE
     verdict = np.zeros(len(at), dtype=np.int64)

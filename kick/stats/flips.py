@@ -45,6 +45,11 @@ class Asked(NamedTuple):
         """The chosen studies: an index of the arrays' first dimensions."""
         return Asked(*(counts[chosen] for counts in self))
 
+    @property
+    def pooled(self) -> Asked:
+        """All strata as one, as they are once all items were asked."""
+        return Asked(*(counts.sum(axis=-1, keepdims=True) for counts in self))
+
 
 class Beta(NamedTuple):
     """Beta variates, `(...)`: a = 0 is the number 0, b = 0 the number 1."""

@@ -5,6 +5,7 @@ For tests of the rule's error, for docs/statistics.md, and for "what can this ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from kick.stats import flip_looks
 from kick.stats.equivalence import LIMIT
 from kick.stats.flip_looks import Codes
-from kick.stats.flips import Asked
+from kick.stats.flips import Asked, Floats
 from kick.stats.sequential import Rule, schedule
 
 VERDICTS = ("undecided", "matching", "lower", "higher")
@@ -64,22 +65,55 @@ class Studies:
         return float((self.verdict == self.fixed).mean())
 
 
-def simulate(truth: Population, total: int, rule: Rule, runs: int, seed: int = 0) -> Studies:
-    """Simulate studies of `total` right/wrong items in a random order, dense known on all of them."""
+@dataclass(frozen=True)
+class Layer:
+    """A stratum: its share of the items, how often they are asked compared with others, and what they are."""
+
+    share: float
+    rate: float
+    truth: Population
+
+
+def simulate(
+    truth: Population | Sequence[Layer], total: int, rule: Rule, runs: int, seed: int = 0
+) -> Studies:
+    """Simulate studies of `total` right/wrong items in a random order, dense known on all of them.
+
+    With layers, the items of each look are spread over them by share and rate, until a layer is all asked.
+    """
     by = schedule(total, rule)
-    found = counts(truth, by.looks, runs, seed)
+    layers = [Layer(1.0, 1.0, truth)] if isinstance(truth, Population) else truth
+    found = counts(layers, by.looks, runs, seed)
     walked = flip_looks.walk(found, by)
     fixed = flip_looks.shown(found.of(-1), rule.margin, np.full(runs, LIMIT), last=True)
     return Studies(total, walked.verdict, fixed, walked.why, np.asarray(by.looks)[walked.look])
 
 
-def counts(truth: Population, at: tuple[int, ...], runs: int, seed: int) -> Asked:
-    """Counts `(looks, r, 1)` at these looks, the last one at all items."""
+def counts(layers: Sequence[Layer], at: tuple[int, ...], runs: int, seed: int) -> Asked:
+    """Counts `(looks, r, h)` at these looks, the last one at all items."""
     rng = np.random.default_rng([seed, at[-1]])
-    new = np.diff(at, prepend=0)[:, None]
-    right = rng.binomial(new, truth.right, (len(at), runs))
+    sizes = rng.multinomial(at[-1], [layer.share for layer in layers], runs)
+    rates = np.array([layer.rate for layer in layers])
+    asked = np.stack([allotted(sizes, rates, n) for n in at])
+    new = np.maximum(np.diff(asked, axis=0, prepend=0), 0)
+    right = rng.binomial(new, [layer.truth.right for layer in layers])
     wrong = new - right
-    lost, won = rng.binomial(right, truth.lost), rng.binomial(wrong, truth.won)
-    parts = [np.cumsum(part, axis=0).astype(float)[..., None] for part in (right, wrong, lost, won)]
+    lost = rng.binomial(right, [layer.truth.lost for layer in layers])
+    won = rng.binomial(wrong, [layer.truth.won for layer in layers])
+    parts = [np.cumsum(part, axis=0).astype(float) for part in (right, wrong, lost, won)]
     all_right, all_wrong = (np.broadcast_to(part[-1], part.shape) for part in parts[:2])
     return Asked(all_right, all_wrong, *parts)
+
+
+def allotted(sizes: Codes, rates: Floats, n: int) -> Codes:
+    """How many of the first `n` items are of each stratum `(r, h)`, of strata of these sizes that are asked
+    at these rates: in proportion to both, but not more than there are."""
+    given = np.zeros(sizes.shape)
+    for _ in rates:  # each round fills a stratum or gives all
+        room = sizes - given
+        weight = np.where(room > 0, rates * sizes, 0.0)
+        left = n - given.sum(axis=1, keepdims=True)
+        given += np.minimum(room, left * weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12))
+    upto = np.floor(given.cumsum(axis=1) + 1e-6).astype(np.int64)
+    upto[:, -1] = n
+    return np.diff(upto, axis=1, prepend=0)

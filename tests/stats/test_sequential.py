@@ -11,7 +11,7 @@ from scipy import stats
 from kick.stats import equivalence, flips, spending
 from kick.stats.metrics import describe
 from kick.stats.sequential import Design, Rule, decide, looks, replay
-from kick.stats.studies import Population, simulate
+from kick.stats.studies import Layer, Population, simulate
 
 ACC, RULE = describe("acc"), Rule()
 RUNS, TOLERANCE = 8000, 0.005
@@ -103,6 +103,31 @@ def at_the_edges(total, right, other, rule):
         studies = simulate(Population.changed(right, change, other), total, rule, RUNS)
         assert studies.share("matching") <= 0.05 + TOLERANCE
         assert studies.share(beyond) <= 0.05 + TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("total", "hard"), [(1000, 1.0), (1000, 0.0), pytest.param(14042, 0.5, marks=pytest.mark.slow)]
+)
+def test_strata_asked_at_other_rates_keep_the_error(total, hard):
+    """A quarter of the items is asked four times as often; a share `hard` of the loss is there."""
+    loss = 0.05 * 0.6
+    layers = [
+        Layer(share, rate, Population(0.6, part * loss / share / 0.6))
+        for share, rate, part in ((0.25, 4, hard), (0.75, 1, 1 - hard))
+    ]
+    studies = simulate(layers, total, Rule(futility=0), RUNS // 2)
+    assert studies.share("matching") <= 0.05 + 2 * TOLERANCE
+    assert studies.share("lower") <= 0.05 + 2 * TOLERANCE
+
+
+def test_strata_that_hold_the_flips_save_items_if_these_are_many():
+    """All flips among a quarter of the items. (Of few flips the bound is that of what was not seen.)"""
+    truth = [Population.changed(0.6, -0.06, 0.15), Population(0.6, 0.0)]
+    asked = []
+    for rates in ((1, 1), (3, 1)):
+        layers = [Layer(s, r, t) for s, r, t in zip((0.25, 0.75), rates, truth, strict=True)]
+        asked.append(simulate(layers, 14042, RULE, 300).asked.mean())
+    assert asked[1] < 0.9 * asked[0]
 
 
 # ----------------------------------------------------------------------------------------------- replay
