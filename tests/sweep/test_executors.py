@@ -8,11 +8,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kick.store import Store
-from kick.sweep.executors import local, make_executor
+from kick.sweep.executors import local, make_executor, process
 from kick.sweep.executors.local import Local, default_workers, visible_gpus
 from kick.sweep.executors.process import settings_for
 from kick.sweep.loop import run_sweep
@@ -84,6 +85,45 @@ def test_work_is_sent_once_and_processes_share_out_threads_and_gpus(tmp_path, mo
     assert {one["OMP_NUM_THREADS"] for one in seen} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
     assert {one["torch"] for one in seen} == {False}, "threads are set before torch could be imported"
     assert os.getpgrp() not in {one["group"] for one in seen}, "Ctrl-C of the terminal does not reach them"
+
+
+@dataclass
+class Computing:
+    """Work that brings a torch with it, which knows its number of threads, and notes them job by job."""
+
+    folder: str
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        known = SimpleNamespace(threads=0)
+        known.set_num_threads = lambda count: vars(known).update(threads=count)
+        sys.modules["torch"] = known
+
+    def __call__(self, job):
+        seen = {"threads": sys.modules["torch"].threads, "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
+        Path(self.folder, job.variant.name).write_text(json.dumps(seen))
+
+
+def test_dense_which_all_wait_for_has_all_cores_and_no_other_job_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    dense, *others = fake_jobs(4)
+
+    def threads(*waves, gpus=()):
+        how = Local(2, gpus=gpus)
+        for wave in waves:
+            assert [outcome.state for outcome in how.run(work, wave)] == ["done"] * len(wave)
+        how.close()
+        seen = {file.name: json.loads(file.read_text()) for file in tmp_path.iterdir()}
+        assert {one["OMP_NUM_THREADS"] for one in seen.values()} == {"3"}  # what is no torch keeps its share
+        return {name: one["threads"] for name, one in seen.items()}
+
+    work = Computing(str(tmp_path))
+    assert threads([dense], others) == {"dense": 6, "wanda-1": 3, "wanda-2": 3, "wanda-3": 3}
+    assert threads([dense], others[:1])["wanda-1"] == 3, "the last one that runs is not alone by its nature"
+    assert threads([dense], gpus=["0", "1"])["dense"] == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads([dense])["dense"] == 3, "a smaller number that the user set is kept"
 
 
 def test_threads_do_not_depend_on_the_jobs_and_a_smaller_number_is_kept(monkeypatch):

@@ -15,7 +15,7 @@ from kick.records import Job
 from kick.sweep.contract import Outcome
 from kick.sweep.executors.attempt import Attempt
 from kick.sweep.executors.entry import executor
-from kick.sweep.executors.process import Process, cores, settings_for
+from kick.sweep.executors.process import Process, cores, settings_for, threads_alone
 
 GRACE = 15.0  # seconds that an interrupted job has to keep its answers
 TICK = 0.2  # seconds between two looks at the clock and at `stop`
@@ -72,7 +72,7 @@ class Local:
             if self._asked is None:
                 while queue and (worker := self._idle(len(jobs))) is not None:
                     job = queue.popleft()
-                    worker.send(job)
+                    worker.send(job, threads_alone() if self._alone(jobs) else None)
                     started(job, worker.name)
             busy = [worker for worker in self._pool if worker.job is not None]
             if not busy:
@@ -82,6 +82,13 @@ class Local:
                 outcome = self._look(worker)
                 if outcome is not None:
                     yield outcome
+
+    def _alone(self, jobs: Sequence[Job]) -> bool:
+        """Whether the job is the dense model's, which all others wait for, so that it may have all cores.
+
+        Not the last one that runs of several: a resumed sweep has another last one, with other roundings.
+        """
+        return len(jobs) == 1 and jobs[0].variant.dense and not self.gpus
 
     def _idle(self, jobs: int) -> Process | None:
         """A worker without a job, started if need be; None where all are busy."""

@@ -41,13 +41,21 @@ def settings_for(place: int, workers: int, gpus: Sequence[str]) -> dict[str, str
     A smaller number of threads that the user set is kept.
     """
     threads = max(1, cores() // workers)
-    found = {}
-    for name in THREADS:
-        given = os.environ.get(name, "")
-        found[name] = str(min(threads, int(given)) if given.isdigit() and int(given) > 0 else threads)
+    found = {name: str(_at_most(threads, name)) for name in THREADS}
     if gpus:
         found["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
     return found
+
+
+def threads_alone() -> int:
+    """The threads of a job beside which nothing else runs: all cores, or the smaller number that the user
+    set."""
+    return _at_most(cores(), THREADS[0])
+
+
+def _at_most(threads: int, name: str) -> int:
+    given = os.environ.get(name, "")
+    return min(threads, int(given)) if given.isdigit() and int(given) > 0 else threads
 
 
 class Process:
@@ -60,6 +68,7 @@ class Process:
     def __init__(self, place: int, settings: Mapping[str, str], logs: str, work: Callable[[Job], None]):
         self.place = place
         self.job: Job | None = None
+        self.threads = int(settings[THREADS[0]])
         self.interrupted = False
         self._log = Path(logs) / f"worker-{place}-{time.monotonic_ns()}.log"
         self._offset, self._since = 0, 0.0
@@ -86,11 +95,11 @@ class Process:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died: `alive` says so, and `death` why
             self._pipe.send(thing)
 
-    def send(self, job: Job) -> None:
-        """Give it a job."""
+    def send(self, job: Job, threads: int | None = None) -> None:
+        """Give it a job, to be computed with so many threads; by default with its share of the cores."""
         self.job, self._began = job, None
         self._since, self._offset = time.monotonic(), self._log.stat().st_size
-        self._send(job)
+        self._send((job, threads or self.threads))
 
     @property
     def handle(self) -> connection.Connection:
@@ -173,12 +182,19 @@ def _serve(pipe: connection.Connection) -> None:
     except Exception as error:  # the work's own modules cannot be imported here
         broken = Attempt("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
     while True:
-        job = pipe.recv()
+        job, threads = pipe.recv()
         pipe.send(BEGUN)
+        _compute_with(threads)
         report = broken or attempt(work, job)
         sys.stdout.flush()
         sys.stderr.flush()
         pipe.send(report)
+
+
+def _compute_with(threads: int) -> None:
+    """Have torch use so many threads. Work without torch, which came with it if it needs it, has none."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 def _die_with_coordinator(life: int) -> None:
