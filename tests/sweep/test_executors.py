@@ -104,8 +104,10 @@ class Computing:
         Path(self.folder, job.variant.name).write_text(json.dumps(seen))
 
 
-def test_dense_which_all_wait_for_has_all_cores_and_no_other_job_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "cores", lambda: 6)
+def test_dense_which_all_wait_for_has_the_idle_cores_and_no_other_job_has(tmp_path, monkeypatch):
+    for module in (local, process):
+        monkeypatch.setattr(module, "cores", lambda: 6)
+    monkeypatch.setattr(process, "idle", lambda: 5)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     dense, *others = fake_jobs(4)
 
@@ -119,11 +121,20 @@ def test_dense_which_all_wait_for_has_all_cores_and_no_other_job_has(tmp_path, m
         return {name: one["threads"] for name, one in seen.items()}
 
     work = Computing(str(tmp_path))
-    assert threads([dense], others) == {"dense": 6, "wanda-1": 3, "wanda-2": 3, "wanda-3": 3}
+    assert threads([dense], others) == {"dense": 5, "wanda-1": 3, "wanda-2": 3, "wanda-3": 3}
     assert threads([dense], others[:1])["wanda-1"] == 3, "the last one that runs is not alone by its nature"
     assert threads([dense], gpus=["0", "1"])["dense"] == 3
+    monkeypatch.setattr(process, "idle", lambda: 1)
+    assert threads([dense])["dense"] == 3, "a busy machine leaves each worker its share"
+    monkeypatch.setattr(process, "idle", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads([dense])["dense"] == 3, "a smaller number that the user set is kept"
+
+
+def test_idle_cores_are_those_without_work(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 3, 5})
+    monkeypatch.setattr(process.psutil, "cpu_percent", lambda seconds, percpu: [3, 0, 98, 40, 0, 100])
+    assert process.idle() == 2  # 0.97 + 0.02 + 0.6 + 0 of the four that are ours
 
 
 def test_threads_do_not_depend_on_the_jobs_and_a_smaller_number_is_kept(monkeypatch):

@@ -67,12 +67,12 @@ class Local:
         if work != self._work:
             self._end_all()
             self._work = work
-        queue = deque(jobs)
+        queue, threads = deque(jobs), self._threads(jobs)
         while not self._closed:
             if self._asked is None:
                 while queue and (worker := self._idle(len(jobs))) is not None:
                     job = queue.popleft()
-                    worker.send(job, threads_alone() if self._alone(jobs) else None)
+                    worker.send(job, threads)
                     started(job, worker.name)
             busy = [worker for worker in self._pool if worker.job is not None]
             if not busy:
@@ -83,12 +83,17 @@ class Local:
                 if outcome is not None:
                     yield outcome
 
-    def _alone(self, jobs: Sequence[Job]) -> bool:
-        """Whether the job is the dense model's, which all others wait for, so that it may have all cores.
+    def _threads(self, jobs: Sequence[Job]) -> int | None:
+        """The threads of each job; None for a worker's share of the cores.
 
-        Not the last one that runs of several: a resumed sweep has another last one, with other roundings.
+        The dense model's job, for which all others wait, has more if cores are idle. The last one of several
+        that runs has not: after an interruption it would be another one.
         """
-        return len(jobs) == 1 and jobs[0].variant.dense and not self.gpus
+        share = max(1, cores() // self.workers)
+        if len(jobs) > 1 or not jobs or not jobs[0].variant.dense or self.gpus or share == cores():
+            return None
+        alone = threads_alone()
+        return alone if alone > share else None
 
     def _idle(self, jobs: int) -> Process | None:
         """A worker without a job, started if need be; None where all are busy."""
