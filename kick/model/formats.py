@@ -44,8 +44,8 @@ _ON_GPUS = {
 _NO_CHECKPOINTS = {"hqq", "quanto"}
 
 
-# Packages that transformers 5.17 takes for installed where they are not
-_PACKAGES = {"fouroversix", "sinq"}
+# Packages whose absence transformers 5.17 does not notice
+_PACKAGES = {"aqlm": ("aqlm", "numba"), "fouroversix": ("fouroversix",), "sinq": ("sinq",)}
 
 
 def check(folder: Path, name: str) -> None:
@@ -65,10 +65,11 @@ def check(folder: Path, name: str) -> None:
         raise KickError(
             f"{name!r} is quantized with {method}, which needs {_ON_GPUS[method]}; there is no GPU here"
         )
-    if method in _PACKAGES and find_spec(method) is None:
-        raise KickError(
-            f"{name!r} is quantized with {method}, which needs the package {method}, which is not installed"
-        )
+    for package in _PACKAGES.get(method, ()):
+        if find_spec(package) is None:
+            raise KickError(
+                f"{name!r} is quantized with {method}, which needs the package {package}; it is not installed"
+            )
     try:
         _check_packages(dict(quantization))
     except _UNREADABLE as error:

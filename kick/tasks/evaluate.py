@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -231,16 +232,28 @@ def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation
 
     Raises KickError if the stored samples do not answer the task as it is now.
     """
-    stored = {sample.item: sample for sample in samples}
     items = task.answered(spec, samples)
-    lost = [item.id for item in items if item.id not in stored]
+    stored = dict(zip(_numbered([sample.item for sample in samples]), samples, strict=True))
+    ids = _numbered([item.id for item in items])
+    lost = [name for name in ids if name not in stored]
     if lost or len(items) != len(stored):
         raise KickError(
             f"task {task.name} has {len(items)} items now, of which {len(lost)} have no stored answer "
             f"(stored: {len(stored)}): the cell must be run again, not rescored"
         )
-    again = score(task, items, [stored[item.id].responses for item in items])
-    return summarised(task, items, [_as_stored(new, stored[new.item]) for new in again])
+    again = score(task, items, [stored[name].responses for name in ids])
+    whole = [_as_stored(new, stored[name]) for new, name in zip(again, ids, strict=True)]
+    return summarised(task, items, whole)
+
+
+def _numbered(ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Each id with how many of it came before: earlier versions gave equal windows of a corpus one id."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in ids:
+        numbered.append((name, seen[name]))
+        seen[name] += 1
+    return numbered
 
 
 def _as_stored(new: Sample, old: Sample) -> Sample:

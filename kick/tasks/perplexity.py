@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
-from kick.tasks.lm_eval_task import HarnessTask
+from kick.tasks.lm_eval_task import HarnessTask, item_ids
 from kick.tasks.protocol import protocol
-from kick.tasks.task import Aggregate, Item, digest
+from kick.tasks.task import Aggregate, Item
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,9 +72,10 @@ class Perplexity(HarnessTask):
             raise KickError(f"task {self.name}: the text has {len(ids)} tokens, a window {self.seqlen}")
         middles = np.arange(len(windows)) * self.seqlen + self.seqlen // 2
         units = documents(_places(encoded, len(text))[middles], self._starts(texts, text))
+        names = item_ids([list(window) for window in windows])
         return [
-            Item(digest(list(window)), (Request("tokens", tokens=window),), doc={UNIT: float(unit)})
-            for window, unit in zip(windows, units, strict=True)
+            Item(name, (Request("tokens", tokens=window),), doc={UNIT: float(unit)})
+            for name, window, unit in zip(names, windows, units, strict=True)
         ]
 
     def _starts(self, texts: Sequence[str], text: str) -> list[int]:

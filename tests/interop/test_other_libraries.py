@@ -4,8 +4,6 @@ Each is made here by the library itself from a tiny Llama. Right logits are thos
 library's own dequantization gives; sizes are counted from the format by hand.
 """
 
-import os
-
 import pytest
 import torch
 import transformers as tf
@@ -37,28 +35,6 @@ def test_bitsandbytes(options, bits, base, tmp_path):
     )
     made.save_pretrained(tmp_path / "out")  # before any forward: after one, its CPU weights are saved wrong
     check(tmp_path / "out", made(IDS).logits, base, bits, atol=0.05)
-
-
-@pytest.mark.parametrize("act_order", [False, True])
-def test_gptq(act_order, base, tmp_path):
-    """Its CPU kernels compile for minutes; KICK_GPTQ names a checkpoint that it made before."""
-    gptqmodel = pytest.importorskip("gptqmodel")
-    folder = tmp_path / "out"
-    if not os.environ.get("KICK_GPTQ"):
-        quantization = gptqmodel.QuantizeConfig(bits=4, group_size=32, sym=not act_order, desc_act=act_order)
-        maker = gptqmodel.GPTQModel.load(str(base), quantization, device="cpu")
-        text = "The city of water and the river of stone were known to all who came before the war "
-        maker.quantize([text * 4] * 16, batch_size=1)
-        maker.save(str(folder))
-        load(resolve("smoke"))[1].save_pretrained(folder)
-    else:
-        folder = os.environ["KICK_GPTQ"]
-    model, _ = load(resolve(str(folder)))
-    assert model(IDS).logits.isfinite().all()
-    size = footprint(model)
-    assert size["linear_parameters"] > 0
-    order = 32 / 144 if act_order else 0  # the group of each input has to be stored
-    assert size["bits_per_weight"] == pytest.approx(4 + 20 / 32 + order, rel=0.03)
 
 
 @pytest.mark.parametrize(

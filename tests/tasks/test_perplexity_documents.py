@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kick.records import Response, Sample, TaskSpec
 from kick.tasks import evaluate
 from kick.tasks.perplexity import documents
 from kick.tasks.protocol import protocols
+from kick.tasks.task import digest
 
 protocols["perplexity"]
 
@@ -118,3 +120,36 @@ def test_the_score_tells_how_many_documents_it_rests_on_and_keeps_that(tmp_path,
     assert before.units is None
     assert before.value == score.value
     assert before.high - before.low < score.high - score.low
+
+
+class Twice:
+    """Three windows of which the first two have the same tokens."""
+
+    def __call__(self, text, verbose=False):
+        return {"input_ids": [*range(32), *range(32), *range(1, 33)]}
+
+
+class Lengths:
+    """Answers each request with a loss of its own."""
+
+    def answer(self, requests, on_done=None):
+        found = [Response(logprob=-float(number), count=31) for number in range(len(requests))]
+        for number, response in enumerate(found if on_done else ()):
+            on_done(number, response)
+        return found
+
+
+def test_equal_windows_have_ids_of_their_own_and_are_scored_again(tmp_path):
+    """They shared one, so that a cell with them could not be scored again and did not pair."""
+    task, spec = write(tmp_path / "t", ["x " * 50]), TaskSpec("corpus")
+    items = task.items(spec, Twice())
+    first, second, third = (item.id for item in items)
+    assert len({first, second, third}) == 3
+    assert (first, third) == (digest(list(range(32))), digest(list(range(1, 33)))), "unique ones keep theirs"
+    found = evaluate.evaluate(task, items, Lengths())
+    again = evaluate.rescore(task, spec, found.samples)
+    assert again.scores == found.scores
+    old = [replace(sample, item=first) if sample.item == second else sample for sample in found.samples]
+    again = evaluate.rescore(task, spec, old)  # stored by an earlier version: paired by their order
+    assert again.scores == found.scores
+    assert [sample.responses for sample in again.samples] == [sample.responses for sample in found.samples]

@@ -1,0 +1,46 @@
+"""AQLM's checkpoints. The package reads them and has no quantizer, so codes and codebooks are random here."""
+
+import json
+
+import pytest
+import torch
+import transformers as tf
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.interop.checked import IDS, check, file_bits
+
+pytestmark = pytest.mark.interop
+FORM = {"in_group_size": 8, "out_group_size": 1, "num_codebooks": 2, "nbits_per_codebook": 8}
+
+
+def test_aqlm(base, tmp_path):
+    """Eight inputs of an output are the sum of two vectors out of 256, times a scale of the output."""
+    aqlm = pytest.importorskip("aqlm")
+    made = tf.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    made.save_pretrained(tmp_path / "out")
+    stored, generator = load_file(tmp_path / "out/model.safetensors"), torch.Generator().manual_seed(0)
+    for name, module in made.model.layers.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        layer = aqlm.QuantizedLinear(module.in_features, module.out_features, bias=False, **FORM)
+        codes = torch.randint(0, 256, layer.codes.shape, generator=generator)
+        books = 0.1 * torch.randn(layer.codebooks.shape, generator=generator)
+        scales = 0.5 + torch.rand(layer.scales.shape, generator=generator)
+        weight = sum(books[book, codes[..., book], 0] for book in range(2))  # (out, in / 8, 8)
+        module.weight.data = (weight * scales[:, 0]).reshape(module.weight.shape)
+        stored.pop(f"model.layers.{name}.weight")
+        signed = codes.to(torch.uint8).view(torch.int8)
+        stored |= {f"model.layers.{name}.codes": signed, f"model.layers.{name}.codebooks": books}
+        stored[f"model.layers.{name}.scales"] = scales
+    save_file(stored, tmp_path / "out/model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    config["quantization_config"] = FORM | {
+        "quant_method": "aqlm", "linear_weights_not_to_quantize": ["lm_head"],
+    }  # fmt: skip
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    scales_of_16 = file_bits(tmp_path / "out", lambda name, _: 16 if name.endswith("scales") else None)
+    weights = sum(
+        module.weight.numel() for module in made.model.layers.modules() if isinstance(module, nn.Linear)
+    )
+    check(tmp_path / "out", made(IDS).logits, base, scales_of_16 / weights)
