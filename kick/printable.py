@@ -27,6 +27,11 @@ def plain(text: str, keep: str = "") -> str:
     )
 
 
+def counted(count: float, noun: str) -> str:
+    """ "1 job", "2 jobs"; the noun in the singular."""
+    return f"{count:g} {noun}" if count == 1 else f"{count:g} {noun}s"
+
+
 def say(text: str) -> None:
     """Print a line of progress or advice on standard error."""
     print(plain(text, keep="\n\t"), file=sys.stderr, flush=True)

@@ -33,10 +33,11 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     """The message for a name that is in no table: what was got, and what is expected."""
     names = sorted(set(names))
     close = near(name, names)
+    hint = " (a method of your own comes with --plugins FILE_OR_FOLDER)" if kind == "method" else ""
     if close:
-        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?"
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?{hint}"
     shown = ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
-    return f"unknown {kind} {name!r}; there is {shown or 'none'}"
+    return f"unknown {kind} {name!r}; there is {shown or 'none'}{hint}"
 
 
 class UnknownName(KeyError):

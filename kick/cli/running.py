@@ -25,7 +25,7 @@ from kick.cli.terminal import (
     print_table,
 )
 from kick.errors import KickError
-from kick.printable import say
+from kick.printable import counted, say
 
 app = typer.Typer()
 
@@ -129,7 +129,7 @@ def rescore(results: str, tasks: TaskFolders = None) -> None:
     from kick.sweep import rescore as sweep_rescore
 
     done = sweep_rescore.rescore(results, tuple(tasks or ()), say)
-    print(f"{done} cells scored again")
+    print(f"{counted(done, 'cell')} scored again")
 
 
 @app.command(rich_help_panel=panels.RUN)

@@ -12,10 +12,14 @@ gave the same logits.
 
 from __future__ import annotations
 
+import glob
 import json
+import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +37,7 @@ from kick.compress.grid import Grid, Scale
 from kick.errors import CellFailed, KickError
 from kick.model import block_list, blocks, linears, named_linears
 from kick.model.source import quiet
+from kick.store.processes import left_by_dead, mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +76,7 @@ def save(
         raise KickError(RUNNING)
     with (
         _written(out),
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-{mark(os.getpid())}-") as scratch,
         quiet(),
     ):
         folder = Path(scratch) / "checkpoint"
@@ -116,15 +121,28 @@ def _generation_apart(model: nn.Module, folder: Path) -> Iterator[None]:
 
 
 def check_out(out: Path) -> None:
-    """Raises KickError if a checkpoint cannot become the folder `out`: it is there, or nothing can be."""
+    """Raises KickError if a checkpoint cannot become the folder `out`: it is there, or nothing can be.
+
+    What killed commands left beside it is removed.
+    """
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise KickError(f"{out} is there already; give a folder that is new or empty")
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent):
+        _clear(out)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-{mark(os.getpid())}-"):
             pass
     except OSError as error:
         raise KickError(f"{out} cannot be written: {error}; give a folder that can be made") from error
+
+
+def _clear(out: Path) -> None:
+    """Remove the hidden folders beside `out` of commands for it that were killed: their process is gone."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}-*"):
+        owner = re.fullmatch(rf"\.{re.escape(out.name)}-([0-9a-f]{{6}}-\d+)-\w+", folder.name)
+        if owner and left_by_dead(owner[1]):
+            with suppress(FileNotFoundError):  # another command is clearing it
+                shutil.rmtree(folder)
 
 
 @contextmanager

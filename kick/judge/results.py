@@ -23,6 +23,7 @@ from kick.judge.columns import Answered, Kind, Slot, agreement, columns, of_judg
 from kick.judge.endpoint import Settings
 from kick.judge.judge import Judge, Verdict
 from kick.matrix.schema import JudgeKeys
+from kick.printable import counted
 from kick.records import Result, Sample, TaskSpec
 from kick.store import Store
 from kick.store.files import open_files
@@ -53,7 +54,7 @@ class Judged:
         """The cell in one line."""
         failed = ", ".join(f"{count} {cause}" for cause, count in sorted(self.failures.items()))
         parts = [
-            f"{self.items} items, {self.asked} verdicts",
+            f"{counted(self.items, 'item')}, {counted(self.asked, 'verdict')}",
             f"{sum(self.failures.values())} failed" + (f" ({failed})" if failed else ""),
             f"{self.repaired} repaired" if self.repaired else "",
             f"{self.pending} open: not written yet" if self.pending else "",
@@ -91,7 +92,7 @@ class JudgePass:
             return "no stored cell has answers for a judge: summaries, or answers to open instructions"
         done = sum(cell.written for cell in self.cells)
         used = (
-            f"{done} of {len(self.cells)} cells judged; {self.calls} calls, {self.tokens} tokens, "
+            f"{done} of {counted(len(self.cells), 'cell')} judged; {self.calls} calls, {self.tokens} tokens, "
             f"{self.kept} replies were there already"
         )
         end = f"stopped: {self.stopped}; the same command continues from here"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kick.analysis.compare import Compared, ComparedTask
-from kick.printable import plain
+from kick.printable import counted, plain
 from kick.report import wording
 
 ANSWER = 160  # characters of an answer in the terminal
@@ -58,7 +58,7 @@ def _flips(task: ComparedTask, found: Compared, most: int = 10) -> Iterable[Text
     shown = [flip for flip in task.flips if flip.a_answer or flip.b_answer]
     if not shown:
         return
-    yield Text(f"\n{plain(task.title)}: {len(shown)} items changed", style="bold")
+    yield Text(f"\n{plain(task.title)}: {counted(len(shown), 'item')} changed", style="bold")
     for flip in shown[:most]:
         yield Text(
             f"  {_line(wording.question(flip.question, ANSWER))}  [expected: {_line(flip.target)}]",

@@ -16,7 +16,7 @@ from kick.analysis.cells import StoredCell, steps_of
 from kick.analysis.doubts import signs
 from kick.analysis.frame import Results
 from kick.catalog import Facts
-from kick.printable import plain
+from kick.printable import counted, plain
 from kick.report import answers, charts, select, tables, wording
 from kick.stats import metrics
 
@@ -141,7 +141,8 @@ def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
     matching, worse = words["matching"], words["worse"]
     tested = int((rows[~rows["dense"]]["verdict"] != "").sum())
     return (
-        f"{len(variants)} variants on {len(select.tasks(rows))} tasks (matrix {', '.join(matrices)}). Of "
+        f"{counted(len(variants), 'variant')} on {counted(len(select.tasks(rows)), 'task')} "
+        f"(matrix {', '.join(matrices)}). Of "
         f"{tested} comparisons with the dense model {matching} are shown to match it, {worse} to be worse."
     )
 

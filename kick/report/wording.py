@@ -16,7 +16,7 @@ import pandas as pd
 from kick.analysis import verdicts
 from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.errors import KickError
-from kick.printable import ACTING, code_point
+from kick.printable import ACTING, code_point, counted
 from kick.stats import metrics
 
 MINUS, NOTHING = "\u2212", "\u2013"
@@ -145,7 +145,7 @@ def count(n: int, units: float | None = None, of: float | None = None) -> str:
     text = f"n = {n:g}" + (f" of {of:g}" if of is not None and known(of) and of > n else "")
     if units is None or not known(units) or units in (0, n):
         return text
-    return f"{text} in {units:g} documents"
+    return f"{text} in {counted(units, 'document')}"
 
 
 REASONS = {

@@ -25,6 +25,7 @@ from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
 from kick.matrix.sources import own_sources
 from kick.model import named_linears, skeleton
+from kick.printable import counted
 from kick.records import CalibrationSpec, Cell, Job, ModelSpec, Step, TaskSpec, Variant
 from kick.store import Store
 from kick.study.allocation import Pruned, check_spread, guided, shares
@@ -274,7 +275,10 @@ def run(options: StudyOptions, command: Sequence[str], say: Say) -> tuple[Study,
     store = Store(options.out, MATRIX)
     doing = work(study, command)
     passes = float(len(study.matrices))  # costs are in runs of the model, near enough
-    say(f"{len(study.matrices)} matrices, {options.prompts} prompts each; results: {options.out}/{MATRIX}")
+    say(
+        f"{len(study.matrices)} matrices, {counted(options.prompts, 'prompt')} each; "
+        f"results: {options.out}/{MATRIX}"
+    )
     jobs = [study.whole(study.dense, 4 * passes), study.whole(study.uniform, 2 * passes), *study.by_block()]
     first = _sweep(study, store, doing, jobs)
     if first.status or first.interrupted:

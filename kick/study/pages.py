@@ -11,6 +11,7 @@ import pandas as pd
 
 from kick.analysis import frame, items
 from kick.errors import KickError
+from kick.printable import counted
 from kick.records import Cell, Variant
 from kick.report import figures, wording
 from kick.stats import metrics, paired
@@ -192,10 +193,10 @@ def _page(
         yield wording.MODELS[name]
     n = int(found["n"].iloc[0])
     yield (
-        f"Each of {len(found)} matrices pruned alone, {n} prompts of `{options.probe}`: first divergent "
-        "token (FDT), share of divergent tokens (SDT), KL to the dense model, mean over prompts with a 95 % "
-        "bootstrap interval over prompts. Prompts of one document are not independent, which the intervals "
-        "do not know."
+        f"Each of {len(found)} matrices pruned alone, {counted(n, 'prompt')} of `{options.probe}`: first "
+        "divergent token (FDT), share of divergent tokens (SDT), KL to the dense model, mean over prompts with "
+        "a 95 % bootstrap interval over prompts. Prompts of one document are not independent, which the "
+        "intervals do not know."
     )
     yield "## By component\n\nMean over layers of each prompt."
     yield parts.markdown()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kick.printable import counted
 from kick.records import Cell, Job
 from kick.store import Store, StoreError
 from kick.store.claims import Heart, Watch, new_owner
@@ -91,7 +92,9 @@ def run_sweep(
     total = len({cell.key for job in jobs for cell in job.cells})
     before = total - len(sweep.open)
     failed_before = 0 if retry_failed else len(sweep.attempts.keys() & {c.key for j in jobs for c in j.cells})
-    on_event(Event("plan", f"{len(sweep.open)} of {total} cells to do in {len(todo)} jobs"))
+    on_event(
+        Event("plan", f"{len(sweep.open)} of {counted(total, 'cell')} to do in {counted(len(todo), 'job')}")
+    )
     with Interrupts(executor, lambda text: on_event(Event("stop", text))) as interrupts:
         try:
             sweep.run(interrupts)
@@ -118,7 +121,7 @@ def run_sweep(
 
 def describe(summary: Summary) -> str:
     """The summary in a sentence, with what to do next."""
-    parts = [f"{summary.before + summary.done} of {summary.total} cells done ({summary.done} now)"]
+    parts = [f"{summary.before + summary.done} of {counted(summary.total, 'cell')} done ({summary.done} now)"]
     failed = summary.failed + summary.failed_before
     if failed:
         parts.append(f"{failed} failed: `kick status` says why, --retry-failed tries again")
@@ -162,7 +165,10 @@ class _Sweep:
             free = [job for job in wave if any(self._free(cell) for cell in job.cells)]
             if not free:
                 if not waiting:
-                    self._tell("wait", f"waiting for {len(self._elsewhere)} cells in another sweep's hands")
+                    self._tell(
+                        "wait",
+                        f"waiting for {counted(len(self._elsewhere), 'cell')} in another sweep's hands",
+                    )
                 waiting = True
                 interrupts.wait(POLL)
                 continue
@@ -194,7 +200,7 @@ class _Sweep:
             self._settle_cell(cell, Outcome(Job(cell.variant, (cell,)), "stopped"))
 
     def _started(self, job: Job, worker: str) -> None:
-        self._tell("start", f"{job.variant.name}: {len(job.cells)} cells", job=job, worker=worker)
+        self._tell("start", f"{job.variant.name}: {counted(len(job.cells), 'cell')}", job=job, worker=worker)
 
     def _settle(self, outcome: Outcome) -> None:
         if outcome.state == "halted" and not self.halted:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kick.matrix import costs, measure, stale
 from kick.matrix.load import Given
 from kick.matrix.plan import Plan
+from kick.printable import counted
 from kick.store import Store
 from kick.sweep import run
 from kick.sweep.progress.board import duration
@@ -71,7 +72,7 @@ class Preview:
         disk = sum(one.disk for one in self.estimates.values())
         told = ", ".join(f"{count} {state}" for state, count in states.items())
         return [
-            f"{len(self.cells)} cells: {told}",
+            f"{counted(len(self.cells), 'cell')}: {told}",
             f"estimate: {duration(self.seconds_left)} on one worker, {memory / 1e9:.1f} GB of memory a job, "
             f"{disk / 1e6:.1f} MB of disk",
             *(f"warning: {warning}" for warning in self.warnings),

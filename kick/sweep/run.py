@@ -14,9 +14,10 @@ from kick.matrix import costs, load, names, needs, stale
 from kick.matrix.load import Given
 from kick.matrix.plan import Plan, plan
 from kick.matrix.sources import own_sources
+from kick.printable import counted
 from kick.store import Store
 from kick.sweep.contract import Summary
-from kick.sweep.executors import check, make_executor
+from kick.sweep.executors import check, ignored, make_executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 
@@ -70,6 +71,8 @@ def prepare(matrix: Given, options: RunOptions) -> tuple[Plan, Store]:
 def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) -> tuple[Plan, Summary]:
     """Do all cells of a matrix that are not done. Raises KickError before anything runs, StoreError after."""
     check(options.executor, options.workers, options.address)
+    for note in ignored(options.executor, workers=options.workers):
+        say(note)
     planned, store = prepare(matrix, options)
     from kick.sweep import reuse
     from kick.sweep.rescore import rename, rescore_stale  # brings lm-eval in: after what can be refused
@@ -79,9 +82,9 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
         say(f"warning: {warning}")
     moved = rescore_stale(planned, store)
     if moved:
-        say(f"{moved} cells scored again from stored answers: only their scoring had changed")
+        say(f"{counted(moved, 'cell')} scored again from stored answers: only their scoring had changed")
     if replayed := reuse.replay(planned, store):
-        say(f"{replayed} cells made of stored answers: only the rule of when to end is another")
+        say(f"{counted(replayed, 'cell')} made of stored answers: only the rule of when to end is another")
     if renamed := rename(planned, store):
         say(f"{renamed} stored cells renamed as the matrix calls their variants now")
     for line in stale.summary(planned.stale(store)):

@@ -130,7 +130,10 @@ def test_a_failed_cell_makes_status_1_and_is_told(kick, tmp_path):
         (["compare", "nowhere", "a", "b"], ["nowhere"]),
         (["rescore", "nowhere"], ["nowhere"]),
         (["reproduce", "nowhere"], ["RESULTS/KEY"]),
-        (["compress", "smoke", "--out", "x", "--method", "wnda"], ["unknown method 'wnda'", "'wanda'"]),
+        (
+            ["compress", "smoke", "--out", "x", "--method", "wnda"],
+            ["unknown method 'wnda'", "'wanda'", "--plugins"],
+        ),
         (["compress", "smoke", "--out", "x", "--method", "wanda", "--sparsty", "0.5"], ["sparsity"]),
         (["compress", "smoke", "--out", "x"], ["--method is missing"]),
         (

@@ -44,7 +44,11 @@ def seconds(arguments, cache):
         ("preset", ["unknown preset 'smok'", "'smoke'"], 1.5),
         ("run llm-kick", ["needs the data sets", "cais/mmlu"], 1.5),
         (matrix(taks="[x]"), ["unknown key 'taks'", "'tasks'"], 1.5),
-        (matrix(variants="[{method: wnda, sparsity: 0.5}]"), ["unknown method 'wnda'", "'wanda'"], 1.5),
+        (
+            matrix(variants="[{method: wnda, sparsity: 0.5}]"),
+            ["unknown method 'wnda'", "'wanda'", "--plugins"],
+            1.5,
+        ),
         (matrix(tasks="[hellaswg]"), ["unknown task 'hellaswg'", "'hellaswag'"], 1.5),
     ],
 )

@@ -4,15 +4,18 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
 
 from kick import cli
+from kick.compress.checkpoint import check_out
 from kick.engine.encode import TokenCache
 from kick.matrix import rates
 from kick.model.source import locate
 from kick.store import Store
+from kick.store.processes import mark
 
 TASK = """task: größe
 custom_dataset: !function kick.tasks.data.embedded
@@ -102,3 +105,25 @@ def test_statistics_of_which_a_block_was_lost_are_not_complete(tmp_path):
     (tmp_path / "kept").unlink()
     memory.put(InputNorm, 1, 2, {"up": InputNorm(4, cpu)})
     assert memory.get(InputNorm, 1, cpu) is None
+
+
+def test_what_killed_commands_left_beside_a_checkpoint_is_removed_by_the_next(tmp_path):
+    """Only folders of a process of this machine that is gone; names are those that `save` gives."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    out = tmp_path / "check.point"
+    place = mark(os.getpid()).partition("-")[0]
+    gone = tmp_path / f".check.point-{mark(dead.pid)}-x1_y2z"
+    stay = [
+        tmp_path / f".check.point-{mark(os.getpid())}-abc",  # at work
+        tmp_path
+        / f".check.point-{'0' * 6 if place != '0' * 6 else '1' * 6}-{dead.pid}-abc",  # another machine's
+        tmp_path / f".check.point2-{mark(dead.pid)}-abc",  # of another checkpoint
+        tmp_path / ".check.point-mine",
+    ]
+    for folder in (gone, *stay):
+        (folder / "checkpoint").mkdir(parents=True)
+    check_out(out)
+    assert not gone.exists()
+    assert all((folder / "checkpoint").is_dir() for folder in stay)
+    assert len(list(tmp_path.iterdir())) == len(stay)

@@ -215,7 +215,7 @@ def kick(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "wnda", "--sparsity", "0.5"], ["unknown method 'wnda'", "'wanda'"]),
+        (["--method", "wnda", "--sparsity", "0.5"], ["unknown method 'wnda'", "'wanda'", "--plugins"]),
         (["--method", "wanda", "--sparsity", "1.5"], ["1.5", "out of range"]),
         (["--method", "wanda", "--sparsity", "0"], ["between 0 and 1"]),
         (["--method", "wanda", "--sparsity", "2:4"], ["2:4", "a share between"]),

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from kick.store import Store
-from kick.sweep.executors import local, make_executor, process
+from kick.sweep.executors import ignored, local, make_executor, process
 from kick.sweep.executors.local import Local, default_workers, visible_gpus
 from kick.sweep.executors.process import settings_for
 from kick.sweep.loop import run_sweep
@@ -266,3 +266,13 @@ def listening():
     own = {os.getpid(), *children(os.getpid())}
     found = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.pid in own]
     return [f"[{one.laddr.ip}]" if ":" in one.laddr.ip else one.laddr.ip for one in found]
+
+
+def test_a_setting_that_an_executor_has_no_use_for_is_said():
+    """`--workers 2` with the inline executor was ignored without a word."""
+    (said,) = ignored("inline", workers=2)
+    assert (
+        said
+        == "workers: 2 has no effect, because the executor inline is this process, one job after the other"
+    )
+    assert ignored("inline", workers=None) == ignored("local", workers=2) == []

@@ -39,6 +39,16 @@ def make_executor(
     return executors[name](**{key: given[key] for key in executors.facts()[name].takes})
 
 
+def ignored(name: str, **settings: object) -> list[str]:
+    """What of the settings that were given (not None) an executor has no use for, in words."""
+    facts = executors.facts()[name]
+    return [
+        f"{setting}: {value} has no effect, because the executor {name} is {facts.title}"
+        for setting, value in settings.items()
+        if value is not None and setting not in facts.takes
+    ]
+
+
 def check(name: str, workers: int | None = None, address: str | None = None) -> None:
     """Raises KickError for an unknown name, a number out of range, or an address it does not take."""
     facts = executors.facts()
