@@ -45,14 +45,13 @@ cover: .venv/installed  ## which lines the tests run, worker processes included
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-INTEROP := bitsandbytes==0.50.2 llmcompressor==0.14.0.1 gptqmodel==7.7.0+optimum
-interop-test:  ## checkpoints of other libraries, each in an environment of its own with that library
-	@for library in $(INTEROP); do \
-		folder=.venv-interop/$${library%%=*}; \
+interop-test:  ## checkpoints of other libraries, in three environments of their own (tests/interop/packages)
+	@for packages in tests/interop/packages/*.txt; do \
+		folder=.venv-interop/$$(basename $$packages .txt); \
 		test -d $$folder || $(PYTHON) -m venv $$folder; \
-		$$folder/bin/pip install -q torch==2.13.0 -e '.[demo,dev]' $$(echo $$library | tr + ' ') || exit 1; \
-		$$folder/bin/pip install -q --no-deps transformers==5.17.0 numpy==2.3.5 || exit 1; \
-		$$folder/bin/python -m pytest -m interop tests/interop || exit 1; \
+		$$folder/bin/pip install -q --no-compile -c constraints.txt torch -e '.[demo,dev]' || exit 1; \
+		$$folder/bin/pip install -q --no-compile --no-deps -r $$packages || exit 1; \
+		OMP_NUM_THREADS=1 $$folder/bin/python -m pytest -m interop -rs tests/interop || exit 1; \
 	done
 
 soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by default

@@ -194,8 +194,8 @@ def _page(
     n = int(found["n"].iloc[0])
     yield (
         f"Each of {len(found)} matrices pruned alone, {counted(n, 'prompt')} of `{options.probe}`: first "
-        "divergent token (FDT), share of divergent tokens (SDT), KL to the dense model, mean over prompts with "
-        "a 95 % bootstrap interval over prompts. Prompts of one document are not independent, which the "
+        "divergent token (FDT), share of divergent tokens (SDT), KL to the dense model, mean over prompts "
+        "with a 95 % bootstrap interval over prompts. Prompts of one document are not independent, which the "
         "intervals do not know."
     )
     yield "## By component\n\nMean over layers of each prompt."
