@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -28,6 +29,7 @@ from kick.registry import near, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger("kick.model")
 DTYPES = ("float32", "bfloat16", "float16")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
@@ -142,6 +144,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
     textual.settled(model, options, info["unexpected_keys"])
     textual.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
     elsewhere.unpacked(model, method)
+    if method and model.dtype != getattr(torch, spec.dtype):
+        log.warning("%s computes in %s whatever is asked; %s was asked for", method, model.dtype, spec.dtype)
     elsewhere.note_sizes(model, folder, method)
     return model.to(device).eval().requires_grad_(False), tokenizer
 

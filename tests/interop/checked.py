@@ -51,19 +51,25 @@ def file_bits(folder: Path, counted: Callable[[str, str], int | None] = lambda _
 
 
 def check(
-    folder: Path, right: Tensor | None, base: Path, bits: float | None = None, atol: float = 1e-4
+    folder: Path,
+    right: Tensor | None,
+    base: Path,
+    bits: float | None = None,
+    atol: float = 1e-4,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Load a folder with kick and hold it against the maker's own logits, its file's bytes and a run.
 
     Args:
         right: logits for IDS by the library that made it; None: only that they are numbers.
         base: the model before it was quantized.
+        atol: share of the largest logit. dtype: in which the library computes, whatever was asked.
         bits: per weight of the blocks' matrices; counted from the file if absent.
     """
     load(resolve("smoke"))[1].save_pretrained(folder)
     model, _ = load(resolve(str(folder)))
     found = model(IDS).logits
-    assert found.dtype == torch.float32
+    assert found.dtype == dtype
     assert found.isfinite().all()
     if right is not None:
         torch.testing.assert_close(

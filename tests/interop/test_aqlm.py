@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.interop.checked import IDS, check, file_bits
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(1800)]  # kernels are compiled for minutes
 FORM = {"in_group_size": 8, "out_group_size": 1, "num_codebooks": 2, "nbits_per_codebook": 8}
 
 

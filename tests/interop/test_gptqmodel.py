@@ -11,7 +11,7 @@ from torch import nn
 from kick.model import load, resolve
 from tests.interop.checked import IDS, check
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(1800)]  # kernels are compiled for minutes
 TEXT = "The city of water and the river of stone were known to all who came before the war "
 KINDS = {
     "gptq": {"bits": 4, "group_size": 32, "sym": True, "desc_act": False},

@@ -12,7 +12,7 @@ from kick.model import load, resolve
 from kick.model.footprint import footprint
 from tests.interop.checked import IDS, check
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(1800)]  # kernels are compiled for minutes
 
 
 @pytest.mark.parametrize(

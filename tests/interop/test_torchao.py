@@ -9,7 +9,7 @@ from kick.errors import KickError
 from kick.model import load, resolve
 from tests.interop.checked import IDS, check, file_bits
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(1800)]  # kernels are compiled for minutes
 KINDS = {
     "int8": lambda ao: ao.Int8WeightOnlyConfig(),
     "int8 and activations": lambda ao: ao.Int8DynamicActivationInt8WeightConfig(),
