@@ -46,7 +46,7 @@ def early(cell: StoredCell) -> bool:
 
 
 def columns(cell: StoredCell) -> dict[str, Any]:
-    """The columns of how many items a cell has, and how it ended."""
+    """Columns that say how many items there are, and how the cell ended."""
     found = stop(cell)
     if found is None or not found.early:
         return {"of": math.nan, "stopped": "", "unasked_seconds": math.nan}

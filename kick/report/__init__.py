@@ -5,4 +5,6 @@ tables       @table functions: frame -> Markdown, CSV, LaTeX
 figures      @figure functions: frame -> matplotlib Figure
 compare_view two variants, item by item, for the terminal
 leaderboard  frame -> one self-contained HTML page
+unasked      what cells that ended early did not ask
+origins      provenance of a page
 """

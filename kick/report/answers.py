@@ -56,7 +56,8 @@ def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: in
     """The first item of a task, then those with most disagreement; none if answers are not text.
 
     `cells` are those of one task and setting that are `shown`, dense first; `labels` names them by key. A
-    damaged one has no answers here; without dense's there are none.
+    damaged one has no answers here, nor has one that ended before an item was asked; without dense's there
+    are none.
     """
     if not cells or not cells[0].variant.dense:
         return []

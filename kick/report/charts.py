@@ -10,7 +10,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from kick.report import palette, select, svg, wording
-from kick.stats.paired import MARGIN
 
 # the columns that a chart of levels needs
 DRAWN = (
@@ -37,6 +36,15 @@ DRAWN = (
     "order_low",
     "order_high",
     "orders",
+    "n",
+    "of",
+    "stopped",
+    "same",
+    "primary",
+    "verdict",
+    "gap",
+    "within_noise",
+    "within_orders",
 )
 MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its edge
 
@@ -112,9 +120,10 @@ def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
         else:
             names = ("value", "low", "high", "order_low", "order_high")
             value, low, high, *ends = (row[name] * factor for name in names)
-            over = (ends[0], ends[1]) if row["orders"] > 1 else None
+            over, said = (ends[0], ends[1]) if row["orders"] > 1 else None, wording.ended(row)
             text += f", {wording.orders(row)}" if over else ""
-            yield svg.Point(row["at"], value, low, high, text, over)
+            text += f"; {said}" if said else ""
+            yield svg.Point(row["at"], value, low, high, text, over, hollow=bool(said))
 
 
 def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:
@@ -137,10 +146,10 @@ def hides(rows: pd.DataFrame) -> Markup:
         760, top + step * len(labels) + 34, "Loss by perplexity and by task, in per cent of dense"
     )
     across = svg.Axis(-15, MOST, left, drawn.width - 14)
-    bottom = top + step * len(labels)
+    bottom, margin = top + step * len(labels), 100 * select.margin(rows)
     drawn.add(
-        "rect", x=across(-100 * MARGIN), y=top - 8, class_="margin", height=bottom - top + 4,
-        width=across(100 * MARGIN) - across(-100 * MARGIN),
+        "rect", x=across(-margin), y=top - 8, class_="margin", height=bottom - top + 4,
+        width=across(margin) - across(-margin),
     )  # fmt: skip
     for tick in across.ticks(8):
         drawn.line([(across(tick), top - 8), (across(tick), bottom - 4)], "axis" if tick == 0 else "grid")
@@ -165,7 +174,7 @@ def _hidden_line(drawn: svg.Drawing, rows: pd.DataFrame, place: tuple[svg.Axis, 
     ends = [min(loss, MOST) for loss, _ in losses.values()] + [min(100 * (ratio - 1), MOST)]
     drawn.line([(across(max(min(ends), -15)), y), (across(max(ends)), y)], "grid strong")
     for task, (loss, row) in losses.items():
-        text = f"{wording.task_label(row)}: {loss:+.1f} %, {wording.verdict(row)}"
+        text = f"{wording.task_label(row)}: {loss:+.1f} %, {wording.ended(row) or wording.verdict(row)}"
         shown = min(max(loss, -15), MOST)
         hollow = wording.verdict(row) not in ("worse", "better")
         drawn.mark(across(shown), y, looks[task], title=text, hollow=hollow)

@@ -82,9 +82,10 @@
         const verdict = values[4];
         const cell = make("td", values[place] === null ? "\u2013" : values[place],
           place === 4 || place === 2 ? verdict.replaceAll(" ", "-") : "");
+        if (place === 4 && values[11]) cell.append(make("small", values[11], "remark"));
         if (place === 0) cell.dataset.order = values[10] === null ? "" : values[10];
         if (place === 2) cell.dataset.order = number(values[2]);
-        if (place >= 5) cell.dataset.order = values[place] === null ? "" : number(String(values[place]));
+        if (place >= 5) cell.dataset.order = values[place] === null ? "" : number(String(values[place]).split(" of ")[0]);
         row.append(cell);
       });
       body.append(row);

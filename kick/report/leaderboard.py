@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from kick.analysis.frame import Results
 from kick.report import page, select, tables, wording
+from kick.report.unasked import HEADS
 
 HERE = Path(__file__).parent
 
@@ -74,6 +75,7 @@ def html(view: page.PageView) -> str:
         policy=policy(style, script),
         data=embedded([section.data for section in view.sections]),
         marks=wording.MARKS,
+        unasked_heads=HEADS,
     )
 
 
@@ -131,5 +133,7 @@ def summary(report: Results) -> list[str]:
     for label, part in rows[~rows["dense"]].groupby("label", sort=False):
         words = Counter(wording.verdict(row) for row in select.records(part))
         counts = [f"{words[word]} {word}" for word in wording.MARKS if word and words[word]]
+        if ended := int((part["stopped"] != "").sum()):
+            counts.append(f"{ended} ended early")
         lines.append(f"{label}: {', '.join(counts)}")
     return lines

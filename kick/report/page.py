@@ -18,6 +18,8 @@ from kick.analysis.frame import Results
 from kick.catalog import Facts
 from kick.printable import counted, plain
 from kick.report import answers, charts, select, tables, wording
+from kick.report.origins import provenance
+from kick.report.unasked import Unasked, unasked
 from kick.stats import metrics
 
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
@@ -25,7 +27,10 @@ KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantiz
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """A score in the main table. `order` is what it sorts by: larger is better."""
+    """A score in the main table. `order` is what it sorts by: larger is better; None sorts it last.
+
+    remark: what must be said beside it, of a cell that ended early or of one that differs in no item.
+    """
 
     score: str
     interval: str
@@ -34,6 +39,7 @@ class ScoreCell:
     verdict: str
     mark: str
     order: float | None
+    remark: str
     orders: str = ""
 
 
@@ -86,6 +92,8 @@ class Section:
     hides: Markup | None
     hides_legend: tuple[tuple[str, Markup], ...]
     hidden: tuple[str, ...]
+    margin: str
+    unasked: Unasked | None
     books: tuple[tuple[str, ...], ...]
     seeds: tables.Table | None
     data: Mapping[str, Any]
@@ -97,6 +105,7 @@ class PageView:
 
     title: str
     summary: str
+    margin: str
     notes: tuple[str, ...]
     sections: tuple[Section, ...]
     methods: tuple[tuple[str, str], ...]
@@ -115,6 +124,7 @@ def view(report: Results, *, title: str | None, notes: Sequence[str], examples: 
     return PageView(
         title=title or f"What compression does to {', '.join(models)}",
         summary=_summary(frame, matrices),
+        margin=" or ".join(dict.fromkeys(wording.percent(one) for one in sorted(frame["margin"].dropna()))),
         notes=(*said, *notes, *signs(report.cells), *report.notes),
         sections=tuple(_section(name, part, report, examples) for name, part in select.sections(frame)),
         methods=tuple(_methods(report.cells)),
@@ -140,10 +150,13 @@ def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
     words = Counter(wording.verdict(row) for row in select.records(rows[~rows["dense"]]))
     matching, worse = words["matching"], words["worse"]
     tested = int((rows[~rows["dense"]]["verdict"] != "").sum())
+    ended = int((rows["stopped"] != "").sum())
+    early = f" {ended} of them ended before all items were asked." if ended else ""
     return (
         f"{counted(len(variants), 'variant')} on {counted(len(select.tasks(rows)), 'task')} "
         f"(matrix {', '.join(matrices)}). Of "
         f"{tested} comparisons with the dense model {matching} are shown to match it, {worse} to be worse."
+        + early
     )
 
 
@@ -167,6 +180,8 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
         hides=chart,
         hides_legend=tuple(legend),
         hidden=tuple(hidden),
+        margin=wording.percent(select.margin(rows)),
+        unasked=unasked(frame),
         books=tuple(_books(frame)),
         seeds=_seeds(frame),
         data=_data(frame),
@@ -250,7 +265,9 @@ def _kind(row: Mapping[str, Any]) -> str:
 def score_cell(row: Mapping[str, Any]) -> ScoreCell:
     """Contents of a row of the frame, in words."""
     unit, verdict = row["unit"], wording.verdict(row)
-    order = None if math.isnan(row["value"]) else float(row["value"]) * (1 if row["higher_is_better"] else -1)
+    order = None  # an estimate within a wide interval has no place among scores
+    if math.isfinite(row["value"]) and not row["stopped"]:
+        order = float(row["value"]) * (1 if row["higher_is_better"] else -1)
     dense = bool(row["dense"])
     return ScoreCell(
         score=wording.number(row["value"], unit),
@@ -260,6 +277,7 @@ def score_cell(row: Mapping[str, Any]) -> ScoreCell:
         verdict=verdict,
         mark=wording.MARKS[verdict],
         order=order,
+        remark=wording.remark(row),
         orders=wording.orders(row),
     )
 
@@ -268,12 +286,17 @@ def _task(rows: pd.DataFrame, cells: Mapping[str, StoredCell], examples: int) ->
     rows = select.variant_order(rows[rows["replica"] == ""])
     labels = dict(zip(rows["key"], rows["label"], strict=True))
     shown = answers.shown([cells[key] for key in labels]) if examples else []
-    note = f"Of {len(labels)} variants {len(shown)} are shown, evenly spaced over the table."
+    notes = [
+        f"Of {len(labels)} variants {len(shown)} are shown, evenly spaced over the table."
+        * (len(shown) < len(labels)),
+        "Variants that ended before an item was asked have no answer to it."
+        * bool((rows["stopped"] != "").any()),
+    ]
     return TaskPart(
         title=wording.task_label(rows.iloc[0]),
         chart=charts.levels(rows),
         examples=tuple(answers.examples(shown, labels, most=examples)),
-        note=note if len(shown) < len(labels) else "",
+        note=" ".join(filter(None, notes)),
     )
 
 
@@ -288,7 +311,8 @@ def _hides(frame: pd.DataFrame) -> tuple[list[str], Markup | None, list[tuple[st
         corpus = wording.number(row["ratio"] - 1, "share", signed=True)
         lost = wording.number(row["relative"], "share", signed=True)
         text = f"{row['label']}: perplexity {corpus} %, {wording.task_label(row)} {lost} % of dense"
-        sentences.append(f"{text} (p {wording.p_value(row['p'])}, Holm {wording.p_value(row['p_holm'])})")
+        tests = f"p {wording.p_value(row['p'])}, Holm {wording.p_value(row['p_holm'])}"
+        sentences.append(f"{text} ({wording.ended(row) or tests})")
     return sentences, charts.hides(rows), charts.hides_legend(rows)
 
 
@@ -311,7 +335,7 @@ def _data(frame: pd.DataFrame) -> dict[str, Any]:
     """All metrics of all tasks for the script: texts as they are to be shown, and what they sort by.
 
     {"tasks": [{"title", "metrics": [{"name", "label", "groups": [...]}]}], "rows": {label: {...}}}; a cell is
-    [score, interval, gap, gap interval, verdict, p, Holm, n, lost, won, order].
+    [score, interval, gap, gap interval, verdict, p, Holm, n, lost, won, order, remark].
     """
     found: dict[str, dict[str, Any]] = {}
     for row in select.records(select.variant_order(frame)):
@@ -333,53 +357,10 @@ def _data(frame: pd.DataFrame) -> dict[str, Any]:
             cell.verdict,
             wording.p_value(row["p"]),
             wording.p_value(row["p_holm"]),
-            int(row["n"]),
+            f"{row['n']:g} of {row['of']:g}" if row["stopped"] else int(row["n"]),
             *flips,
             cell.order,
+            cell.remark,
         ]
     tasks = [{**task, "metrics": list(task["metrics"].values())} for task in found.values()]
     return {"tasks": tasks}
-
-
-# ---------------------------------------------------------------------------------------- provenance
-
-
-def provenance(report: Results) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """(what, its distinct values) over all runs: commit, machine, versions, models, calibration, times."""
-    found: dict[str, dict[str, None]] = {}
-    seen: set[tuple[str, str]] = set()  # ten thousand runs have few provenances
-    for cell in report.cells:
-        run = cell.run
-        for part in run.provenance.items():
-            if (part[0], repr(part[1])) not in seen:
-                seen.add((part[0], repr(part[1])))
-                for name, value in _flat(dict([part])):
-                    found.setdefault(name, {})[value] = None
-        model = run.cell.variant.model
-        text = f"{model.title}, {model.dtype}, weights {model.digest[:16] or 'unknown'}"
-        found.setdefault("model", {})[text] = None
-        spec = run.cell.variant.calibration
-        if spec:
-            text = (
-                f"{spec.corpus}, {spec.sequences} x {spec.length} tokens, seed {spec.seed}, {spec.propagate}"
-            )
-            found.setdefault("calibration", {})[f"{text}, digest {spec.digest or 'unknown'}"] = None
-    times = sorted(found.pop("time", {}))
-    if times:
-        found["measured"] = {times[0]: None, times[-1]: None}
-    return tuple((name, _few(list(values))) for name, values in found.items())
-
-
-def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{name} {key}".strip())
-    elif isinstance(value, list | tuple):
-        yield plain(name), wording.visible(" ".join(map(str, value)))
-    elif value is not None and value != "":
-        yield plain(name), wording.visible(str(value))
-
-
-def _few(values: Sequence[str], most: int = 4) -> tuple[str, ...]:
-    rest = len(values) - most
-    return (*values[:most], *((f"and {rest} more",) if rest > 0 else ()))

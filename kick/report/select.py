@@ -10,7 +10,6 @@ import pandas as pd
 
 from kick.analysis.groups import MACRO
 from kick.report import wording
-from kick.stats.paired import MARGIN
 
 SECTION = ["matrix", "base"]
 PAIRED = "|"  # in a task's name: derived of two tasks
@@ -43,6 +42,16 @@ def headlines(frame: pd.DataFrame, *, replicas: bool = False) -> pd.DataFrame:
     """The headline metric of every task over all items; dense replicas left out unless asked for."""
     rows = frame[frame["primary"] & (frame["group"] == "")]
     return rows if replicas else rows[rows["replica"] == ""]
+
+
+def whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cells that were asked all of their items: of others the score is an estimate."""
+    return rows[rows["stopped"] == ""]
+
+
+def margin(rows: pd.DataFrame) -> float:
+    """The share of dense's score within which a variant matches; the smallest, if the rows differ."""
+    return float(rows["margin"].min())
 
 
 def family(frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -91,10 +100,11 @@ def by_group(frame: pd.DataFrame, *, macro: bool = False) -> pd.DataFrame:
 def beside_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
     """Headline rows of all other compared tasks with the variant's perplexity over dense's as `ratio`.
 
+    A variant whose perplexity ended early is left out: its ratio would be a guess within a wide interval.
     Raises Nothing without a perplexity task or without another.
     """
     rows = headlines(frame)
-    corpus = rows[rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0)]
+    corpus = whole(rows[rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0)])
     corpus = wanted(corpus, "perplexity task").drop_duplicates([*SECTION, "variant"])
     corpus = corpus.assign(ratio=corpus["value"] / corpus["dense_value"])
     others = rows[~rows["metric"].str.endswith("perplexity") & rows["dense_value"].gt(0) & ~rows["dense"]]
@@ -104,9 +114,9 @@ def beside_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def hidden(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `beside_perplexity` with a shown loss although perplexity rose by at most 5 %."""
+    """Rows of `beside_perplexity` with a shown loss although perplexity rose by at most the margin."""
     lost = [wording.verdict(row) == "worse" for row in records(rows)]
-    return rows[np.array(lost, dtype=bool) & (rows["ratio"] <= 1 + MARGIN)]
+    return rows[np.array(lost, dtype=bool) & (rows["ratio"] <= 1 + rows["margin"])]
 
 
 def method_order(rows: pd.DataFrame) -> list[str]:

@@ -158,7 +158,7 @@ def swatch(look: Look) -> Markup:
 class Point:
     """A score in readers' units with its interval, its place, and the text of its tooltip.
 
-    orders: the range over orders of the calibration, if it was measured.
+    orders: the range over orders of the calibration, if it was measured; hollow: the score is an estimate.
     """
 
     x: float
@@ -167,6 +167,7 @@ class Point:
     high: float
     title: str
     orders: tuple[float, float] | None = None
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,4 +258,4 @@ def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Axis, up: Axis) -> No
         drawn.line(path, color, DASHES[line.look.line])
         for point in line.points:
             if point.title:
-                drawn.mark(across(point.x), up(point.y), line.look, title=point.title)
+                drawn.mark(across(point.x), up(point.y), line.look, title=point.title, hollow=point.hollow)

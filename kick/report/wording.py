@@ -154,8 +154,10 @@ REASONS = {
 }
 
 
-def ended(row: Row) -> str:
+def ended(row: Row, *, why: bool = False) -> str:
     """How a cell that was not asked all of its items ended: "n = 60 of 256, stopped: worse"; "" for others.
+
+    `why`: with the reason, where the verdict does not say it.
 
     Metrics other than the headline have no verdict: they are of the items that happened to be asked.
     """
@@ -164,8 +166,9 @@ def ended(row: Row) -> str:
     text = f"n = {row['n']:g} of {row['of']:g}"
     if not row["primary"]:
         return f"{text}, of the items asked only"
-    why = [word for word in (verdict(row), REASONS.get(row["stopped"], "")) if word]
-    return f"{text}, stopped: {', '.join(why)}" if why else f"{text}, stopped"
+    reason = REASONS.get(row["stopped"], "")
+    said = [word for word in (verdict(row), reason if why or not row["verdict"] else "") if word]
+    return f"{text}, stopped: {', '.join(said)}" if said else f"{text}, stopped"
 
 
 def alike(row: Row) -> str:

@@ -58,7 +58,9 @@ def _line(axes: Axes, rows: pd.DataFrame, dense: pd.DataFrame, method: str) -> N
     mean = scores.groupby("at")["value"].mean()
     whole = pd.concat([pd.Series(style.scaled(dense, "value").to_numpy(), dense["at"]), mean])
     axes.plot(whole.index, whole, color=look.hex, linestyle=look.line)
-    axes.plot(mean.index, mean, look.marker, color=look.hex)
+    early = style.estimates(rows).groupby(rows["at"]).any()
+    for face, shown in ((look.hex, mean[~early]), ("white", mean[early])):
+        axes.plot(shown.index, shown, look.marker, color=look.hex, markerfacecolor=face)
     again = scores[scores.duplicated("at", keep=False)]
     axes.plot(again["at"], again["value"], ".", color=look.hex, markersize=3, alpha=0.6)
 
@@ -87,12 +89,16 @@ def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
     methods = select.method_order(rows)
     width = min(0.2, 0.8 / max(len(methods), 1))
     for number, name in enumerate(methods):
-        part = rows[rows["method"] == name].groupby("pattern", sort=False)[["value", "low", "high"]].mean()
+        own = rows[rows["method"] == name]
+        early = style.estimates(own).groupby(own["pattern"], sort=False).any()
+        part = own.groupby("pattern", sort=False)[["value", "low", "high"]].mean()
         part = part * wording.UNITS[rows["unit"].iloc[0]][0]
         at = np.array([patterns.index(pattern) for pattern in part.index])
         at = at + (number - (len(methods) - 1) / 2) * width
         reach = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
-        axes.bar(at, part["value"], width * 0.9, color=palette.method_look(name).hex, zorder=1)
+        bars = axes.bar(at, part["value"], width * 0.9, color=palette.method_look(name).hex, zorder=1)
+        for bar, hollow in zip(bars, early[part.index], strict=True):
+            bar.set(fill=not hollow, edgecolor=palette.method_look(name).hex)
         axes.errorbar(at, part["value"], reach, fmt="none", ecolor=style.INK, elinewidth=0.7, zorder=3)
         own = rows[rows["method"] == name]
         places = own["pattern"].map(dict(zip(part.index, at, strict=True)))
@@ -125,6 +131,7 @@ def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Fig
 def _legend(drawn: Figure, rows: pd.DataFrame) -> None:
     extra: list[Patch | Line2D] = [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
     extra += style.orders_key(rows)
+    extra += [style.estimate_key()] if style.estimates(rows).any() else []
     style.legend(drawn, select.method_order(rows[~rows["dense"]]), extra)
 
 
@@ -168,7 +175,12 @@ def by_levels(name: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 
 def leveled(chosen: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The rows that differ from dense in one kind of level, once a kind, with it as column `kind`."""
+    """The rows that differ from dense in one kind of level, once a kind, with it as column `kind`.
+
+    Of cells that ended early the headline metric alone is drawn: the others are of the items asked, and the
+    line of dense is of all.
+    """
+    chosen = chosen[chosen["primary"] | chosen["stopped"].eq("")]
     parts = [select.level(chosen, kind).assign(kind=kind) for kind in PANELS]
     parts = [part for part in parts if len(part)]
     return select.wanted(pd.concat(parts) if parts else chosen.iloc[:0], what)

@@ -15,7 +15,6 @@ from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.report import palette, select, wording
 from kick.report.figures import levels, style
 from kick.report.figures.entry import figure
-from kick.stats.paired import MARGIN
 
 
 def _differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -44,14 +43,11 @@ def differences(rows: pd.DataFrame) -> Figure:
         Line2D([], [], color=look.hex, marker=look.marker, markerfacecolor=_face(name, look), label=name)
         for name, look in looks.items()
     ]
-    style.key(
-        drawn,
-        [
-            *handles,
-            Patch(facecolor=style.SKY, alpha=0.22, label="within 5 % of dense"),
-            *style.orders_key(rows),
-        ],
-    )
+    if style.estimates(rows).any():
+        handles.append(Line2D([], [], color=style.INK, linestyle=":", label="dotted: ended early"))
+    within = f"within {wording.percent(select.margin(rows))} of dense"
+    handles.append(Patch(facecolor=style.SKY, alpha=0.22, label=within))
+    style.key(drawn, [*handles, *style.orders_key(rows)])
     return drawn
 
 
@@ -68,14 +64,16 @@ def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
         }
     )
     up = 1 if rows["higher_is_better"].iloc[0] else -1
-    axes.axvspan(-100 * MARGIN, 100 * MARGIN, color=style.SKY, alpha=0.22, linewidth=0, zorder=0)
+    margin = 100 * select.margin(rows)
+    axes.axvspan(-margin, margin, color=style.SKY, alpha=0.22, linewidth=0, zorder=0)
     axes.axvline(0, color=style.INK, linewidth=0.6, zorder=1)
     ends = shown[["at", "first", "second"]]
     reach = min(110.0, max(12.0, float(ends.abs().max().max()) * 1.05))
     for _, row in shown.iterrows():
         verdict, place = wording.verdict(row), labels.index(row["label"])
         look = palette.VERDICTS[verdict]
-        axes.plot([row["first"], row["second"]], [place, place], color=look.hex, linewidth=1.1, zorder=2)
+        line = ":" if row["stopped"] else "-"
+        axes.plot([row["first"], row["second"]], [place] * 2, line, color=look.hex, linewidth=1.1, zorder=2)
         if row["orders"] > 1:
             over = [100 * (row[end] / row["dense_value"] - 1) for end in ("order_low", "order_high")]
             axes.plot(over, [place, place], color=look.hex, linewidth=4, alpha=0.35, zorder=1)
@@ -115,7 +113,9 @@ def perplexity_hides(rows: pd.DataFrame) -> Figure:
     drawn, axes = style.panels(len(tasks), height=2.1)
     for ax, task in zip(axes, tasks, strict=True):
         _against(ax, select.of_task(rows, task))
-    corner = Patch(facecolor=style.ORANGE, alpha=0.2, label="perplexity within 5 %, task more than 5 % down")
+    within = wording.percent(select.margin(rows))
+    said = f"perplexity within {within}, task more than {within} down"
+    corner = Patch(facecolor=style.ORANGE, alpha=0.2, label=said)
     filled = Line2D([], [], color=style.INK, marker="o", linestyle="", label="filled: loss shown")
     style.legend(drawn, select.method_order(rows), [filled, corner])
     return drawn
@@ -127,8 +127,11 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
     shown = rows.assign(at=rows["relative"] * sign)
     lowest = np.minimum(shown["relative_low"] * sign, shown["relative_high"] * sign)
     floor = min(-20.0, float(lowest.min()) * 1.05)
+    margin = select.margin(rows)
     axes.add_patch(
-        Rectangle((0.9, floor), 0.15, -100 * MARGIN - floor, color=style.ORANGE, alpha=0.2, linewidth=0)
+        Rectangle(
+            (0.9, floor), 0.1 + margin, -100 * margin - floor, color=style.ORANGE, alpha=0.2, linewidth=0
+        )
     )
     axes.axhline(0, color=style.INK, linewidth=0.6)
     for _, row in shown.iterrows():

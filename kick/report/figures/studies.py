@@ -22,7 +22,7 @@ def _several(column: str, keys: list[str], what: str) -> Callable[[pd.DataFrame]
     """Headline rows of what was measured at two or more values of `column`, all else in `keys` equal."""
 
     def rows(frame: pd.DataFrame) -> pd.DataFrame:
-        chosen = select.headlines(frame)
+        chosen = select.whole(select.headlines(frame))  # points are compared with each other
         chosen = chosen[chosen[column].notna()]
         counts = chosen.groupby(keys, dropna=False)[column].transform("nunique")
         return select.wanted(chosen[counts > 1], what)
@@ -141,7 +141,7 @@ def _over(axes: Axes, rows: pd.DataFrame, column: str, text: str) -> None:
 
 def _sizes(frame: pd.DataFrame) -> pd.DataFrame:
     """Unstructured rows of several base models with known sizes: the parameters that are left of each."""
-    rows = select.level(select.headlines(frame), "sparsity")
+    rows = select.level(select.whole(select.headlines(frame)), "sparsity")
     rows = rows[rows["parameters"].notna()]
     rows = rows.assign(left=rows["parameters"] * (1 - rows["sparsity"]))
     models = rows.groupby("task")["base"].transform("nunique")

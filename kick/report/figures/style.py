@@ -134,6 +134,19 @@ def dense_line(axes: Axes, rows: pd.DataFrame, *, label: bool = True) -> None:
         )  # fmt: skip
 
 
+def estimates(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of cells that ended before all items were asked; published rows are not."""
+    stopped = rows["stopped"] if "stopped" in rows else pd.Series("", rows.index)
+    return stopped.fillna("").ne("")
+
+
+def estimate_key() -> Line2D:
+    """The legend's entry for marks of such rows."""
+    return Line2D(
+        [], [], color=INK, marker="o", markerfacecolor="white", linestyle="", label="hollow: ended early"
+    )
+
+
 def noise_key() -> Patch:
     """The legend's entry for the noise band."""
     return Patch(facecolor=NOISE, alpha=0.35, label="noise of dense replicas")

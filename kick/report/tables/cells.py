@@ -11,12 +11,23 @@ from kick.report import select, wording
 from kick.report.tables.entry import Table
 
 Row = Mapping[str, Any]
-NOTE = (
-    "Score with its 95 % interval over items, then the paired difference to dense: "
-    "= matching (within 5 % of dense, shown), \u25bc worse, \u25b2 better, ? undecided at this n, "
-    "~ inside the noise of a dense replica, \u2248 inside the noise of compression (another order of the "
-    "calibration sequences)."
-)
+
+
+def note(rows: pd.DataFrame) -> str:
+    """How to read the cells."""
+    margin = wording.percent(select.margin(rows))
+    text = (
+        "Score with its 95 % interval over items, then the paired difference to dense: "
+        f"= matching (within {margin} of dense, shown), \u25bc worse, \u25b2 better, ? undecided at this n, "
+        "~ inside the noise of a dense replica, \u2248 inside the noise of compression (another order of the "
+        "calibration sequences)."
+    )
+    if (rows["stopped"] != "").any():
+        text += (
+            " A cell with n of N ended before all items were asked: its score is an estimate for all N, and "
+            "its interval holds at every look."
+        )
+    return text
 
 
 def score_cell(row: Row) -> str:
@@ -26,7 +37,9 @@ def score_cell(row: Row) -> str:
     if row["dense"]:
         return text
     mark = wording.MARKS[wording.verdict(row)]
-    return f"{text} {wording.number(row['gap'], unit, signed=True)} {mark}".rstrip()
+    said = wording.count(row["n"], None, row["of"]) if row["stopped"] else wording.alike(row)
+    text = f"{text} {wording.number(row['gap'], unit, signed=True)} {mark}".rstrip()
+    return f"{text} ({said})" if said else text
 
 
 def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_cell) -> Table:
@@ -48,4 +61,4 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_c
         (label, *(cell(part[label]) if label in part else wording.NOTHING for part in columns))
         for label in labels
     ]
-    return Table(title, tuple(heads), tuple(lines), rows, NOTE)
+    return Table(title, tuple(heads), tuple(lines), rows, note(rows))

@@ -21,12 +21,17 @@ def gaps(frame: pd.DataFrame) -> Table:
             wording.signed_span(row["gap_low"], row["gap_high"], row["unit"]),
             wording.p_value(row["p"]),
             wording.p_value(row["p_holm"]),
-            wording.verdict(row),
+            ", ".join(filter(None, (wording.verdict(row), wording.alike(row)))),
             wording.number(row["detectable"], row["unit"]),
-            str(row["n"]),
+            wording.count(row["n"], None, row["of"]).removeprefix("n = "),
         )
         for row in select.records(rows)
     ]
     heads = ("variant", "task", "gap", "95 % interval", "p", "p (Holm)", "verdict", "detectable", "n")
     note = "Detectable: the smallest true gap that this many items show in 80 % of studies at alpha 5 %."
+    if (rows["stopped"] != "").any():
+        note += (
+            " With n of N items the verdict is that of the rule by which the cell ended: it has no p, is not "
+            "among the tests that Holm's adjustment is for, and its interval holds at every look."
+        )
     return Table("Differences to dense", heads, tuple(lines), rows, note)

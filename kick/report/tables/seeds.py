@@ -12,7 +12,7 @@ from kick.report.tables.entry import Table, table
 @table("seeds", "Spread over calibration seeds", place=3)
 def seeds(frame: pd.DataFrame) -> Table:
     """Mean and standard deviation over seeds, apart from the interval over items."""
-    rows = select.headlines(frame)
+    rows = select.whole(select.headlines(frame))
     rows = rows[rows["seeds"] > 1]
     rows = select.wanted(rows, "recipe with several calibration seeds")
     rows = rows.drop_duplicates([*select.SECTION, "task", "setting", "recipe"])
