@@ -73,7 +73,7 @@ def check(
     assert found.isfinite().all()
     if right is not None:
         torch.testing.assert_close(
-            found, right.detach().float(), rtol=0, atol=atol * float(right.abs().max())
+            found.float(), right.detach().float(), rtol=0, atol=atol * float(right.abs().max())
         )
     size, dense = footprint(model), footprint(load(resolve(str(base)))[0])
     assert size["linear_parameters"] == dense["linear_parameters"]
