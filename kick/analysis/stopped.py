@@ -167,7 +167,7 @@ def replayed(rule: str, metric: Metric, dense: Items, theirs: Items) -> Decision
     place = {item: row for row, item in enumerate(dense.ids)}
     asked = [place[item] for item in theirs.ids if item in place]
     order = np.array([*asked, *sorted(set(place.values()) - set(asked))], dtype=np.intp)
-    design = Design(dense.columns[metric.column][order], np.zeros(len(order), dtype=np.int64))
+    design = Design.of({name: values[order] for name, values in dense.columns.items()}, metric)
     values = theirs.columns[metric.column][[item in place for item in theirs.ids]]
     found = decide(design, values, metric, by)
     return found if math.isfinite(found.gap) else None

@@ -24,13 +24,14 @@ from kick.stats.sequential import Decision, Design, Floats, Rule
 
 def design(samples: Sequence[Sample], metric: Metric, rule: Rule) -> tuple[tuple[str, ...], Design]:
     """The items in the order of asking, and what is known of them before: of dense's `samples`."""
-    strata = np.zeros(len(samples), dtype=np.int64)
-    return tuple(sample.item for sample in samples), Design(scores(samples, metric), strata)
+    names = {name for sample in samples for name in sample.scores} & metric.columns
+    columns = {name: column(samples, name) for name in (*names, metric.column)}
+    return tuple(sample.item for sample in samples), Design.of(columns, metric)
 
 
-def scores(samples: Sequence[Sample], metric: Metric) -> Floats:
-    """The item scores that the metric reads `(n,)`, NaN where one is missing."""
-    return np.array([sample.scores.get(metric.column, math.nan) for sample in samples], dtype=float)
+def column(samples: Sequence[Sample], name: str) -> Floats:
+    """An item score by its name `(n,)`, NaN where it is missing."""
+    return np.array([sample.scores.get(name, math.nan) for sample in samples], dtype=float)
 
 
 def deciding(dense: Result) -> Metric:
@@ -71,11 +72,11 @@ class Stopping:
 
     @cached_property
     def _looks(self) -> tuple[int, ...]:
-        return sequential.looks(len(self.order), self.rule)
+        return sequential.looks(len(self.order), self.rule, self.metric.kind)
 
     def decide(self, samples: Sequence[Sample]) -> Decision:
         """What the samples of the first items in order say."""
-        return sequential.decide(self.design, scores(samples, self.metric), self.metric, self.rule)
+        return sequential.decide(self.design, column(samples, self.metric.column), self.metric, self.rule)
 
     def end(self, samples: Sequence[Sample]) -> Decision | None:
         """What the first look says that ends the cell; None if none of these first samples does."""

@@ -62,7 +62,9 @@ class Store:
         if self.matrix is not None:
             return f"{self.matrix}/{key}"
         found = self._find(key)
-        return f"{_checked(matrix, 'matrix')}/{key}" if found is None and matrix else found or key
+        if found is None and matrix and not any(map(_KEY.fullmatch, self.files.names())):
+            return f"{_checked(matrix, 'matrix')}/{key}"
+        return found or key  # the root is a matrix's own folder if there are cells in it
 
     def _find(self, key: str) -> str | None:
         """The folder of a cell, one with a run.json first, then this matrix's; None if none is."""

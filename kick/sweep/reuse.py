@@ -6,9 +6,11 @@ the rest. Cells whose answers are all there are stored without a model.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from kick.analysis.stopping import Stopping
 from kick.matrix.plan import Plan
@@ -78,24 +80,43 @@ def replay(planned: Plan, store: Store) -> int:
     return done
 
 
-def _replayed(planned: Plan, store: Store, cell: Cell, old: Result) -> tuple[Result, Sequence[Sample]] | None:
-    """The cell made of the answers of `old`; None if these do not suffice."""
-    dense = cell.reference or _dense(planned, cell)
+def ended(store: Store, cell: Cell, samples: Iterable[Sample]) -> tuple[list[Sample], Decision] | None:
+    """The samples up to where the cell's rule ends it, in the order of asking, and what the rule says.
+
+    None if it does not end with these samples, or dense's are not stored.
+    """
+    if cell.reference is None or not store.done(cell.reference):
+        return None
+    dense = store.result(cell.reference)
+    waves = Stopping.of(dense, store.samples(dense.key), Rule.of(cell.task.stop))
+    first = list(_first(waves.order, samples))
+    decision = waves.end(first)
+    return None if decision is None else (first[: decision.asked], decision)
+
+
+def _whole(store: Store, dense: str, samples: Iterable[Sample]) -> list[Sample] | None:
+    """The samples in the order of the task; None if they are not of all items that dense was asked."""
     if not store.done(dense):
         return None
-    beside, there = store.samples(dense), {sample.item: sample for sample in store.samples(old.key)}
-    decision: Decision | None = None
+    order = [sample.item for sample in store.samples(dense)]
+    found = list(_first(order, samples))
+    return found if len(found) == len(order) else None
+
+
+def _replayed(planned: Plan, store: Store, cell: Cell, old: Result) -> tuple[Result, Sequence[Sample]] | None:
+    """The cell made of the answers of `old`; None if these do not suffice."""
+    stored = store.samples(old.key)
+    stopping: Mapping[str, Any] = {}
     if cell.task.stop:
-        waves = Stopping.of(store.result(dense), beside, Rule.of(cell.task.stop))
-        samples = list(_first(waves.order, there))
-        decision = waves.end(samples)
-        if decision is None:
+        end = ended(store, cell, stored)
+        if end is None:
             return None
-        samples = samples[: decision.asked]
+        samples, stopping = end[0], end[1].record
     else:
-        samples = list(_first([sample.item for sample in beside], there))
-        if len(samples) < len(beside):
+        whole = _whole(store, cell.reference or _dense(planned, cell), stored)
+        if whole is None:
             return None
+        samples = whole
     task = planned.tasks[cell.task.name]
     items = {item.id: item for item in task.answered(cell.task, samples)}
     found = evaluate.summarised(task, [items[sample.item] for sample in samples], samples)
@@ -109,7 +130,7 @@ def _replayed(planned: Plan, store: Store, cell: Cell, old: Result) -> tuple[Res
         warnings=found.warnings,
         seconds={},
         margin=planned.matrix.margin,
-        stopping=decision.record if decision else {},
+        stopping=stopping,
         provenance=origin,
     )
     return result, samples
@@ -121,9 +142,7 @@ def _dense(planned: Plan, cell: Cell) -> str:
     )
 
 
-def _first(order: Iterable[str], there: Mapping[str, Sample]) -> Iterator[Sample]:
-    """The samples in order, up to the first that is not there."""
-    for item in order:
-        if item not in there:
-            return
-        yield there[item]
+def _first(order: Iterable[str], samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The samples in this order, up to the first item that has none."""
+    there = {sample.item: sample for sample in samples}
+    return (there[item] for item in itertools.takewhile(there.__contains__, order))

@@ -85,8 +85,11 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
         say(f"{counted(moved, 'cell')} scored again from stored answers: only their scoring had changed")
     if replayed := reuse.replay(planned, store):
         say(f"{counted(replayed, 'cell')} made of stored answers: only the rule of when to end is another")
-    if renamed := rename(planned, store):
+    renamed, margins = rename(planned, store)
+    if renamed:
         say(f"{renamed} stored cells renamed as the matrix calls their variants now")
+    if margins:
+        say(f"{counted(margins, 'stored cell')} read with the margin of {planned.matrix.margin:g} from now on")
     for line in stale.summary(planned.stale(store)):
         say(line)
     limit = planned.matrix.time_limit

@@ -228,13 +228,18 @@ def _numbers(answers: Sequence[Response]) -> bool:
 
 
 def rescore(task: Task, spec: TaskSpec, samples: Sequence[Sample]) -> Evaluation:
-    """Score stored answers again, with no model and no tokenizer.
+    """Score stored answers again, with no model and no tokenizer, in the order of the samples if the spec has
+    a rule, which then has not decided anew.
 
     Raises KickError if the stored samples do not answer the task as it is now.
     """
     items = task.answered(spec, samples)
     stored = dict(zip(_numbered([sample.item for sample in samples]), samples, strict=True))
     ids = _numbered([item.id for item in items])
+    if spec.stop:  # not all are asked, and in an order of their own
+        there = dict(zip(ids, items, strict=True))
+        ids = [name for name in stored if name in there]
+        items = [there[name] for name in ids]
     lost = [name for name in ids if name not in stored]
     if lost or len(items) != len(stored):
         raise KickError(

@@ -18,7 +18,7 @@ from kick.model import load as load_model
 from kick.model import resolve
 from kick.records import Request, Response, TaskSpec
 from kick.store import Store
-from kick.sweep import reuse
+from kick.sweep import rescore, reuse
 from kick.sweep.run import RunOptions, worker
 from kick.sweep.worker import Worker
 
@@ -69,6 +69,11 @@ def gold() -> dict[str, str]:
 def tokenizer():
     """That of the model `smoke`."""
     return load_model(resolve("smoke"))[1]
+
+
+def planned(stop=None, **keys):
+    """The plan of the matrix with these keys."""
+    return plan(with_stop(load({**MATRIX, **keys}), stop))
 
 
 class Killed(BaseException):
@@ -150,11 +155,12 @@ class Sweep:
     def __call__(self, stop=None, **keys):
         """What `kick run` does, without its loop: plan, take what is stored, do the other jobs."""
         self._patch()
-        planned, store = plan(with_stop(load({**MATRIX, **keys}), stop)), self.store
-        reuse.replay(planned, store)
-        work = worker(planned, store, RunOptions(out=str(self.root)), ["kick"])
-        self.work(work, planned)
-        return planned
+        found, store = planned(stop, **keys), self.store
+        rescore.rescore_stale(found, store)
+        reuse.replay(found, store)
+        rescore.rename(found, store)
+        self.work(worker(found, store, RunOptions(out=str(self.root)), ["kick"]), found)
+        return found
 
     def work(self, work, planned):
         """Do the jobs' cells that are not done."""
