@@ -89,7 +89,9 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     if renamed:
         say(f"{renamed} stored cells renamed as the matrix calls their variants now")
     if margins:
-        say(f"{counted(margins, 'stored cell')} read with the margin of {planned.matrix.margin:g} from now on")
+        say(
+            f"{counted(margins, 'stored cell')} read with the margin of {planned.matrix.margin:g} from now on"
+        )
     for line in stale.summary(planned.stale(store)):
         say(line)
     limit = planned.matrix.time_limit
