@@ -1,6 +1,7 @@
 """What a matrix can show, simulated before it is run."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,3 +103,10 @@ def test_a_matrix_gives_the_sizes_of_its_right_or_wrong_tasks():
     sizes = verdicts.of_plan(plan(load("smoke")))
     assert sizes
     assert all(count > 1 for count in sizes.values())
+
+
+@pytest.mark.slow
+def test_the_table_of_the_documentation_is_the_one_that_the_command_draws():
+    scenario = verdicts.Scenario({f"{count} items": count for count in verdicts.SIZES})
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text("utf-8")
+    assert verdicts.grid(verdicts.rows(scenario)).markdown() in text
