@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kick.analysis import items, stopped
+from kick.analysis import items, stopped, stopping
 from kick.analysis.cells import StoredCell
 from kick.analysis.items import Items, aggregate
 from kick.analysis.rows import number
@@ -55,9 +55,10 @@ def between(a: Side, b: Side, cells: Sequence[StoredCell], metric: Metric) -> Be
     how = How(b.cell.run.margin)
     if not (a.items.has(metric) and b.items.has(metric)):
         return None
-    if a.early and b.dense:
+    ruled = stopping.deciding(b.cell.run) == metric
+    if ruled and a.early and b.dense:
         return _mirrored(_beside_dense(b, a, metric))
-    if b.early and a.dense:
+    if ruled and b.early and a.dense:
         return _beside_dense(a, b, metric)
     if a.early or b.early:
         dense = next((cell.items() for cell in cells if cell.variant.dense), None)
@@ -65,7 +66,7 @@ def between(a: Side, b: Side, cells: Sequence[StoredCell], metric: Metric) -> Be
     found = items.difference(a.items, b.items, metric, dense=a.dense, how=how)
     assert found is not None
     told = stopped.stop(b.cell)
-    if told and a.dense and metric.compared and stopped.decided(told):
+    if told and ruled and a.dense and metric.compared and stopped.decided(told):
         found = replace(found, verdict=_shown(told.verdict))
     return Between(aggregate(a.items, metric), aggregate(b.items, metric), found, len(a.items.ids))
 
@@ -121,11 +122,11 @@ def _on_shared(a: Side, b: Side, dense: Items | None, metric: Metric, how: How) 
     if dense is None:
         layers = layers._replace(of=np.zeros_like(layers.of), sizes=np.array([len(layers.of)]))
     pairs = np.column_stack(found.others)
-    sampled = Sampled(
-        pairs, layers, metric.kind, support_of(metric, found.everything.columns), found.units(metric)
-    )
-    gap = stratified.difference(sampled, max(map(stopped.looked, (a.cell, b.cell))), how)
-    first, second = (together([stratified.mean(side, layers)], metric.kind) for side in pairs.T)
+    support, weights = support_of(metric, found.everything.columns), found.weights(metric)
+    sampled = Sampled(pairs, layers, metric.kind, support, found.units(metric), weights)
+    gap = stratified.difference(sampled, max(stopped.looked(side.cell, metric) for side in (a, b)), how)
+    total = 1.0 if weights is None else stratified.mean(weights, layers)
+    first, second = (together([stratified.mean(side, layers) / total], metric.kind) for side in pairs.T)
     of = max(stop.of for stop in map(stopped.stop, (a.cell, b.cell)) if stop)
     return Between(first, second, gap if metric.compared else replace(gap, verdict=""), of)
 

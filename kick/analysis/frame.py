@@ -35,7 +35,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, pairs, stopped
+from kick.analysis import bands, pairs, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -120,7 +120,7 @@ def _cell_rows(
     found = found or {"gaps": {}, "groups": []}
     stop = stopped.stop(cell)
     if stop and stop.early and not found["gaps"]:
-        found = {"gaps": _unread(cell, stop, number(before.get(primary))), "groups": []}
+        found = {"gaps": _unread(cell, stop, before), "groups": []}
     for score in cell.run.scores:
         before_it = number(before.get(score.metric))
         row = {
@@ -142,10 +142,11 @@ def _cell_rows(
         yield {**facts, **group}
 
 
-def _unread(cell: StoredCell, stop: Stop, dense: float) -> dict[str, Any]:
+def _unread(cell: StoredCell, stop: Stop, dense: Mapping[str, float | None]) -> dict[str, Any]:
     """The columns of a stopped cell whose items are not read, or have nothing beside them, by metric."""
-    primary, others = headline(cell.run), {"gap": math.nan, "relative": math.nan}
-    return {score.metric: others for score in cell.run.scores} | {primary: stopped.unread(stop, dense)}
+    name, others = stopping.deciding(cell.run).name, {"gap": math.nan, "relative": math.nan}
+    own = {name: stopped.unread(stop, number(dense.get(name)))}
+    return {score.metric: others for score in cell.run.scores} | own
 
 
 # ---------------------------------------------------------------------------------------- the whole frame

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kick.analysis import ended, groups, items, pairs, rows, stopped
+from kick.analysis import ended, groups, items, pairs, rows, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
@@ -44,7 +44,7 @@ STATISTICS = (
     *(bounded, equivalence, intervals, metrics, paired),
     *(resample, sequential, flip_looks, flips, spending, stratified, support, studentised),
 )
-COMPUTING = (*STATISTICS, ended, groups, items, pairs, rows, stopped)  # and this module
+COMPUTING = (*STATISTICS, ended, groups, items, pairs, rows, stopped, stopping)  # and this module
 
 
 class StatisticsCache:
@@ -150,7 +150,7 @@ def beside_dense(
 def _gap(cell: StoredCell, metric: metrics.Metric, dense: Items, theirs: Items) -> dict[str, Any]:
     """The columns of a cell's metric beside dense's; of a cell that ended early the score's as well."""
     stop, how = stopped.stop(cell), How(cell.run.margin)
-    mine = metric.name == headline(cell.run)
+    mine = metric == stopping.deciding(cell.run)
     if stop and stop.early:
         return (
             stopped.headline(cell, metric, dense, theirs)

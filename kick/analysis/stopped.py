@@ -55,10 +55,10 @@ def columns(cell: StoredCell) -> dict[str, Any]:
     return {"of": float(found.of), "stopped": found.reason, "unasked_seconds": rest}
 
 
-def looked(cell: StoredCell) -> int:
+def looked(cell: StoredCell, metric: Metric) -> int:
     """How often the rule of a cell looks at it; 1 if it has none."""
     text, found = cell.run.cell.task.stop, stop(cell)
-    return len(looks(found.of, Rule.of(text))) if text and found else 1  # one of N items is looked at once
+    return len(looks(found.of, Rule.of(text), metric.kind)) if text and found else 1
 
 
 # ---------------------------------------------------------------------------------------- estimates
@@ -86,6 +86,10 @@ class Known(NamedTuple):
         right = support_of(metric, self.everything.columns).of(scores[known]).binary
         return stratified.strata(scores[known] if right else np.zeros(known.sum()), _among(known, self.asked))
 
+    def weights(self, metric: Metric) -> items.Floats | None:
+        """The metric's weight of each item asked, as of words; None if it has none."""
+        return self.everything.columns[metric.weight][self.asked] if metric.weight else None
+
     def units(self, metric: Metric) -> items.Floats | None:
         """The independent unit of each item asked; None if each is its own."""
         found = units_of(metric, self.everything.columns)
@@ -99,8 +103,8 @@ def _among(known: NDArray[np.bool_], places: NDArray[np.intp]) -> NDArray[np.int
 
 
 def known(dense: Items, metric: Metric, *others: Items) -> Known | None:
-    """What is known of all of them; None if a side does not have the metric, or it is a weighted one."""
-    if metric.weight is not None or not all(one.has(metric) for one in (dense, *others)):
+    """What is known of all of them; None if a side does not have the metric."""
+    if not all(one.has(metric) for one in (dense, *others)):
         return None
     place = {item: row for row, item in enumerate(dense.ids)}
     rows = [{item: row for row, item in enumerate(one.ids) if item in place} for one in others]
@@ -115,9 +119,10 @@ def known(dense: Items, metric: Metric, *others: Items) -> Known | None:
 
 
 def estimate(dense: Items, theirs: Items, metric: Metric) -> tuple[float, float]:
-    """(score, gap) of a cell over all of dense's items; NaN if they cannot be computed."""
+    """(score, gap) of a cell over all of dense's items; NaN if they cannot be computed, and of metrics with
+    weights."""
     found = known(dense, metric, theirs)
-    if found is None or not len(found.asked):
+    if found is None or not len(found.asked) or metric.weight:
         return math.nan, math.nan
     before = items.aggregate(dense, metric)
     change = stratified.mean(found.others[0] - found.dense(metric)[found.asked], found.strata(metric))
@@ -133,7 +138,7 @@ def headline(cell: StoredCell, metric: Metric, dense: Items, theirs: Items) -> d
     told = stop(cell)
     assert told is not None
     again = replayed(cell.run.cell.task.stop, metric, dense, theirs)
-    doubt = _doubt(told, again, estimate(dense, theirs, metric)[1], (len(theirs.ids), len(dense.ids)))
+    doubt = _doubt(told, again, (len(theirs.ids), len(dense.ids)))
     verdict = told.verdict
     if again is not None:
         verdict, gap, low, high = again.verdict, again.gap, again.low, again.high
@@ -173,20 +178,20 @@ def replayed(rule: str, metric: Metric, dense: Items, theirs: Items) -> Decision
     return found if math.isfinite(found.gap) else None
 
 
-def _doubt(told: Stop, again: Decision | None, gap: float, held: tuple[int, int]) -> str:
+def _doubt(told: Stop, again: Decision | None, held: tuple[int, int]) -> str:
     """What the samples say otherwise than the record; "" if they confirm it. `held`: items that the cell and
     dense have."""
     if held != (told.asked, told.of):
         stored = f"{held[0]} are stored beside {held[1]} of dense"
         return f"its record says {told.asked} of {told.of} items, and {stored}"
-    pairs = [("gap", told.gap, gap)]
-    if again is not None:
-        if again.verdict != told.verdict:
-            return f"its record says {told.verdict!r}, and the rule says {again.verdict!r} of its samples"
-        if not again.done:
-            return f"the rule would not have ended it after {told.asked} items"
-        pairs += [(name, getattr(told, name), getattr(again, name)) for name in ("gap", "low", "high")]
-    for name, said, found in pairs:
+    if again is None:
+        return ""
+    if again.verdict != told.verdict:
+        return f"its record says {told.verdict!r}, and the rule says {again.verdict!r} of its samples"
+    if not again.done:
+        return f"the rule would not have ended it after {told.asked} items"
+    for name in ("gap", "low", "high"):
+        said, found = getattr(told, name), getattr(again, name)
         if math.isfinite(said) and math.isfinite(found) and abs(said - found) > NEAR * (1 + abs(found)):
             return f"its record says a {name} of {said:.6g}, and its samples say {found:.6g}"
     return ""

@@ -64,13 +64,15 @@ def mean(values: Floats, layers: Strata) -> float:
 
 class Sampled(NamedTuple):
     """Two scores of the items asked, `pairs` `(n, 2)`: their strata, how the metric brings items together,
-    and their independent units (documents of windows), None if each is its own."""
+    their independent units (documents of windows), None if each is its own, and what their sums are divided
+    by (words), None for 1 each. With such weights, `kind` is "exp_mean"."""
 
     pairs: Floats
     layers: Strata
     kind: Kind = "mean"
     support: Support = REAL
     units: Floats | None = None
+    weights: Floats | None = None
 
 
 def difference(sampled: Sampled, looks: int, how: How = USUAL) -> Difference:
@@ -131,8 +133,9 @@ def _bounds(sampled: Sampled, support: Support, resamples: int) -> Bounds:
 
 
 def _weighted(sampled: Sampled) -> Floats:
-    """The columns first, second and 1 of each item, each times the item's weight: `(n, 3)`."""
-    columns = np.column_stack([sampled.pairs, np.ones(len(sampled.pairs))])
+    """The columns first, second and the divisor of each item, each times its weight by stratum: `(n, 3)`."""
+    divisor = np.ones(len(sampled.pairs)) if sampled.weights is None else sampled.weights
+    columns = np.column_stack([sampled.pairs, divisor])
     weighted: Floats = columns * sampled.layers.weights[:, None]
     return weighted
 

@@ -197,3 +197,31 @@ def test_verdicts_are_by_the_margin_of_the_cell():
         found[margin] = row(frame, "gptq-8bit", "perplexity", "kick_mini_perplexity")
         assert found[margin]["margin"] == margin
     assert (found[0.05]["verdict"], found[0.02]["verdict"]) == ("matching", "not matching")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "rule", "reason"),
+    [
+        ("kick_mini_perplexity", "perplexity", Rule(), "decided"),
+        ("kick_mini_summary", "rougeL", Rule(futility=0.99), "futile"),
+        ("kick_mini_fidelity", "fdt", Rule(precision=4.0), "precise"),
+    ],
+)
+def test_every_kind_of_score_is_denses_of_all_and_the_gap_of_those_asked(task, metric, rule, reason):
+    store = fill(FakeStore(), [DENSE, pruned("wanda", 0.3)], [task])
+    run = end_early(store, "wanda-0.3", task, rule)
+    found = row(read([store]).frame, "wanda-0.3", metric, task)
+    column = {"perplexity": "nll"}.get(metric, metric)
+    dense, theirs = (
+        np.array([sample.scores[column] for sample in store.samples(of(store, name, task).key)])
+        for name in ("dense", "wanda-0.3")
+    )
+    n = len(theirs)
+    assert n < len(dense)
+    score = dense.mean() + (theirs - dense[:n]).mean()
+    score = math.exp(score) if metric == "perplexity" else score
+    assert found["value"] == pytest.approx(score)
+    assert (found["doubt"], found["stopped"], found["n"]) == ("", reason, n)
+    assert found["gap_low"] <= found["gap"] <= found["gap_high"]
+    assert found["low"] <= found["value"] <= found["high"]
+    assert run.stopping["score"] == pytest.approx(score)
