@@ -17,7 +17,7 @@ import numpy as np
 from kick.analysis.headlines import headline
 from kick.judge.columns import of_judge
 from kick.records import Result, Sample
-from kick.stats import sequential
+from kick.stats import forecast, sequential
 from kick.stats.metrics import Metric, describe
 from kick.stats.sequential import Decision, Design, Floats, Rule
 
@@ -85,3 +85,8 @@ class Stopping:
             if decision is None or decision.done:
                 return decision
         return None
+
+    def to_decide(self, samples: Sequence[Sample]) -> int | None:
+        """About how many items would decide the cell, see `kick.stats.forecast`."""
+        values = column(samples, self.metric.column)
+        return forecast.items_to_decide(self.design, values, self.metric, self.rule)

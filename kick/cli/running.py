@@ -194,3 +194,41 @@ def judge(
     report = judge_results(store, how, data_root=data_root, task_folders=tasks or (), say=say)
     print(report)
     raise typer.Exit(0 if report.whole else 1)
+
+
+@app.command(rich_help_panel=panels.RUN)
+def extend(
+    results: Annotated[str, typer.Argument(help="the folder of a matrix that was run with `stop`")],
+    until: Annotated[
+        list[str] | None, typer.Option(help='"wanda-0.5 matches [on TASK]"; or worse, better, decided')
+    ] = None,
+    precision: Annotated[float | None, typer.Option(help="points of the interval's half-width")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="a name, label or pattern")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="a task's name or a pattern")] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="a cell's key")] = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    plugins: Plugins = None,
+    executor: Annotated[str, typer.Option(help="local, ray or inline")] = "local",
+    workers: Annotated[int | None, typer.Option(help="jobs in parallel")] = None,
+) -> None:
+    """Ask more items of cells that ended early, until they are decided or precise, or all are asked."""
+    from kick.sweep import extend as sweep_extend
+
+    options = sweep_extend.ExtendOptions(
+        until=tuple(until or ()),
+        precision=precision,
+        variants=tuple(variant or ()),
+        tasks=tuple(task or ()),
+        cells=tuple(cell or ()),
+        data_root=data_root,
+        task_folders=tuple(tasks or ()),
+        plugins=tuple(plugins or ()),
+        executor=executor,
+        workers=workers,
+        command=("kick", *sys.argv[1:]),
+    )
+    found = sweep_extend.extend(results, options, say)
+    if found:
+        print_table(sweep_extend.HEADS, [one.row() for one in found])
+    raise typer.Exit(1 if any(one.failed for one in found) else 0)

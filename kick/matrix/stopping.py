@@ -20,7 +20,11 @@ def rule(matrix: Matrix, task: Task) -> Rule | None:
 
     if matrix.stop is None:
         return None
-    return Rule(margin=matrix.margin, precision=precision(matrix.precision, task), looks=matrix.looks)
+    return Rule(
+        margin=matrix.margin,
+        precision=precision(matrix.precision, task.about.get("primary", "")),
+        looks=matrix.looks,
+    )
 
 
 def text(matrix: Matrix, task: Task) -> str:
@@ -29,8 +33,8 @@ def text(matrix: Matrix, task: Task) -> str:
     return found.text if found else ""
 
 
-def precision(points: float | None, task: Task) -> float | None:
-    """The half-width that `points` are for a task's headline score, in its unit.
+def precision(points: float | None, primary: str) -> float | None:
+    """The half-width that `points` are for a headline metric, in its unit.
 
     Points are hundredths of a share, and of perplexity hundredths of dense's; a score in tokens, words, nats
     or grades has the number itself.
@@ -39,8 +43,7 @@ def precision(points: float | None, task: Task) -> float | None:
 
     if points is None:
         return None
-    primary = task.about.get("primary", "")
-    own_unit = metrics.describe(primary).unit in ("tokens", "words", "nats", "points") if primary else False
+    own_unit = bool(primary) and metrics.describe(primary).unit in ("tokens", "words", "nats", "points")
     return points if own_unit else points / POINTS
 
 

@@ -71,9 +71,9 @@ def tokenizer():
     return load_model(resolve("smoke"))[1]
 
 
-def planned(stop=None, **keys):
+def planned(override=None, **keys):
     """The plan of the matrix with these keys."""
-    return plan(with_stop(load({**MATRIX, **keys}), stop))
+    return plan(with_stop(load({**MATRIX, **keys}), override))
 
 
 class Killed(BaseException):
@@ -152,10 +152,10 @@ class Sweep:
         """The results."""
         return Store(self.root, "stopped")
 
-    def __call__(self, stop=None, **keys):
+    def __call__(self, override=None, **keys):
         """What `kick run` does, without its loop: plan, take what is stored, do the other jobs."""
         self._patch()
-        found, store = planned(stop, **keys), self.store
+        found, store = planned(override, **keys), self.store
         rescore.rescore_stale(found, store)
         reuse.replay(found, store)
         rescore.rename(found, store)
