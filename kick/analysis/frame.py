@@ -21,8 +21,9 @@ Columns (NaN or "" if there is nothing):
     order_low, order_high, orders, within_orders    the range of the score over orders of the calibration,
         how many (0 for none), and whether it holds the dense score (`kick.analysis.bands`)
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
-    truncated, seconds, compress_seconds, peak_memory, bytes, bits_per_weight, achieved_sparsity,
-    parameters
+    truncated, seconds, compress_seconds, peak_memory, bits_per_weight, achieved_sparsity, parameters,
+    shipped_bytes, shipped_as, bytes            of the files that one would ship, what they are (or why there
+                                                are none), and the size in an ideal packed format
 """
 
 from __future__ import annotations

@@ -155,11 +155,17 @@ def _recipe(variant: Variant) -> str:
     return key(jsonable(values, str))
 
 
-def achieved(compression: Mapping[str, Any]) -> dict[str, float]:
-    """Values in run.json's compression record: bytes, bits per weight, sparsity, parameters."""
+def achieved(compression: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in run.json's compression record: sizes, bits per weight, sparsity, parameters.
+
+    shipped_bytes: of the files that one would ship, NaN if there are none or the result is older; shipped_as:
+    what they are, or why there are none; bytes: in an ideal packed format.
+    """
     footprint = compression.get("footprint") or {}
     zeros, weights = (_first(footprint, name) for name in ("linear_zeros", "linear_parameters"))
     return {
+        "shipped_bytes": _first(footprint, "shipped_bytes"),
+        "shipped_as": said if isinstance(said := footprint.get("shipped_as"), str) else "",
         "bytes": _first(footprint, "packed_bytes"),
         "bits_per_weight": _first(footprint, "bits_per_weight"),
         "achieved_sparsity": zeros / weights if weights else math.nan,

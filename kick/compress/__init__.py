@@ -29,8 +29,10 @@ from kick.compress.method import build, canonical, describe, describe_all, optio
 from kick.compress.method import methods as _methods
 from kick.compress.pruning import clear
 from kick.compress.scope import Scope
+from kick.compress.written import written
 from kick.errors import KickError
 from kick.model.footprint import VALUE_BITS, Storage, footprint
+from kick.model.shipped import as_loaded
 from kick.model.structure import Linear, block_list, blocks, linears
 from kick.records import Step
 from kick.registry import import_files
@@ -115,7 +117,8 @@ def compress(
 
     Returns:
         JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
-        seconds, pruned, weights, sparsity), notes, footprint, propagate.
+        seconds, pruned, weights, sparsity), notes, propagate, footprint: with `shipped_bytes`, of what
+        `kick compress` would write (None if it cannot be written), and `shipped_as`, its format.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.
@@ -127,6 +130,7 @@ def compress(
         raise KickError(f"{names} needs calibration sequences; got none")
     check_positions(model.config, max((one.shape[-1] for one in calibration), default=0))
     check(model, recipe)
+    unsaved = _unsaved(model, recipe)
     with _dense_weights(model, recipe, calibration), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         steps, size = [], {}
@@ -135,7 +139,21 @@ def compress(
             size = footprint(model, storages(calibration))
             steps.append(done | {"bytes": size["packed_bytes"]})
     facts = {"propagate": calibration.propagate, "notes": list(calibration.notes)}
-    return {"steps": steps, **facts, "footprint": size or footprint(model, {})}
+    if not recipe:
+        return {"steps": [], **facts, "footprint": footprint(model, {}) | as_loaded(model)}
+    shipped = {"shipped_bytes": None, "shipped_as": unsaved} if unsaved else written(model, calibration)
+    return {"steps": steps, **facts, "footprint": size | shipped}
+
+
+def _unsaved(model: nn.Module, recipe: Sequence[Step]) -> str:
+    """Why `kick compress` would write no checkpoint of what the recipe makes of the model; "" if it would."""
+    if any(_methods[step.method].activations for step in recipe):
+        return "no plain checkpoint: activations are rounded as it runs"
+    try:
+        check_saved(model, recipe)
+    except KickError as error:
+        return f"no plain checkpoint: {error}"
+    return ""
 
 
 def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) -> dict[str, Any]:

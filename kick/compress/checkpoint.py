@@ -156,7 +156,7 @@ def _written(out: Path) -> Iterator[None]:
 
 def _write(model: PreTrainedModel, calibration: Calibration, folder: Path) -> str:
     """Write weights and config; the format's name."""
-    grid = _one_grid(model, calibration.formats)
+    grid = one_grid(model, calibration.formats)
     if grid is not None:
         _write_packed(model, calibration.formats, grid, folder)
         return "compressed-tensors pack-quantized"
@@ -175,7 +175,7 @@ def _all(model: nn.Module) -> dict[str, Any]:
     return {name: linear for name, _, linear in named_linears(model)}
 
 
-def _one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None:
+def one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None:
     """The grid that every matrix is on, if all are nn.Linear and on the same one."""
     found = _all(model)
     grids = {formats[name].grid if name in formats else None for name in found}

@@ -61,7 +61,7 @@ def footprint(
     """
     storages = {**getattr(model, STORAGES, {}), **(storages or {})}
     sizes = _matrices(model, storages, zeros)
-    tensors = _distinct(model)
+    tensors = distinct(model)
     rest = _rest(tensors, storages, sizes)
     return {
         "parameters": sizes.weights + rest.weights,
@@ -150,8 +150,8 @@ def _zeros(weight: Tensor) -> int:
     return weight.numel() - int(torch.count_nonzero(weight))
 
 
-def _distinct(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds, by name, tied ones once."""
+def distinct(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that a checkpoint holds, by name, tied ones once."""
     found: dict[tuple[int, tuple[int, ...]], tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         for inner, part in _parts(name, tensor):

