@@ -40,7 +40,9 @@ class Plan:
     cells: tuple[Cell, ...]
     keys: tuple[str, ...]
     jobs: tuple[Job, ...]
-    estimates: Mapping[str, Estimate]  # by variant
+    estimates: Mapping[
+        str, Estimate
+    ]  # by variant, of all items; a job's cost is of those it is expected to ask
     given: Mapping[str, tuple[frozenset[str], ...]] = field(
         default_factory=dict
     )  # options, by variant and step
@@ -98,16 +100,16 @@ def plan(
     planner.problems += asked.problems([one.variant for one in variants], specs)
     planner.refuse()
     cells = _cells([one.variant for one in variants], tasks, specs, asked, matrix)
-    jobs = [list(part) for _, part in groupby(cells, key=lambda cell: cell.variant.name)]
-    estimates = planner.estimates(variants, tasks, specs, rates or load_rates())
+    known = rates or load_rates()
+    whole, early = (planner.estimates(variants, tasks, specs, known, early) for early in (False, True))
     return Plan(
         matrix,
         tuple(one.variant for one in variants),
         tasks,
         tuple(cells),
         tuple(cell.key for cell in cells),
-        tuple(Job(part[0].variant, tuple(part), estimates[part[0].variant.name].total) for part in jobs),
-        estimates,
+        _jobs(cells, early),
+        whole,
         {one.variant.name: one.given for one in variants},
         planner.data_root,
     )
@@ -137,6 +139,12 @@ def _cells(
         for name, spec in specs.items()
         if _measured(variant, tasks[name])
     ]
+
+
+def _jobs(cells: Sequence[Cell], costs: Mapping[str, Estimate]) -> tuple[Job, ...]:
+    """The cells by variant, each with what its job costs."""
+    jobs = [tuple(part) for _, part in groupby(cells, key=lambda cell: cell.variant.name)]
+    return tuple(Job(part[0].variant, part, costs[part[0].variant.name].total) for part in jobs)
 
 
 def _measured(variant: Variant, task: Task) -> bool:
@@ -303,8 +311,9 @@ class _Planner:
         tasks: Mapping[str, Task],
         specs: Mapping[str, TaskSpec],
         rates: Rates,
+        early: bool,
     ) -> dict[str, Estimate]:
-        """Cost of each variant's job."""
+        """Cost of each variant's job; `early`: with the items that are expected under the matrix's rule."""
         kinds = self.sources.kinds()
         items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
         shapes: dict[tuple[str, str | None], Shape] = {}
@@ -314,9 +323,11 @@ class _Planner:
             where = (model.name, model.revision)
             if where not in shapes:
                 shapes[where] = self.sources.shape(model)
-            found[one.variant.name] = costs.estimate(
-                model, shapes[where], self._work(one.variant, _of(one.variant, tasks, items), kinds), rates
-            )
+            asked = _of(one.variant, tasks, items)
+            if early and stopping.stops(one.variant):
+                asked = {name: stopping.expected(self.matrix, tasks[name], n) for name, n in asked.items()}
+            work = self._work(one.variant, asked, kinds)
+            found[one.variant.name] = costs.estimate(model, shapes[where], work, rates)
         return found
 
     def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> JobWork:

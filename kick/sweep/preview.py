@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kick.matrix import costs, measure, stale
+from kick.matrix import costs, measure, stale, stopping
 from kick.matrix.load import Given
 from kick.matrix.plan import Plan
 from kick.printable import counted
+from kick.records import Cell
 from kick.store import Store
 from kick.sweep import run
 from kick.sweep.progress.board import duration
@@ -44,9 +45,27 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Early:
+    """Items that the cells to do have in all, those that they are expected to ask under the matrix's `stop`,
+    and the seconds that all items would take."""
+
+    items: int
+    expected: int
+    seconds: float
+
+    def __str__(self) -> str:
+        asked = f"about {self.expected:,} of {counted(self.items, 'item')}"
+        return f"stop: {asked} are asked, if each look is as likely as another to end a cell"
+
+
+@dataclass(frozen=True)
 class Preview:
     """What a run of a matrix would do. `estimates` are by variant, `seconds_left` on one worker; `stale`
-    names the causes for which stored cells no longer count."""
+    names the causes for which stored cells no longer count.
+
+    With `stop`, `early` says what it is expected to save, and `unmatched` on which tasks a match cannot be
+    shown.
+    """
 
     matrix: str
     cells: tuple[PlannedCell, ...]
@@ -54,6 +73,8 @@ class Preview:
     seconds_left: float
     warnings: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
+    early: Early | None = None
+    unmatched: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -71,10 +92,14 @@ class Preview:
         memory = max(one.memory for one in self.estimates.values())
         disk = sum(one.disk for one in self.estimates.values())
         told = ", ".join(f"{count} {state}" for state, count in states.items())
+        early = self.early
+        saved = f" ({duration(early.seconds)} without `stop`)" if early else ""
         return [
             f"{counted(len(self.cells), 'cell')}: {told}",
-            f"estimate: {duration(self.seconds_left)} on one worker, {memory / 1e9:.1f} GB of memory a job, "
-            f"{disk / 1e6:.1f} MB of disk",
+            f"estimate: {duration(self.seconds_left)} on one worker{saved}, {memory / 1e9:.1f} GB of memory "
+            f"a job, {disk / 1e6:.1f} MB of disk",
+            *([str(early)] if early else []),
+            *self.unmatched,
             *(f"warning: {warning}" for warning in self.warnings),
             *self.stale,
         ]
@@ -106,7 +131,44 @@ def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Previ
         left,
         tuple(costs.preflight(planned.estimates, local)),
         tuple(stale.summary(planned.stale(store))),
+        _early(planned, waiting),
+        _unmatched(planned, store),
     )
+
+
+def _items(planned: Plan, cell: Cell) -> int:
+    return cell.task.limit or planned.tasks[cell.task.name].size or costs.ITEMS
+
+
+def _early(planned: Plan, waiting: Collection[str]) -> Early | None:
+    """What `stop` is expected to save of the cells to do; None without it."""
+    if planned.matrix.stop is None:
+        return None
+    cells = [cell for key, cell in planned.by_key.items() if key in waiting]
+    counts = [_items(planned, cell) for cell in cells]
+    expected = [
+        stopping.expected(planned.matrix, planned.tasks[cell.task.name], count) if cell.task.stop else count
+        for cell, count in zip(cells, counts, strict=True)
+    ]
+    seconds = sum(
+        planned.estimates[job.variant.name].total
+        * sum(cell.key in waiting for cell in job.cells)
+        / len(job.cells)
+        for job in planned.jobs
+    )
+    return Early(sum(counts), sum(expected), seconds)
+
+
+def _unmatched(planned: Plan, store: Store) -> tuple[str, ...]:
+    """A line per task on which `stop` cannot end in a match, by dense's score if it is stored."""
+    lines = []
+    for key, cell in planned.by_key.items() if planned.matrix.stop else ():
+        if cell.variant.dense:
+            task = planned.tasks[cell.task.name]
+            scores = store.result(key).scores if store.done(key) else ()
+            dense = next((one.value for one in scores if one.metric == task.about.get("primary")), None)
+            lines.append(stopping.cannot_match(planned.matrix, task, _items(planned, cell), dense))
+    return tuple(filter(None, lines))
 
 
 def _cells(planned: Plan, store: Store) -> tuple[PlannedCell, ...]:

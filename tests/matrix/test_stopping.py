@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from kick.errors import KickError
+from kick.matrix import stopping
 from kick.matrix.load import load, with_stop
-from kick.stats.sequential import Rule
+from kick.stats.sequential import Rule, looks
 from tests.support.small_tables import HEAD, SOURCES, TASKS, bare, planned
 
 TEXT = HEAD + "  - {method: rtn, bits: 4}\nreplicas: [batch, dtype]\n"
@@ -67,3 +68,37 @@ def test_the_command_line_turns_it_on_and_off():
     assert with_stop(load("smoke"), "decided").marks == load("smoke").marks
     with pytest.raises(KickError, match=r"--stop: unknown value 'decide'; did you mean 'decided'"):
         with_stop(on, "decide")
+
+
+def test_a_job_costs_what_it_is_expected_to_ask():
+    tasks = {"facts": replace(TASKS["facts"], about={"primary": "acc"}, size=256)}
+    sources = replace(SOURCES, tasks=lambda names, root: tasks)
+    whole, early = planned(TEXT, sources), planned(TEXT + "stop: decided\n", sources)
+    answer = early.estimates["rtn-4bit"].seconds["answer"]
+    assert early.estimates == whole.estimates
+    at = looks(256, Rule())
+    share = sum(at) / len(at) / 256
+    assert 0.3 < share < 0.5
+    costs = {job.variant.name: job.cost for job in early.jobs}
+    assert costs["dense"] == whole.jobs[0].cost
+    saved = whole.estimates["rtn-4bit"].total - costs["rtn-4bit"]
+    assert saved == pytest.approx(answer * (1 - share), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("items", "dense", "words"),
+    [
+        (24, None, "facts: a match takes at least 59 items, and there are 24"),
+        (96, None, "facts: 96 items can show a match if dense scores 6"),
+        (96, 0.54, "facts: dense scores 54%, so that a match takes at least 11"),
+        (256, None, ""),
+        (256, 0.54, ""),
+        (256, 0.0, ""),
+    ],
+)
+def test_it_is_said_where_no_match_can_be_shown(items, dense, words):
+    task = replace(TASKS["facts"], about={"primary": "acc"})
+    said = stopping.cannot_match(bare(TEXT), task, items, dense)
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
+    assert stopping.cannot_match(bare(TEXT), replace(task, about={"primary": "rougeL"}), items, dense) == ""

@@ -5,6 +5,8 @@ import pytest
 from kick.cli.plan import status
 from kick.store import Store
 from kick.sweep import reproduce, rescore
+from kick.sweep.preview import preview
+from kick.sweep.run import RunOptions
 from tests.support import stopped_sweep
 from tests.support.stopped_sweep import FACTS, LOST, MCQ, Sweep
 
@@ -90,3 +92,19 @@ def test_a_margin_is_kept_with_whole_cells_without_asking(sweep):
     assert sweep(margin=0.2).keys == planned.keys
     assert {result.margin for result in sweep.store.runs()} == {0.2}
     assert sum(sweep.asked.values()) == count
+
+
+def test_a_plan_says_what_stopping_saves(sweep, monkeypatch):
+    sweep._patch()
+    options = RunOptions(out=str(sweep.root))
+    whole, early = (preview({**stopped_sweep.MATRIX, "stop": stop}, options) for stop in (None, "decided"))
+    assert whole.early is None
+    assert early.early.seconds == pytest.approx(whole.seconds_left)
+    assert early.seconds_left < whole.seconds_left
+    assert early.early.items == 5 * (144 + 96 + 6)
+    assert early.early.expected < early.early.items
+    assert any(line.startswith(f"{FACTS}: 96 items can show a match if dense") for line in early.lines())
+    sweep("decided")
+    again = preview({**stopped_sweep.MATRIX, "stop": "decided"}, options)
+    assert again.early.items == 0
+    assert any(line.startswith(f"{FACTS}: dense scores") for line in again.lines())
