@@ -33,6 +33,8 @@ _CONSTANT = {
     "input_activation_scale", "output_activation_scale",
 }  # fmt: skip
 _EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
+# What modules call their sides: torch's and most, AutoRound's, embeddings
+_SIDES = (("in_features", "out_features"), ("infeatures", "outfeatures"), ("num_embeddings", "embedding_dim"))
 _TABLES = ("quant_map", "quant_state")  # of bitsandbytes: the same few bytes for any size of matrix
 
 
@@ -220,7 +222,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 def _size(module: nn.Module) -> int:
     """Weights of a matrix or an embedding, by what its module says of itself; 0 for anything else."""
-    for sides in (("in_features", "out_features"), ("num_embeddings", "embedding_dim")):
+    for sides in _SIDES:
         found = [int(getattr(module, side, 0) or 0) for side in sides]
         if all(found):
             return math.prod(found)

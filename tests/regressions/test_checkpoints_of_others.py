@@ -194,7 +194,10 @@ class Packed(nn.Module):
 
     def __init__(self, rows: int, columns: int, tensors):
         super().__init__()
-        self.in_features, self.out_features = columns, rows
+        if "g_idx" in tensors:  # AutoRound's layers of GPTQ's form, where torch has in_features
+            self.infeatures, self.outfeatures = columns, rows
+        else:
+            self.in_features, self.out_features = columns, rows
         for name, tensor in tensors.items():
             self.register_buffer(name.replace(".", "_"), tensor)
 
