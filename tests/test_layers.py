@@ -233,3 +233,11 @@ def test_reading_results_brings_no_torch_in_by_others_either():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not HEAVY & set(done.stdout.split())
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports a test file by its name alone, and collects nothing if two share one."""
+    places: dict[str, list[str]] = {}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        places.setdefault(file.name, []).append(str(file.parent.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

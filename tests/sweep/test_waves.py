@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from kick.cli.plan import status
 from kick.records import Cell, ModelSpec, Request, Response, TaskSpec, Variant
 from kick.stats.sequential import Rule, looks
 from kick.store import Partial
@@ -44,6 +45,10 @@ def test_variants_end_when_their_verdict_is_known_and_dense_is_asked_in_full(swe
             assert {score.n for score in result.scores if score.metric == "acc"} <= {len(samples)}
             assert result.seconds["answer"] >= 0
             assert result.margin == 0.05
+    asked = sweep.cell(planned, "bad", MCQ)[0].stopping["asked"]
+    notes = {(one["variant"], one["task"]): one["note"] for one in status([sweep.store])}
+    assert notes["bad", MCQ] == f"{asked} of 144 items asked: worse"
+    assert notes["dense", MCQ] == notes["bad", FIDELITY] == ""
     result, samples = sweep.cell(planned, "bad", FIDELITY)  # a distance has no verdict
     assert (len(samples), result.stopping["reason"], result.stopping["asked"]) == (6, "all asked", 6)
 
