@@ -1,8 +1,9 @@
 """The order in which a variant's items are asked, and what each look says of them: all from dense's samples.
 
-The order is that of the task: every variant is asked the same items first. It is part of the rule's version,
-and of what the rule says only the looks and the margin may change it, so that a cell can be continued under
-another futility or precision.
+Every variant is asked the same items first, in an order in which the first ones are like the rest: that of
+the task where kick's own files shuffle it; else, and for windows of a text, whose first ones are its
+beginning, that of the items' ids, which are hashes. The order is part of the rule's version and the same
+under every rule, so that a cell can be continued under another one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,17 @@ def design(samples: Sequence[Sample], metric: Metric, rule: Rule) -> tuple[tuple
     return tuple(sample.item for sample in samples), Design.of(columns, metric)
 
 
+def arranged(dense: Result, samples: Sequence[Sample], metric: Metric) -> Sequence[Sample]:
+    """Dense's samples in the order in which a variant is asked.
+
+    Rows of a table or of lm-eval's sets may be sorted, by topic or answer, and then the first n are not a
+    sample of all. kick's own files, which name a family, have put their rows in a shuffled order.
+    """
+    if dense.about.get("family") and metric.kind != "exp_mean":
+        return samples
+    return sorted(samples, key=lambda sample: sample.item)
+
+
 def column(samples: Sequence[Sample], name: str) -> Floats:
     """An item score by its name `(n,)`, NaN where it is missing."""
     return np.array([sample.scores.get(name, math.nan) for sample in samples], dtype=float)
@@ -53,7 +65,7 @@ class Stopping:
     def of(cls, dense: Result, samples: Sequence[Sample], rule: Rule) -> Stopping:
         """The waves of a cell beside the dense cell's result and samples."""
         metric = deciding(dense)
-        return cls(*design(samples, metric, rule), metric, rule)
+        return cls(*design(arranged(dense, samples, metric), metric, rule), metric, rule)
 
     @cached_property
     def ruled(self) -> bool:

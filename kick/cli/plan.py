@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kick.records import Result
 from kick.store import Store
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def status(stores: Sequence[Store]) -> list[dict[str, Any]]:
     """The cells of these stores with their states, as JSON values."""
     found = []
     for store in stores:
-        names = {result.key: result.cell for result in store.runs()}
+        results = {result.key: result for result in store.runs()}
+        names = {key: result.cell for key, result in results.items()}
         names |= {failure.key: failure.cell for failure in store.failures() if failure.cell}
         for state in store.states():
             cell = names.get(state.key)
@@ -36,10 +38,18 @@ def status(stores: Sequence[Store]) -> list[dict[str, Any]]:
                     "task": cell.task.name if cell else "",
                     "state": state.state,
                     "answered": f"{state.answered}/{state.asked}" if state.asked else "",
-                    "note": state.note,
+                    "note": state.note or _ended(results.get(state.key)),
                 }
             )
     return found
+
+
+def _ended(result: Result | None) -> str:
+    """How a cell ended that was not asked all its items."""
+    found = result.stopping if result else {}
+    if not found or found["asked"] >= found["of"]:
+        return ""
+    return f"{found['asked']} of {found['of']} items asked: {found['verdict'] or found['reason']}"
 
 
 def status_rows(states: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -166,7 +166,7 @@ def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
     matching, worse = words["matching"], words["worse"]
     tested = int((rows[~rows["dense"]]["verdict"] != "").sum())
     ended = int((rows["stopped"] != "").sum())
-    early = f" {ended} of them ended before all items were asked." if ended else ""
+    early = f" {counted(ended, 'cell')} ended before all items were asked." if ended else ""
     return (
         f"{counted(len(variants), 'variant')} on {counted(len(select.tasks(rows)), 'task')} "
         f"(matrix {', '.join(matrices)}). Of "

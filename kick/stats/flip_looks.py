@@ -84,7 +84,7 @@ def walk(found: Asked, by: Schedule) -> Walked:
             ended[open_[futile]] = FUTILE
         if by.precision is not None:
             low, high = flips.interval(here, by.tails[at])
-            ended[(high - low) / 2 > by.precision] = GOING
+            ended[~((high - low) / 2 <= by.precision)] = GOING  # NaN is not precise
         ended[:] = ALL if last else ended
         why[going], look[going[ended != GOING]] = ended, at
     return Walked(verdict, why, look)

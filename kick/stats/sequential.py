@@ -260,7 +260,7 @@ def walk(design: Design, values: Floats, metric: Metric, rule: Rule) -> tuple[in
             why = flip_looks.DECIDED if code else flip_looks.FUTILE
         if rule.precision is not None:
             _, low, high = found.interval(by.tails[at])
-            why = flip_looks.GOING if (high - low) / 2 > rule.precision else why
+            why = why if (high - low) / 2 <= rule.precision else flip_looks.GOING  # NaN is not precise
         why = flip_looks.ALL if last else why
     return code, why, reached
 

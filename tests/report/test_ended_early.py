@@ -75,6 +75,7 @@ def test_the_page_says_what_was_not_asked_and_what_it_would_cost(early, pages, a
     total, rest = len(VARIANTS) * (3 * N + 40), sum(int(line[4]) for line in found.lines)
     assert rows["of"].sum() == total
     assert f"4 of {len(rows)} cells" in found.summary
+    assert "to be worse. 4 cells ended before all items were asked." in (pages / "index.html").read_text()
     assert f"{total - rest:,} of {total:,} items" in found.summary
     assert f"The other {rest:,}" in found.summary
     assert found.summary in (pages / "index.html").read_text("utf-8").replace("&#39;", "'")

@@ -165,3 +165,9 @@ def test_a_distance_ends_by_precision_only():
 def test_a_distance_that_never_varied_is_not_precise():
     dense = np.full(100, 64.0)
     assert not decide(uniform(dense), dense[:50], FDT, replace(RULE, precision=1.0)).done
+
+
+def test_a_distance_without_a_score_is_not_precise():
+    dense = np.full(100, 64.0)
+    decision = replay(uniform(dense), np.full(100, np.nan), FDT, replace(RULE, precision=1.0))
+    assert (decision.reason, decision.asked) == ("all asked", 100)
