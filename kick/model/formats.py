@@ -33,6 +33,7 @@ _UNREADABLE = (
 
 # Quantizers whose kernels exist for GPUs alone: what they run on
 _ON_GPUS = {
+    "aqlm": "a CUDA GPU and the package aqlm (products of its kernel for CPUs were found wrong)",
     "eetq": "a CUDA GPU and the package kernels",
     "fbgemm_fp8": "a CUDA GPU and the package fbgemm-gpu-genai",
     "fp_quant": "a CUDA GPU and the packages fp-quant and qutlass",
@@ -45,7 +46,7 @@ _NO_CHECKPOINTS = {"hqq", "quanto"}
 
 
 # Packages whose absence transformers 5.17 does not notice
-_PACKAGES = {"aqlm": ("aqlm", "numba"), "fouroversix": ("fouroversix",), "sinq": ("sinq",)}
+_PACKAGES = {"aqlm": ("aqlm",), "fouroversix": ("fouroversix",), "sinq": ("sinq",)}
 
 
 def check(folder: Path, name: str) -> None:

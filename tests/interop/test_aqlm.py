@@ -1,4 +1,9 @@
-"""AQLM's checkpoints. The package reads them and has no quantizer, so codes and codebooks are random here."""
+"""AQLM's checkpoints. The package reads them and has no quantizer, so codes and codebooks are random here.
+
+On a CPU (aqlm 1.1.7, numba 0.68.1, torch 2.13) its layers in a model of transformers 5.17 gave other products
+than its own dequantized weights, and others again in a second forward, while the tensors were those of the
+file. So it is refused there.
+"""
 
 import json
 
@@ -8,6 +13,8 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from kick.errors import KickError
+from kick.model import load, resolve
 from tests.interop.checked import IDS, check, file_bits
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(1800)]  # kernels are compiled for minutes
@@ -39,8 +46,11 @@ def test_aqlm(base, tmp_path):
         "quant_method": "aqlm", "linear_weights_not_to_quantize": ["lm_head"],
     }  # fmt: skip
     (tmp_path / "out/config.json").write_text(json.dumps(config))
-    scales_of_16 = file_bits(tmp_path / "out", lambda name, _: 16 if name.endswith("scales") else None)
-    weights = sum(
-        module.weight.numel() for module in made.model.layers.modules() if isinstance(module, nn.Linear)
-    )
-    check(tmp_path / "out", made(IDS).logits, base, scales_of_16 / weights)
+    load(resolve("smoke"))[1].save_pretrained(tmp_path / "out")
+    if not torch.cuda.is_available():
+        with pytest.raises(KickError, match="aqlm, which needs a CUDA GPU .*products of its kernel for CPUs"):
+            resolve(str(tmp_path / "out"))
+        return
+    weights = sum(one.weight.numel() for one in made.model.layers.modules() if isinstance(one, nn.Linear))
+    bits = file_bits(tmp_path / "out", lambda name, _: 16 if name.endswith("scales") else None)
+    check(tmp_path / "out", made(IDS).logits, base, bits / weights)

@@ -140,7 +140,7 @@ REFUSED = {
     "gptq": ({"bits": 4, "group_size": 32}, "optimum"),
     "bitsandbytes_4bit": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "requires .*bitsandbytes"),
     "bitsandbytes_8bit": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "requires .*bitsandbytes"),
-    "aqlm": ({}, "needs the package aqlm; it is not installed"),
+    "aqlm": ({}, "needs a CUDA GPU and the package aqlm"),
     "quark": ({}, "requires the `quark` library|[Qq]uark"),
     "fouroversix": ({}, "needs the package fouroversix; it is not installed"),
     "auto-round": ({"bits": 4, "group_size": 32}, "requires auto-round"),
