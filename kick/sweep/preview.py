@@ -98,7 +98,7 @@ class Preview:
             f"{counted(len(self.cells), 'cell')}: {told}",
             f"estimate: {duration(self.seconds_left)} on one worker{saved}, {memory / 1e9:.1f} GB of memory "
             f"a job, {disk / 1e6:.1f} MB of disk",
-            *([str(early)] if early else []),
+            *([str(early)] if early and early.items else []),
             *self.unmatched,
             *(f"warning: {warning}" for warning in self.warnings),
             *self.stale,
