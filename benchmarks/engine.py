@@ -144,7 +144,7 @@ def _drafted(model, tokenizer, requests: list[Request], where: str) -> list[Line
                 engine.reader.acceptance = replace(known)  # what is learnt of a variant is of one run
                 return engine.answer(requests)
 
-            target = {"dense": 1.0, "8-bit": 1.4}.get(name, 0.95)
+            target = 1.0 if name == "dense" else 0.95
             line = contest(
                 (f"{name} variant{where}, drafts on", "our own batched decode"),
                 target,

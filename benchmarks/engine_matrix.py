@@ -150,8 +150,8 @@ def matrix(model, tokenizer, count: int = ITEMS) -> list[Line]:
     found, mine = timed(lambda: ours(model, tokenizer, work, data))
     lines = []
     for against, target, way in (
-        ("published workflow: compress per task, batch 1", 8.0, published),
-        ("compress once, lm-eval HFLM per variant", 3.0, per_variant),
+        ("published workflow: compress per task, batch 1", 4.0, published),
+        ("compress once, lm-eval HFLM per variant", 2.5, per_variant),
     ):
         wanted, theirs = timed(lambda way=way: way(model, tokenizer, work, data))
         name = f"matrix: dense + 4 variants x 4 tasks x {count}"
