@@ -2,14 +2,12 @@
 
     python benchmarks/verdicts_record.py RESULTS        # a folder that `kick run demo-full --stop off` filled
 
-Writes benchmarks/replay/demo-full.parquet: a row per item of every right/wrong task, in the task's own order,
-with dense's score, dense's margin (NaN if it is not known) and a column per variant, 1 right and 0 wrong; and
-benchmarks/replay/demo-full.json: seconds of answering, by variant and task.
+Writes benchmarks/replay/demo-full.parquet: a row per item of every right/wrong task, in the order of asking,
+with dense's score, the item's stratum of dense's margin and a column per variant, 1 right and 0 wrong.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,22 +21,21 @@ from kick.stats.sequential import Rule
 from kick.store import Store, opened
 
 FOLDER = Path(__file__).parent / "replay"
-ITEMS, SECONDS = FOLDER / "demo-full.parquet", FOLDER / "demo-full.json"
+ITEMS = FOLDER / "demo-full.parquet"
 
 
-def record(store: Store) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
-    """The rows of all right/wrong tasks, and seconds of answering by task and variant."""
+def record(store: Store) -> pd.DataFrame:
+    """The rows of all right/wrong tasks."""
     by_task: dict[str, dict[str, Result]] = {}
     for run in store.runs():
         if run.cell.variant.replica is None and not run.cell.task.stop:
             by_task.setdefault(run.cell.task.name, {})[run.cell.variant.name] = run
-    rows, seconds = [], {}
+    rows = []
     for task, runs in by_task.items():
         table = _table(store, runs)
         if table is not None:
             rows.append(table.assign(task=task))
-            seconds[task] = {name: run.seconds["answer"] for name, run in runs.items()}
-    return pd.concat(rows, ignore_index=True), seconds
+    return pd.concat(rows, ignore_index=True)
 
 
 def _table(store: Store, runs: Mapping[str, Result]) -> pd.DataFrame | None:
@@ -60,11 +57,10 @@ def _table(store: Store, runs: Mapping[str, Result]) -> pd.DataFrame | None:
 
 
 def main() -> None:
-    """Read the folder, write the two files."""
-    items, seconds = record(opened(sys.argv[1]))
+    """Read the folder, write the file."""
+    items = record(opened(sys.argv[1]))
     FOLDER.mkdir(exist_ok=True)
     items.to_parquet(ITEMS, compression="zstd", index=False)
-    SECONDS.write_text(json.dumps(seconds, indent=1, sort_keys=True) + "\n")
     print(f"{len(items)} items, {len(items.columns) - 4} variants, {ITEMS.stat().st_size:,} bytes")
 
 
