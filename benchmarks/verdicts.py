@@ -47,13 +47,7 @@ PAPER = {
     "kick_mini_open": 1_000,
 }
 DRAWS = 5  # of the answers, to a paper's size
-OLD_ITEMS = {
-    "kick_mini_mcq": 256,
-    "kick_mini_factoid": 256,
-    "kick_mini_closed": 132,
-    "kick_mini_open": 132,
-    "kick_mini_conflict": 64,
-}
+OLD_ITEMS = {"kick_mini_mcq": 256, "kick_mini_factoid": 256, "kick_mini_closed": 132}
 SUBSET = {
     "name": "subset",
     "model": "smollm2-135m",
@@ -63,7 +57,7 @@ SUBSET = {
     "replicas": [],
     "variants": [
         "dense",
-        {"method": ["magnitude", "wanda"], "sparsity": [0.2, 0.5]},
+        {"method": ["magnitude", "wanda"], "sparsity": 0.5},
         {"method": "gptq", "bits": [8, 4], "group_size": 32},
     ],
 }

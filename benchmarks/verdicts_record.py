@@ -8,6 +8,7 @@ with dense's score, the item's stratum of dense's margin and a column per varian
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,16 +44,18 @@ def _table(store: Store, runs: Mapping[str, Result]) -> pd.DataFrame | None:
     dense = next(run for run in runs.values() if run.cell.variant.dense)
     metric = stopping.deciding(dense)
     samples = store.samples(dense.key)
-    ours = stopping.scores(samples, metric)
-    if not metric.support.of(ours).binary:
-        return None
     order, design = stopping.design(samples, metric, Rule())
+    if not metric.support.of(design.dense).binary:
+        return None
     table = pd.DataFrame({"item": order, "dense": design.dense, "stratum": design.strata.astype(np.int8)})
     for name, run in runs.items():
         if run is dense:
             continue
         found = {one.item: one for one in store.samples(run.key)}
-        table[name] = stopping.scores([found[item] for item in order], metric).astype(np.float32)
+        scores = [
+            found[item].scores.get(metric.column, math.nan) if item in found else math.nan for item in order
+        ]
+        table[name] = np.array(scores, dtype=np.float32)
     return table
 
 
