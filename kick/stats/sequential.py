@@ -35,6 +35,7 @@ Reason = Literal["decided", "futile", "precise", "all asked", "no rule", ""]  # 
 VERSION = 1  # of the rule; part of every stopped cell's key
 FIRST, FIRST_OF_FEW, FEW = 24, 16, 64  # items at the first look; of at most FEW items; what few are
 FIRST_WINDOWS = 8  # of text, at the first look
+GROWTH = 1.6  # of the items from look to look, of more than `flip_looks.SMALL`
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Rule:
 
     margin: float = 0.05
     precision: float | None = None
-    futility: float = 0.1
+    futility: float = 0.15
     looks: tuple[int, ...] | None = None
     version: int = VERSION
 
@@ -129,7 +130,9 @@ def looks(total: int, rule: Rule, kind: Kind = "mean") -> tuple[int, ...]:
     """The numbers of items at which it is looked, growing, the last one `total`.
 
     The first at 24 items (16 if there are at most 64; 8 windows of a perplexity, `kind` "exp_mean"), the
-    others by a constant factor: four looks for 96 items, five for 256, six for 1,000, eight for 14,042.
+    others by a constant factor: four looks for 96 items, five for 256. Beyond that each has about 1.6 times
+    the items of the one before, nine looks for 1,000 and fifteen for 14,042: a cell that could end between
+    two looks waits for the later one.
     """
     if rule.looks:
         return (*(n for n in rule.looks if n < total), total)
@@ -138,7 +141,8 @@ def looks(total: int, rule: Rule, kind: Kind = "mean") -> tuple[int, ...]:
         first = FIRST_WINDOWS
     if total <= first:
         return (total,)
-    steps = round(1.95 + 0.8 * math.log(total / first))
+    grown = math.log(total / first)
+    steps = round(1.95 + 0.8 * grown if total <= flip_looks.SMALL else grown / math.log(GROWTH))
     found = [round(first * (total / first) ** (step / steps)) for step in range(steps)]
     return (*dict.fromkeys(n for n in found if n < total), total)
 
