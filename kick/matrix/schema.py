@@ -1,5 +1,4 @@
-"""Keys of a matrix file: structure and types only. `load` reads one; `kick.matrix.plan` checks
-names, options and levels."""
+"""Keys of a matrix file: structure and types. `load` reads one, `plan` checks names, options, levels."""
 
 from __future__ import annotations
 
@@ -22,6 +21,7 @@ from pydantic import (
 )
 
 from kick.engine.backend import DEFAULT, named
+from kick.matrix.sizes import in_bytes
 from kick.matrix.yaml_marks import Marks, show
 from kick.printable import plain
 from kick.registry import UnknownName, unknown
@@ -256,10 +256,17 @@ class EngineKeys(Keys):
     """Backend that answers. Its name is in a cell's key only if its scores are not shown to be equal to
     those of `packed`; the size of the batch never is."""
 
-    name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="packed or plain")
+    name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="packed, plain or layered")
     batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
         None, ge=1, description="auto, or a whole number of tokens, at least 1"
     )
+    memory: Annotated[int | None, BeforeValidator(in_bytes)] = Field(None, description="e.g. 4GB")
+    generate: StrictBool = Field(False, description="of layered: true or false")
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse what only the engine 'layered' obeys."""
+        if self.name != "layered" and (self.memory or self.generate):
+            raise Refused("engine: memory and generate are of the engine named layered")
 
 
 class JudgeKeys(Keys):

@@ -16,12 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -39,6 +40,7 @@ from kick.model.stored import StoredTensor, stored
 from kick.model.structure import block_list, skeleton
 from kick.model.unpacking import unpacking
 
+ROWS = 4096  # of the head that are read at a time
 OUTSIDE = -1  # the part that is not in any block
 
 
@@ -112,6 +114,8 @@ class Layered:
             owner, _, leaf = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[leaf] = buffer.to(self.device)
         self.model.eval().requires_grad_(False)
+        if (self.folder / "generation_config.json").is_file():
+            self.model.generation_config = GenerationConfig.from_pretrained(self.folder)
 
     def _sort(self) -> None:
         """Which stored tensors belong to which part, and what each parameter is made of."""
@@ -239,15 +243,30 @@ class Layered:
 
     @torch.no_grad()
     def logits(self, ids: Tensor, output: Any) -> Tensor:
-        """The logits (T, V) on the CPU that follow from what the last block gives on ids (1, T)."""
-        with self.outside(ids.flatten().tolist(), head=True) as model:
+        """The logits (T, V) on the CPU that follow from what the last block gives on ids (1, T).
+
+        The head is read in slices, if its weight is one stored matrix.
+        """
+        head = self.model.get_output_embeddings()
+        names = {id(one): name for name, one in self.model.named_parameters()}
+        stored = self.stored.get(self.plain.get(names[id(head.weight)], ""))
+        changed = [*self.modules, *([head] if stored is not None else [])]
+        with self.outside(ids.flatten().tolist(), head=stored is None) as model:
             try:
                 for block in self.modules:
                     vars(block)["forward"] = lambda *_args, **_options: output
+                if stored is not None:
+                    vars(head)["forward"] = partial(self._sliced, stored, head.bias)
                 return model(ids.to(self.device), use_cache=False).logits[0].float().cpu()
             finally:
-                for block in self.modules:
-                    del block.forward
+                for module in changed:
+                    vars(module).pop("forward", None)
+
+    def _sliced(self, stored: StoredTensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
+        """The product with a stored weight (V, H), and its bias."""
+        rows = (part.to(self.device, self.working) for part in stored.slices(ROWS))
+        product = torch.cat([nn.functional.linear(hidden, part) for part in rows], dim=-1)
+        return product if bias is None else product + bias
 
 
 class Whole(KickError):

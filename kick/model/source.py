@@ -113,11 +113,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
     from kick.model import elsewhere, shipped, textual
 
     folder = locate(spec.name, spec.revision)
-    if spec.digest and weights_digest(folder) != spec.digest:
-        raise KickError(
-            f"the weights of {spec.name!r} changed: {folder} has digest {weights_digest(folder)[:16]}, "
-            f"{spec.digest[:16]} was asked for; plan the matrix again"
-        )
+    check_unchanged(spec, folder)
     try:
         with quiet():
             tokenizer = tokenizer_of(spec)
@@ -157,6 +153,15 @@ def _check_whole(missing: Iterable[str], name: str, folder: Path) -> None:
         raise KickError(
             f"{name!r} lacks {missing[0]}{more}, which its config says it has: the checkpoint is not "
             f"whole, or of another kind of model ({folder})"
+        )
+
+
+def check_unchanged(spec: ModelSpec, folder: Path) -> None:
+    """Raises KickError if the weights in a folder are not those that a model was resolved with."""
+    if spec.digest and weights_digest(folder) != spec.digest:
+        raise KickError(
+            f"the weights of {spec.name!r} changed: {folder} has digest {weights_digest(folder)[:16]}, "
+            f"{spec.digest[:16]} was asked for; plan the matrix again"
         )
 
 

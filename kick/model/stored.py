@@ -87,6 +87,13 @@ class StoredTensor:
             made[row] = part
         return made
 
+    def slices(self, count: int) -> Iterator[Tensor]:
+        """The values in order, so many rows at a time."""
+        for first in range(0, self.shape[0], count):
+            part = torch.empty((min(count, self.shape[0] - first), *self.shape[1:]), dtype=self.dtype)
+            self._into(part.view(-1), first * part[0].nbytes)
+            yield part
+
     def _into(self, flat: Tensor, skip: int) -> None:
         view = _bytes_of(flat)
         descriptor = os.open(self.file, os.O_RDONLY)

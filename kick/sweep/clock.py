@@ -15,10 +15,10 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """A context whose seconds are entered under `name`."""
+    """A context whose seconds are added to those under `name`."""
     start = time.perf_counter()
     yield
-    seconds[name] = round(time.perf_counter() - start, 3)
+    seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
 
 def reset_peak() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kick import paths, plugins
 from kick.engine.backend import named
+from kick.engine.layers import Passing
 from kick.errors import KickError
 from kick.matrix import costs, load, names, needs, stale
 from kick.matrix.load import Given
@@ -123,6 +124,12 @@ def signs(planned: Plan, store: Store) -> list[str]:
     return lines
 
 
+def layered_options(planned: Plan) -> dict[str, Any]:
+    """What the engine 'layered' takes beside what every one does; nothing for another."""
+    keys = planned.matrix.engine
+    return {"how": Passing(keys.memory, keys.generate)} if keys.name == "layered" else {}
+
+
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:
     """The work of a plan, as an executor sends it to its processes."""
     from kick.sweep import reuse
@@ -140,5 +147,6 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         plugins=plugins.load(options.plugins),
         batch_tokens=planned.matrix.engine.batch_tokens,
         backend=named(planned.matrix.engine.name).name,
+        engine=layered_options(planned),
         command=tuple(command),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from kick.records import Cell, Job, Request, Result, Sample, Variant, key
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
-from kick.sweep import reuse
+from kick.sweep import layered, reuse
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.reuse import Reuse
 from kick.sweep.together import OpenCell, Together
@@ -65,7 +65,7 @@ class Worker:
         data_root: a local mirror of data sets. task_folders: the user's own task files.
         plugins: files that register methods of the user's own, see `kick.plugins`.
         batch_tokens: tokens computed at once; None leaves it to the engine.
-        backend: the name of the one that answers.
+        backend: the name of the one that answers. engine: what it takes beside what every one does.
         command: the command line, for the record.
         reuse: by a cell's key those of stored cells whose answers it can take, see `kick.sweep.reuse`.
         as_planned: refuse a method whose code is not that of the job's step: its numbers had a wrong key.
@@ -81,6 +81,7 @@ class Worker:
     plugins: tuple[str, ...] = ()
     batch_tokens: int | None = None
     backend: str = DEFAULT
+    engine: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     reuse: Reuse = field(default_factory=dict)
     as_planned: bool = True
@@ -104,14 +105,25 @@ class Worker:
             check_code(job.variant)
         reset_peak()
         seconds: dict[str, float] = {}
+        with self._model(job.variant, seconds) as (network, tokenizer, report):
+            with timed(seconds, "load"):
+                self._load_tasks()
+            with self._reference(job, store, tokenizer) as reference:
+                engine = self._engine(job.variant, network, tokenizer, reference)
+                self._ask(job, Loaded(engine, tokenizer, store, seconds, report))
+
+    @contextmanager
+    def _model(self, variant: Variant, seconds: dict[str, float]) -> Iterator[tuple[Any, Any, Any]]:
+        """The variant's model, in memory or layered, its tokenizer, and the report on its compression."""
+        if self.backend == layered.NAME:
+            with layered.opened(variant, self.data_root, seconds) as made:
+                yield made
+            return
         with timed(seconds, "load"):
-            network, tokenizer = model.load(job.variant.model, device=paths.device())
-            self._load_tasks()
+            network, tokenizer = model.load(variant.model, device=paths.device())
         with timed(seconds, "compress"):
-            report = self._compress(job.variant, network, tokenizer)
-        with self._reference(job, store, tokenizer) as reference:
-            engine = self._engine(job.variant, network, tokenizer, reference)
-            self._ask(job, Loaded(engine, tokenizer, store, seconds, report))
+            report = self._compress(variant, network, tokenizer)
+        yield network, tokenizer, report
 
     def _ask(self, job: Job, loaded: Loaded) -> None:
         """Ask the cells that can end early together, then the others one after another: memory stays flat."""
@@ -122,6 +134,12 @@ class Worker:
         )
         opened = {cell.key: self._open(cell, loaded) for cell in job.cells if cell.task.stop}
         together([one for one in opened.values() if one is not None and one.early])
+        if self.backend == layered.NAME:  # a call is a pass over all weights
+            rest = [
+                opened[cell.key] if cell.key in opened else self._open(cell, loaded) for cell in job.cells
+            ]
+            together([one for one in rest if one is not None and not one.early])
+            return
         for cell in job.cells:
             one = opened[cell.key] if cell.key in opened else self._open(cell, loaded)
             if one is not None and not one.early:
@@ -258,7 +276,9 @@ class Worker:
         else:
             missing = self._readings(job, store, tokenizer)
         if missing:
-            network, _ = model.load(self.dense.model, device=paths.device())
+            layers = self.backend == layered.NAME
+            dense = self.dense.model
+            network, _ = layered.load(dense) if layers else model.load(dense, device=paths.device())
             with Reference(folder, write=True) as written:
                 self._engine(self.dense, network, tokenizer, written).answer(missing)
         exists = (folder / "index.json").exists()
@@ -290,6 +310,7 @@ class Worker:
                 batch_tokens=batch_tokens,
                 reference=reference,
                 token_cache=tokens,
+                **self.engine,
             )
 
         made = engine(self.batch_tokens)

@@ -280,7 +280,7 @@ class Feed:
         for sample, ids in enumerate(tokens(self.calibration, self.device)):
             recorded: list[tuple[Tensor, tuple, dict]] = []
             try:
-                with _intercepted(self.modules, recorded):
+                with intercepted(self.modules, recorded):
                     self.model(ids, use_cache=False)
             except (TypeError, ValueError) as error:  # the model wants more of a block than hidden states
                 raise CellFailed(
@@ -315,7 +315,7 @@ def _equal(one: Any, other: Any, known: set[tuple[int, int]]) -> bool:
 
 
 @contextmanager
-def _intercepted(modules: list[nn.Module], recorded: list[tuple[Tensor, tuple, dict]]) -> Iterator[None]:
+def intercepted(modules: list[nn.Module], recorded: list[tuple[Tensor, tuple, dict]]) -> Iterator[None]:
     """While open, the blocks only note how they are called, and the last one ends the forward."""
 
     def note(*args: Any, **kwargs: Any) -> Tensor:

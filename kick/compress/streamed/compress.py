@@ -45,21 +45,23 @@ from kick.records import CalibrationSpec, ModelSpec, Step
 
 
 def compress_checkpoint(
-    name: str,
+    given: str | ModelSpec,
     recipe: Sequence[Step],
     spec: CalibrationSpec,
     out: Path,
     *,
     dtype: str | None = None,
     data_root: str | None = None,
+    packed: bool = True,
 ) -> dict[str, Any]:
     """Compress a model into the folder `out`; the manifest.
 
     A recipe of methods that need the whole model at once is carried out in memory, which is said.
 
     Args:
-        name: what `kick.model.resolve` takes.
+        given: what `kick.model.resolve` takes, or what it gave.
         dtype: what weights are stored in; None: as the checkpoint has them.
+        packed: store weights that are all on one integer grid packed.
 
     Raises:
         KickError: a name, option or folder that is wrong, or a folder that another process writes to.
@@ -72,9 +74,10 @@ def compress_checkpoint(
         if whole:
             raise Whole(f"{whole[0]} needs the whole model at once")
         with claimed(out) as target:
-            return _Compression(name, recipe, spec, dtype).carry_out(target, data_root)
+            return _Compression(given, recipe, spec, dtype, packed).carry_out(target, data_root)
     except Whole as reason:
         say(f"kick: {reason}; the model is loaded whole")
+    name = given if isinstance(given, str) else given.name
     config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
     dtype = dtype or stored_dtype(config)
     made = single.compress_model(name, recipe, spec, out=out, data_root=data_root, dtype=dtype)
@@ -84,15 +87,23 @@ def compress_checkpoint(
 class _Compression:
     """One call: a checkpoint, a recipe, calibration."""
 
-    def __init__(self, name: str, recipe: Sequence[Step], spec: CalibrationSpec, dtype: str | None):
-        self.name, self.recipe, self.spec = name, list(recipe), spec
+    def __init__(
+        self,
+        given: str | ModelSpec,
+        recipe: Sequence[Step],
+        spec: CalibrationSpec,
+        dtype: str | None,
+        packed: bool,
+    ):
+        self.given, self.recipe, self.spec, self.packed = given, list(recipe), spec, packed
+        self.name = given if isinstance(given, str) else given.name
         self.dtype = None if dtype is None else getattr(torch, dtype)
 
     def carry_out(self, target: Target, data_root: str | None) -> dict[str, Any]:
         """Do what is not done yet, and put the checkpoint in its place; the manifest."""
         offload = paths.offload_folder()
-        found = resolve(self.name)
-        self.folder = locate(self.name)
+        found = resolve(self.given) if isinstance(self.given, str) else self.given
+        self.folder = locate(found.name, found.revision)
         self.layered = Layered(self.folder, torch.float32, paths.device())
         model = self.layered.model
         tokenizer = tokenizer_of(found)
@@ -112,6 +123,8 @@ class _Compression:
         identity = self._identity(found, sequences)
         supply = BlockSupply(self.layered, target, identity, context, self.dtype)
         context.supply = supply
+        if not self.packed:
+            supply.progress.grid = None
         if supply.progress.manifest is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.spec.seed)
@@ -132,6 +145,7 @@ class _Compression:
             "calibration": asdict(self.spec),
             "tokens": hasher.hexdigest(),
             "dtype": str(self.dtype),
+            "packed": self.packed,
             "kick": __version__,
         }
 

@@ -29,6 +29,7 @@ from kick.compress.streamed.target import Target
 from kick.errors import CellFailed
 from kick.model import Linear, linears
 from kick.model.footprint import Storage
+from kick.model.heap import give_back
 from kick.model.layered import OUTSIDE, Layered
 from kick.model.stored import TensorFile, header_room
 from kick.model.structure import hidden_of
@@ -140,6 +141,7 @@ class BlockSupply:
         self.layered.drop(index)
         for table in (self.calibration.masks, self.calibration.formats, self.calibration.patterns):
             table.clear()
+        give_back()
         if not looks:
             self.progress.seconds += self._lap()
             self._save(index + 1, feed)

@@ -1,0 +1,90 @@
+"""Many forwards in one pass over the blocks: each block is read once and applied to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kick.compress.calibrate.walk import intercepted
+from kick.engine.layers.network import LayeredNetwork
+from kick.model.heap import give_back
+from kick.model.packed import PackedLinears
+from kick.model.structure import hidden_of
+
+
+@dataclass(eq=False)
+class Forward:
+    """One call of a model's body: token ids (B, T), and its keywords; `hidden` (B, T, H) is what comes out.
+
+    attention: a function that gives the context in which the model has the attention it is to be run with.
+    """
+
+    ids: Tensor
+    options: dict[str, Any]
+    attention: Any
+    hidden: Tensor | None = None
+    output: Any = None  # of the last block, as it gives it
+    calls: list[tuple[tuple, dict[str, Any]]] = field(default_factory=list)
+
+    def context(self) -> AbstractContextManager[None]:
+        """Within it the model has this forward's attention."""
+        return self.attention()
+
+    @property
+    def tokens(self) -> int:
+        """Positions that are computed."""
+        return self.ids.numel()
+
+
+@torch.inference_mode()
+def run(network: LayeredNetwork, forwards: Sequence[Forward]) -> None:
+    """Fill in the hidden states of all forwards; every block is read once."""
+    layered = network.layered
+    rows = {token for one in forwards for token in one.ids.flatten().tolist()}
+    with layered.outside(rows):
+        for one in forwards:
+            _start(network, one)
+    for index in range(len(layered.modules)):
+        block = layered.load(index)
+        with PackedLinears(block).on():
+            for one in forwards:
+                args, kwargs = one.calls[index]
+                with one.context():
+                    one.output = block(one.hidden, *args, **kwargs)
+                one.hidden = hidden_of(one.output)
+        layered.drop(index)
+        give_back()
+    with layered.outside(rows):
+        for one in forwards:
+            _finish(network, one)
+
+
+def _start(network: LayeredNetwork, one: Forward) -> None:
+    """Embed, and note how the body calls its blocks."""
+    recorded: list[tuple[Tensor, tuple, dict]] = []
+    network.forget()
+    with one.context(), intercepted(list(network.layered.modules), recorded):
+        network.body(input_ids=one.ids, use_cache=False, **one.options)
+    one.hidden = recorded[0][0]
+    one.calls = [(args, kwargs) for _, args, kwargs in recorded]
+
+
+def _finish(network: LayeredNetwork, one: Forward) -> None:
+    """What follows the last block."""
+    output, modules = one.output, network.layered.modules
+    network.forget()
+    try:
+        for block in modules:
+            vars(block)["forward"] = lambda *_args, **_options: output
+        with one.context():
+            one.hidden = network.body(input_ids=one.ids, use_cache=False, **one.options).last_hidden_state
+    finally:
+        for block in modules:
+            del block.forward
+    one.output = None
+    one.calls.clear()
