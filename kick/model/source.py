@@ -142,7 +142,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrai
     if method and model.dtype != getattr(torch, spec.dtype):
         log.warning("%s computes in %s whatever is asked; %s was asked for", method, model.dtype, spec.dtype)
     elsewhere.note_sizes(model, folder, method)
-    shipped.note_origin(model, _files(spec.name, folder), folder, config)
+    shipped.note_origin(model, files_of(spec.name, folder), folder, config)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
@@ -206,7 +206,7 @@ def locate(name: str, revision: str | None = None) -> Path:
     return _checked(_from_hub(name, revision), name)
 
 
-def _files(name: str, folder: Path) -> list[Path]:
+def files_of(name: str, folder: Path) -> list[Path]:
     """The weight files of a located model as its name has them: before they were converted."""
     from kick.model.gguf.file import parts
     from kick.model.shipped import weight_files

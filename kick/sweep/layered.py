@@ -22,7 +22,8 @@ from kick.compress.streamed.compress import compress_checkpoint
 from kick.errors import CellFailed
 from kick.model.footprint import footprint
 from kick.model.layered import Layered
-from kick.model.source import check_unchanged, locate, tokenizer_of
+from kick.model.shipped import as_loaded, note_origin
+from kick.model.source import check_unchanged, files_of, locate, tokenizer_of
 from kick.model.structure import linears
 from kick.model.textual import check_vocabulary
 from kick.records import CalibrationSpec, ModelSpec, Variant, key
@@ -46,7 +47,8 @@ def opened(
     with timed(seconds, "load"):
         layered, tokenizer = load(variant.model)
     if not variant.recipe:
-        yield layered, tokenizer, {"footprint": footprint(layered.model, {}, _zeros(layered))}
+        size = footprint(layered.model, {}, _zeros(layered))
+        yield layered, tokenizer, {"footprint": size | as_loaded(layered.model)}
         return
     whole = [step.method for step in variant.recipe if not methods[step.method].blockwise]
     if whole:
@@ -69,6 +71,7 @@ def load(spec: ModelSpec) -> tuple[Layered, PreTrainedTokenizerBase]:
     folder = locate(spec.name, spec.revision)
     check_unchanged(spec, folder)
     layered = Layered(folder, getattr(torch, spec.dtype), paths.device())
+    note_origin(layered.model, files_of(spec.name, folder), folder, layered.model.config)
     tokenizer = tokenizer_of(spec)
     check_vocabulary(tokenizer, layered.model.get_input_embeddings().weight.shape[0])
     return layered, tokenizer

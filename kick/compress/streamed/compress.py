@@ -31,14 +31,15 @@ from kick.compress.scope import Scope
 from kick.compress.streamed import record, shards, travel
 from kick.compress.streamed.supply import BlockSupply, Unpacked, probe_of
 from kick.compress.streamed.target import Target, claimed
+from kick.compress.written import packed_size
 from kick.errors import CellFailed, KickError
 from kick.model import resolve
-from kick.model.footprint import Storage, footprint
+from kick.model.footprint import Storage, distinct, footprint
 from kick.model.layered import Layered, Whole
 from kick.model.shipped import stored_dtype
 from kick.model.source import locate, tokenizer_of
 from kick.model.stored import TensorFile
-from kick.model.structure import hidden_of
+from kick.model.structure import hidden_of, named_linears
 from kick.model.textual import check_vocabulary
 from kick.printable import say
 from kick.records import CalibrationSpec, ModelSpec, Step
@@ -177,6 +178,22 @@ class _Compression:
         storages = {name: Storage(**one["storage"]) for name, one in known.items() if one["storage"]}
         return footprint(self.layered.model, storages, {name: one["zeros"] for name, one in known.items()})
 
+    def _shipped(self, supply: BlockSupply, kind: str) -> dict[str, Any]:
+        """`shipped_bytes` and `shipped_as` as `kick.compress.written` counts them."""
+        known, layered = supply.progress.matrices, self.layered
+        value = supply.dtype_of if self.packed else layered.dtype_of
+        tensors = dict(distinct(layered.model))
+        grids = [one["grid"] for one in known.values()]
+        size = 0
+        if grids[0] is not None and all(one == grids[0] for one in grids):
+            grid = Grid(**grids[0])
+            kind = f"compressed-tensors pack-quantized, {grid.bits} bits"
+            for name, _, linear in named_linears(layered.model):
+                size += packed_size(linear.weight, grid, value(f"{name}.weight").itemsize)
+                tensors.pop(f"{name}.weight")
+        size += sum(one.numel() * value(name).itemsize for name, one in tensors.items())
+        return {"shipped_bytes": size, "shipped_as": kind}
+
     # ---------------------------------------------------------------------------------- the end
 
     def _finish(self, supply: BlockSupply, target: Target) -> dict[str, Any]:
@@ -198,7 +215,7 @@ class _Compression:
             "steps": progress.steps,
             "propagate": self.spec.propagate,
             "notes": progress.notes,
-            "footprint": size,
+            "footprint": size | self._shipped(supply, kind),
             "model": self.name,
             "calibration": asdict(self.spec) if compress.needs_calibration(self.recipe) else None,
             "dtype": str(self._main()).removeprefix("torch."),

@@ -169,11 +169,13 @@ class BlockSupply:
 
     def _facts(self, name: str, linear: Linear, storages: Mapping[str, Storage]) -> dict[str, Any]:
         kept, weight = self.calibration.masks.get(name), linear.weight
+        stored = self.calibration.formats.get(name)
         return {
             "weights": weight.numel(),
             "zeros": weight.numel() - int(torch.count_nonzero(weight)),
             "pruned": 0 if kept is None else int((~kept).sum()),
             "storage": asdict(storages[name]) if name in storages else None,
+            "grid": asdict(stored.grid) if stored and stored.grid and packable(linear) else None,
         }
 
     @torch.no_grad()
@@ -215,8 +217,7 @@ class BlockSupply:
             stored.grid if (stored := self.calibration.formats.get(f"{path}.{one.name}")) else None
             for one in found
         }
-        plain = all(type(one.module) is nn.Linear and one.called for one in found)
-        grid = grids.pop() if plain and len(grids) == 1 else None
+        grid = grids.pop() if all(map(packable, found)) and len(grids) == 1 else None
         if self.progress.grid == {}:
             self.progress.grid = None if grid is None else asdict(grid)
         elif self.progress.grid is not None and (grid is None or asdict(grid) != self.progress.grid):
@@ -329,6 +330,11 @@ class BlockSupply:
         for file in self.target.work.glob("states-*"):
             if file.name != self.progress.states:
                 file.unlink()
+
+
+def packable(linear: Linear) -> bool:
+    """Whether compressed-tensors has a place for the matrix."""
+    return type(linear.module) is nn.Linear and linear.called
 
 
 def _leaves(call: tuple[tuple, dict[str, Any]]) -> bool:
