@@ -21,6 +21,9 @@ from kick.engine.reference import Reference
 from kick.errors import CellFailed, KickError
 from kick.matrix import rates
 from kick.model.footprint import footprint
+from kick.model.heap import give_back
+from kick.model.owned import own
+from kick.model.packed import settle
 from kick.model.shipped import as_loaded
 from kick.paths import cache_root, reference_folder
 from kick.provenance import provenance
@@ -103,6 +106,7 @@ class Worker:
         plugins.load(self.plugins)
         if self.as_planned:
             check_code(job.variant)
+        give_back()  # what the job before has left
         reset_peak()
         seconds: dict[str, float] = {}
         with self._model(job.variant, seconds) as (network, tokenizer, report):
@@ -121,8 +125,11 @@ class Worker:
             return
         with timed(seconds, "load"):
             network, tokenizer = model.load(variant.model, device=paths.device())
+            own(network)
         with timed(seconds, "compress"):
             report = self._compress(variant, network, tokenizer)
+            settle(network)
+            give_back()
         yield network, tokenizer, report
 
     def _ask(self, job: Job, loaded: Loaded) -> None:
@@ -194,6 +201,7 @@ class Worker:
             self._failed(one.cell, error, loaded.store)
             return
         stored = loaded.store.put(result, found.samples)
+        give_back()
         self._note(stored, loaded.store)
         _learn(one, result)
 

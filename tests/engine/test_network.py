@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from kick.engine import Engine, network
 from kick.engine.network import Network, out_of_memory
 from kick.engine.score import score
+from kick.model.packed import settle
 from kick.records import Request
 
 
@@ -84,3 +87,16 @@ def test_what_lack_of_memory_looks_like():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "mamba", "mixtral"])
+def test_an_engine_of_a_settled_model_answers_alike(name, models, tokenizer):
+    requests = [
+        Request("loglikelihood", context="The river", continuation=" is a long"),
+        Request("generate", context="The river", until=("\n",), max_tokens=6),
+    ]
+    model = copy.deepcopy(models(name))
+    expected = Engine(model, tokenizer).answer(requests)
+    settle(model)
+    engine = Engine(model, tokenizer)
+    assert [engine.answer(requests) for _ in range(2)] == [expected, expected]
