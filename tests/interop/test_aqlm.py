@@ -48,7 +48,7 @@ def test_aqlm(base, tmp_path):
     (tmp_path / "out/config.json").write_text(json.dumps(config))
     load(resolve("smoke"))[1].save_pretrained(tmp_path / "out")
     if not torch.cuda.is_available():
-        with pytest.raises(KickError, match=r"aqlm, which needs a CUDA GPU .*products of its kernel for CPUs"):
+        with pytest.raises(KickError, match=r"aqlm, which needs a CUDA GPU .*products of its kernel"):
             resolve(str(tmp_path / "out"))
         return
     weights = sum(one.weight.numel() for one in made.model.layers.modules() if isinstance(one, nn.Linear))
