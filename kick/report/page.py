@@ -241,13 +241,13 @@ def _seeds(frame: pd.DataFrame) -> tables.Table | None:
 
 def _column(rows: pd.DataFrame) -> Column:
     dense = rows[rows["dense"]]
-    first = (dense if len(dense) else rows).iloc[0]
+    first = select.whole_row(select.records(dense if len(dense) else rows))
     least = rows.loc[~rows["dense"] & rows["replica"].eq(""), "detectable"].median()
     return Column(
         title=wording.task_label(first),
         metric=wording.metric_label(first["metric"]),
         direction="higher is better" if first["higher_is_better"] else "lower is better",
-        n=wording.count(first["n"], first.get("units")),
+        n=wording.count(first["n"], first.get("units"), first["of"]),
         detectable=wording.number(least, first["unit"]) if wording.known(least) else "",
         noise=wording.number(first["noise"], first["unit"]) if wording.known(first["noise"]) else "",
     )

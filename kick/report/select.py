@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,13 @@ def headlines(frame: pd.DataFrame, *, replicas: bool = False) -> pd.DataFrame:
 def whole(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of cells that were asked all of their items: of others the score is an estimate."""
     return rows[rows["stopped"] == ""]
+
+
+def whole_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row that says how many items a task has: the first that was asked all of them, which dense's is if
+    it is there, else the one with the most."""
+    complete = [row for row in rows if not row["stopped"]]
+    return complete[0] if complete else max(rows, key=lambda row: float(row["n"]))
 
 
 def margin(rows: pd.DataFrame) -> float:

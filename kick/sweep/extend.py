@@ -7,6 +7,7 @@ cell that it continues, since it has more items.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from kick.engine.backend import of_cell
 from kick.errors import KickError
 from kick.matrix import stopping
 from kick.printable import counted
-from kick.records import Cell, Job
+from kick.records import Cell, Job, Variant
 from kick.registry import unknown
 from kick.stats.sequential import Rule
 from kick.store import Store, opened
@@ -89,9 +90,9 @@ def extend(results: str, options: ExtendOptions, say: Callable[[str], None] = pr
     Raises KickError for a folder without such cells, a text of `until` that cannot be read, a variant or task
     that is not there, a task or method that has changed since.
     """
-    if not (options.until or options.precision):
+    if not options.until and options.precision is None:
         raise KickError('until when? give --until "wanda-0.5 matches", or --precision 2 for two points')
-    if options.precision is not None and options.precision <= 0:
+    if options.precision is not None and not 0 < options.precision < math.inf:
         raise KickError(f"--precision: got {options.precision:g}; expected: a number of points above 0")
     claims = [_until(text) for text in options.until]
     store = _matrix(results)
@@ -105,10 +106,19 @@ def extend(results: str, options: ExtendOptions, say: Callable[[str], None] = pr
     chosen = [cell for cell in named if _left(cell, options)]
     if not chosen:
         say("nothing is left to ask: each of these cells is decided, or has been asked all its items")
-    found = _ask(chosen, store, options, say) if chosen else []
+    found = [one for part in _alike(chosen, store) for one in _ask(part, store, options, say)]
     for line in _answers(named, claims, {(one.variant, one.task): one.verdict for one in found}):
         say(line)
     return found
+
+
+def _alike(cells: Sequence[StoredCell], store: Store) -> list[list[StoredCell]]:
+    """The cells in parts, each beside one dense model, read with one margin and answered by one backend."""
+    parts: dict[tuple[Variant, float, str], list[StoredCell]] = {}
+    for cell in cells:
+        dense = store.result(str(cell.run.cell.reference)).cell.variant
+        parts.setdefault((dense, cell.run.margin, of_cell(cell.run.cell.engine)), []).append(cell)
+    return list(parts.values())
 
 
 def _ask(

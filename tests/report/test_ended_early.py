@@ -81,6 +81,12 @@ def test_the_page_says_what_was_not_asked_and_what_it_would_cost(early, pages, a
     assert found.summary in (pages / "index.html").read_text("utf-8").replace("&#39;", "'")
 
 
+def test_without_dense_a_column_is_not_said_to_have_the_items_of_a_stopped_cell(early):
+    frame = early.frame
+    found = tables.known["scores"].make(frame[frame["stopped"].ne("") & frame["primary"]])
+    assert all(" of " in head for head in found.heads[1:]), found.heads
+
+
 def test_nothing_is_said_where_all_was_asked(frame, page):
     assert unasked(frame) is None
     assert "What was not asked" not in page

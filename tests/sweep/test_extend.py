@@ -1,5 +1,7 @@
 """`kick extend`: more items of chosen cells, in the same order, until they are decided or precise."""
 
+from dataclasses import replace
+
 import pytest
 
 from kick.analysis import cells
@@ -77,6 +79,15 @@ def test_precision_asks_on_what_is_decided(sweep):
     assert Rule.of(sweep.store.result(found.key).cell.task.stop).precision == 0.08
 
 
+def test_each_cell_keeps_the_margin_that_it_was_asked_with(sweep):
+    (variant, _), before = next(iter(open_cells(sweep).items()))
+    other, samples = sweep.cell(sweep.planned, "bad", MCQ)
+    sweep.store.put(replace(other, margin=0.1), samples)
+    found, _ = extended(sweep, precision=8.0, cells=(before.key, other.key))
+    margins = {one.variant: sweep.store.result(one.key).margin for one in found}
+    assert margins == {variant: 0.05, "bad": 0.1}
+
+
 def test_a_claim_on_a_decided_cell_is_answered_without_asking(sweep):
     loads = sweep.loads
     found, told = extended(sweep, until=(f"bad matches on {FACTS}",))
@@ -88,7 +99,8 @@ def test_a_claim_on_a_decided_cell_is_answered_without_asking(sweep):
     ("options", "words"),
     [
         ({}, "until when?"),
-        ({"precision": 0.0}, "until when?"),
+        ({"precision": 0.0}, "--precision: got 0; expected: a number of points above 0"),
+        ({"precision": float("nan")}, "--precision: got nan; expected: a number of points above 0"),
         ({"precision": -1.0}, "--precision: got -1; expected: a number of points above 0"),
         ({"until": ("bad",)}, "--until: got 'bad'; expected: VARIANT matches"),
         ({"until": ("badd matches",)}, "did you mean 'bad'"),

@@ -51,11 +51,10 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_c
     columns = []
     for task in tasks:
         part = select.by_label(select.of_task(rows, task))
-        first = next(iter(part.values()))
+        first = select.whole_row(list(part.values()))
         metric = wording.metric_label(first["metric"])
-        heads.append(
-            f"{wording.task_label(first)}: {metric}, {wording.count(first['n'], first.get('units'))}"
-        )
+        asked = wording.count(first["n"], first.get("units"), first["of"])
+        heads.append(f"{wording.task_label(first)}: {metric}, {asked}")
         columns.append(part)
     lines = [
         (label, *(cell(part[label]) if label in part else wording.NOTHING for part in columns))
