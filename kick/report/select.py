@@ -50,8 +50,8 @@ def whole(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row that says how many items a task has: the first that was asked all of them, which dense's is if
-    it is there, else the one with the most."""
+    """The first row of a cell that was asked all items (dense's comes first), else the one with the most
+    items: its number of items is the task's."""
     complete = [row for row in rows if not row["stopped"]]
     return complete[0] if complete else max(rows, key=lambda row: float(row["n"]))
 
