@@ -72,7 +72,6 @@ def test_no_function_has_the_name_of_a_room(smoke_results):
         ("run", ["smoke"]),
         ("plan", ["smoke"]),
         ("compare", ["results", "a", "b"]),
-        ("compress_model", ["smoke", "--out", "x", "--method", "rtn", "--bits", "4"]),
         ("results", ["results", "--out", "x"]),
     ],
 )
@@ -81,7 +80,7 @@ def test_the_command_line_calls_the_same_functions(monkeypatch, capsys, command,
         raise kick.KickError(f"{command} was called")
 
     monkeypatch.setattr(api, command, refuse)
-    words = {"compress_model": "compress", "results": "figures"}.get(command, command)
+    words = {"results": "figures"}.get(command, command)
     with pytest.raises(SystemExit) as ended:
         cli.main([words, *arguments])
     assert ended.value.code == 2
