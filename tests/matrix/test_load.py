@@ -209,7 +209,7 @@ def test_presets_are_read_by_name(name):
 
 
 def test_demo_presets_differ_as_said():
-    assert load("demo").limit["kick_mini_factoid"] == 48
+    assert load("demo").limit["kick_mini_factoid"] == 96
     assert load("demo-full").limit is None
 
 
