@@ -263,8 +263,35 @@ def test_killed_after_any_write_it_goes_on_where_it_was(recipe, tmp_path, monkey
     assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_killed_as_it_cleans_up_it_ends_where_it_was(tmp_path, monkeypatch):
+    """The work folder goes piece by piece; whichever piece went last, the same command ends the work."""
+    folder = stored(tiny("llama"), tmp_path / "model", torch.bfloat16)
+    compress_checkpoint(str(folder), RECIPES["gptq"], SPEC, tmp_path / "whole")
+    out, unlink, kills = tmp_path / "out", Path.unlink, []
+
+    def killed(self, missing_ok=False):
+        unlink(self, missing_ok=missing_ok)
+        if self.parent.name == "work" and (out / "config.json").exists() and self.name not in kills:
+            kills.append(self.name)
+            raise Killed
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    ended = 0
+    while not ended:
+        try:
+            compress_checkpoint(str(folder), RECIPES["gptq"], SPEC, out)
+            ended = 1
+        except Killed:
+            if kills[-1] == "progress.json":  # nothing is left that says "unfinished": it is whole
+                break
+    assert len(kills) >= 2
+    assert kills[-1] == "progress.json"
+    assert contents(out) == contents(tmp_path / "whole")
+
+
 def contents(folder):
     found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    found.pop("kick/lock", None)  # of a killed process, that nobody holds
     manifest = json.loads(found.pop("kick/manifest.json"))
     return found, plain(manifest), manifest["logit_difference"]
 

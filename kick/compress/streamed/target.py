@@ -18,6 +18,7 @@ from typing import Any
 from kick.errors import CellFailed, KickError
 from kick.printable import say
 
+PROGRESS = "progress.json"
 VERSION = 1  # of the work folder: one of another version is not continued
 
 
@@ -32,7 +33,7 @@ class Target:
 
     def resume(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """The state of unfinished work in the folder. Raises KickError if that is other work than this."""
-        file = self.work / "progress.json"
+        file = self.work / PROGRESS
         known = json.loads(file.read_text()) if file.is_file() else None
         if known is None:
             shutil.rmtree(self.work, ignore_errors=True)
@@ -51,7 +52,7 @@ class Target:
         text = json.dumps({"version": VERSION, "identity": identity, "state": state})
         beside = self.work / "progress.new"
         beside.write_text(text)
-        os.replace(beside, self.work / "progress.json")
+        os.replace(beside, self.work / PROGRESS)
         self.state = dict(state)
 
     def place(self) -> None:
@@ -61,7 +62,13 @@ class Target:
         files = [file for file in sorted(self.checkpoint.glob("*")) if file.is_file()]
         for file in sorted(files, key=lambda one: one.name == "config.json"):
             os.replace(file, self.out / file.name)
-        shutil.rmtree(self.work)
+        for one in self.work.iterdir():  # what says "unfinished" goes last: a kill may come here too
+            if one.is_dir():
+                shutil.rmtree(one)
+            elif one.name != PROGRESS:
+                one.unlink()
+        (self.work / PROGRESS).unlink()
+        self.work.rmdir()
 
 
 class Other(KickError):
@@ -138,7 +145,7 @@ def _lock(out: Path) -> int:
 
 def _check_placing(out: Path) -> None:
     """Raises KickError unless the folder's files are those of unfinished work that was being placed."""
-    if not (out / "kick" / "work" / "progress.json").is_file():
+    if not (out / "kick" / "work" / PROGRESS).is_file():
         raise KickError(f"{out} is there already; give a folder that is new or empty")
 
 
