@@ -6,12 +6,15 @@ from itertools import permutations
 from types import SimpleNamespace
 
 from kick.analysis.cells import _newest
+from kick.records import TaskSpec
 
 
 def cell(name: str, time: str, rescored: str | None = None):
     provenance = {"time": time} | ({"rescored": {"from": "a", "time": rescored}} if rescored else {})
-    run = SimpleNamespace(provenance=provenance, name=name)
-    return SimpleNamespace(run=run, asked=("m", "base", "task", ""), variant=SimpleNamespace(name="dense"))
+    variant = SimpleNamespace(name="dense")
+    asked = SimpleNamespace(task=TaskSpec("task"), variant=variant)
+    run = SimpleNamespace(provenance=provenance, name=name, cell=asked, counts={"items": 4})
+    return SimpleNamespace(run=run, asked=("m", "base", "task", ""), variant=variant)
 
 
 def test_the_last_scoring_of_the_newest_answers_is_the_one_that_counts():
