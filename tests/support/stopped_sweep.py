@@ -11,6 +11,8 @@ from collections import Counter
 from contextlib import nullcontext
 from functools import cache
 
+import torch
+
 from kick import compress, tasks
 from kick.matrix.load import load, with_stop
 from kick.matrix.plan import plan
@@ -145,7 +147,7 @@ class Sweep:
 
     def _load(self, spec, device=None):
         self.loads += 1
-        return None, tokenizer()
+        return torch.nn.Module(), tokenizer()
 
     @property
     def store(self) -> Store:
