@@ -33,6 +33,7 @@ def scores(folder, name):
     return found, {run.key for run in store.runs()}, list(store.runs())
 
 
+@pytest.mark.slow  # the real model, twice; tests/engine/test_layered.py has small ones
 def test_scores_and_keys_are_those_of_the_engine_in_memory(tmp_path):
     texts = {
         "layered": MATRIX.format(name="m", engine="{name: layered, memory: 100MB}"),
