@@ -3,10 +3,13 @@
 import json
 import re
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from kick.analysis.frame import read
 from kick.report import charts, figures, select, tables, wording
+from kick.report.figures import levels
 from kick.report.leaderboard import render, summary
 from kick.report.unasked import unasked
 from kick.stats.sequential import Rule
@@ -160,3 +163,13 @@ def test_charts_and_figures_show_estimates_hollow(early):
     retrieval = figures.known["icra_qa"].rows(early.frame)
     ended = retrieval[retrieval["stopped"].ne("")]
     assert set(ended["metric"]) == {"exact_match"}, "other metrics are of the items asked only"
+
+
+def test_a_panel_of_patterns_that_all_ended_early_is_denses_line():
+    """Other metrics than the headline of cut cells are not drawn, so that dense alone may be left."""
+    columns = {"dense": [True], "value": [0.5], "unit": ["share"], "pattern": [""], "method": [""]}
+    columns |= {"noise": [0.01], "low": [0.4], "high": [0.6], "metric": ["acc"]}
+    _, axes = plt.subplots()
+    levels.nm_panel(axes, pd.DataFrame(columns))
+    assert axes.lines
+    plt.close("all")

@@ -85,6 +85,8 @@ def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
     """A task's score by N:M pattern: bars a method with whiskers, dense as a line."""
     style.dense_line(axes, rows)
     rows = rows[~rows["dense"]]
+    if rows.empty:
+        return
     patterns = sorted(set(rows["pattern"]), key=lambda text: tuple(map(int, text.split(":"))))
     methods = select.method_order(rows)
     width = min(0.2, 0.8 / max(len(methods), 1))
@@ -199,7 +201,7 @@ def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) ->
         spaces = axes[number * columns : (number + 1) * columns]
         for ax, kind in zip(spaces, kinds, strict=False):
             shown = part[part["kind"] == kind]
-            if len(shown):
+            if len(shown) and not shown["dense"].all():  # all others may have ended early
                 PANELS[kind](ax, shown)
             else:
                 ax.set_axis_off()
