@@ -169,6 +169,7 @@ def test_a_panel_of_patterns_that_all_ended_early_is_denses_line():
     """Other metrics than the headline of cut cells are not drawn, so that dense alone may be left."""
     columns = {"dense": [True], "value": [0.5], "unit": ["share"], "pattern": [""], "method": [""]}
     columns |= {"noise": [0.01], "low": [0.4], "high": [0.6], "metric": ["acc"]}
+    columns |= {"higher_is_better": [True], "replica": [""], "stopped": [""], "task": ["t"]}
     _, axes = plt.subplots()
     levels.nm_panel(axes, pd.DataFrame(columns))
     assert axes.lines
