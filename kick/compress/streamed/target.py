@@ -1,7 +1,7 @@
 """The folder that a compressed checkpoint is written to: claimed first, continued after a kill, placed whole.
 
-Until the end it has nothing but `kick/`: a lock, and `kick/work/` with what is done so far. `config.json` is
-the last file to come to its place, so that nobody takes a half-made folder for a model.
+Until the end it has nothing but `kick/`: a lock, and the folder of unfinished work with what is done so far.
+`config.json` is the last file to come to its place, so that nobody takes a half-made folder for a model.
 """
 
 from __future__ import annotations
