@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kick.analysis import stopping
+from kick.analysis.stopping import Stopping
 from kick.records import Result
 from kick.stats.sequential import Rule
 from kick.store import Store, opened
@@ -42,9 +42,8 @@ def record(store: Store) -> pd.DataFrame:
 def _table(store: Store, runs: Mapping[str, Result]) -> pd.DataFrame | None:
     """A task's items; None if its headline is not right or wrong."""
     dense = next(run for run in runs.values() if run.cell.variant.dense)
-    metric = stopping.deciding(dense)
-    samples = store.samples(dense.key)
-    order, design = stopping.design(samples, metric, Rule())
+    waves = Stopping.of(dense, store.samples(dense.key), Rule())
+    order, design, metric = waves.order, waves.design, waves.metric
     if not metric.support.of(design.dense).binary:
         return None
     table = pd.DataFrame({"item": order, "dense": design.dense, "stratum": design.strata.astype(np.int8)})

@@ -23,7 +23,7 @@ from kick.stats.metrics import Metric, describe
 from kick.stats.sequential import Decision, Design, Floats, Rule
 
 
-def design(samples: Sequence[Sample], metric: Metric, rule: Rule) -> tuple[tuple[str, ...], Design]:
+def design(samples: Sequence[Sample], metric: Metric) -> tuple[tuple[str, ...], Design]:
     """The items in the order of asking, and what is known of them before: of dense's `samples`."""
     names = {name for sample in samples for name in sample.scores} & metric.columns
     columns = {name: column(samples, name) for name in (*names, metric.column)}
@@ -65,7 +65,7 @@ class Stopping:
     def of(cls, dense: Result, samples: Sequence[Sample], rule: Rule) -> Stopping:
         """The waves of a cell beside the dense cell's result and samples."""
         metric = deciding(dense)
-        return cls(*design(arranged(dense, samples, metric), metric, rule), metric, rule)
+        return cls(*design(arranged(dense, samples, metric), metric), metric, rule)
 
     @cached_property
     def ruled(self) -> bool:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MERGED = "dense, side branches merged into the weights"
+PACKED = "compressed-tensors pack-quantized"
+DEQUANTIZED = "dense, quantized weights stored dequantized"
 RUNNING = (
     "a model that rounds its activations while it runs is not a plain checkpoint: transformers would run it "
     "with full activations; evaluate it with `kick run`, or save a weight-only method"
@@ -159,14 +161,14 @@ def _write(model: PreTrainedModel, calibration: Calibration, folder: Path) -> st
     grid = one_grid(model, calibration.formats)
     if grid is not None:
         _write_packed(model, calibration.formats, grid, folder)
-        return "compressed-tensors pack-quantized"
+        return PACKED
     if any(hasattr(module, "side_down") for module in model.modules()):
         with _merged(model, folder.parent):
             model.save_pretrained(folder, state_dict=_without_branches(model))
         return MERGED
     model.save_pretrained(folder)
     if calibration.formats:
-        return "dense, quantized weights stored dequantized"
+        return DEQUANTIZED
     return "dense"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kick.compress.checkpoint import MERGED, one_grid
+from kick.compress.checkpoint import DEQUANTIZED, MERGED, PACKED, one_grid
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.model.footprint import distinct
@@ -32,7 +32,7 @@ def written(model: nn.Module, calibration: Calibration) -> dict[str, Any]:
     grid = one_grid(model, calibration.formats)
     size, kind = 0, "dense"
     if grid is not None:
-        kind = f"compressed-tensors pack-quantized, {grid.bits} bits"
+        kind = f"{PACKED}, {grid.bits} bits"
         for name, _, linear in named_linears(model):
             value = _value(model, f"{name}.weight", linear.weight)
             size += packed_size(linear.weight, grid, value)
@@ -40,7 +40,7 @@ def written(model: nn.Module, calibration: Calibration) -> dict[str, Any]:
     elif any(hasattr(module, "side_down") for module in model.modules()):
         kind = MERGED
     elif calibration.formats:
-        kind = "dense, quantized weights stored dequantized"
+        kind = DEQUANTIZED
     size += sum(tensor.numel() * _value(model, name, tensor) for name, tensor in tensors.items())
     return {"shipped_bytes": size, "shipped_as": kind}
 

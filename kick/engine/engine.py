@@ -56,7 +56,7 @@ class Engine:
         window: int | None = None,
     ):
         self.tokenizer = tokenizer
-        self.reader = self.reads(model, batch_tokens)
+        self.reader = self._reader(model, batch_tokens)
         rows = model.get_input_embeddings().weight.shape[0]
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache, rows)
         self.reference = reference
@@ -64,6 +64,9 @@ class Engine:
         self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # greedy tokens that fidelity has shown
         ends = model.generation_config.eos_token_id
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
+
+    def _reader(self, model: PreTrainedModel, batch_tokens: int | None) -> Reader:
+        return self.reads(model, batch_tokens)
 
     def notes(self) -> dict[str, Any]:
         """How requests are answered, as JSON values for run.json: BOS, window, packing, drafts so far.

@@ -21,7 +21,7 @@ from kick.model.layered import Layered
 from kick.records import Request, Response
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @backend("layered", title="block by block, for models larger than memory", equal=True)
@@ -44,8 +44,7 @@ class LayeredEngine(Engine):
         window: int | None = None,
         how: Passing | None = None,
     ):
-        reader = LayeredReader(model, batch_tokens, how)
-        vars(self)["reads"] = lambda *_: reader
+        self.layers = LayeredReader(model, batch_tokens, how)
         super().__init__(
             model.model,
             tokenizer,
@@ -54,7 +53,9 @@ class LayeredEngine(Engine):
             token_cache=token_cache,
             window=window,
         )
-        self.layers = reader
+
+    def _reader(self, model: PreTrainedModel, batch_tokens: int | None) -> LayeredReader:
+        return self.layers
 
     def notes(self) -> dict[str, Any]:
         """How requests are answered, as JSON values for run.json; `passes` over the blocks so far."""
@@ -66,13 +67,13 @@ class LayeredEngine(Engine):
 
         Raises KickError for a request that does not fit the model's window, or has to be generated.
         """
-        self.layers.wanted = []
+        self.layers.noted = []
         try:
             self._note(requests)
-            wanted = self.layers.wanted
+            noted = self.layers.noted
         finally:
-            self.layers.wanted = None
-        self.layers.prepare(wanted)
+            self.layers.noted = None
+        self.layers.prepare(noted)
         try:
             return super().answer(requests, on_done)
         finally:

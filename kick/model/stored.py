@@ -78,11 +78,11 @@ class StoredTensor:
             self._into(part, first * self.dtype.itemsize)
             yield part
 
-    def rows(self, wanted: Iterable[int], dtype: torch.dtype) -> Tensor:
+    def rows(self, chosen: Iterable[int], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape of which only some rows are filled: the others take no memory."""
         made = _untouched(self.shape, dtype)
         part = torch.empty(self.shape[1:], dtype=self.dtype)
-        for row in sorted(set(wanted)):
+        for row in sorted(set(chosen)):
             self._into(part.view(-1), row * part.nbytes)
             made[row] = part
         return made

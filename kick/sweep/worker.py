@@ -141,16 +141,13 @@ class Worker:
         )
         opened = {cell.key: self._open(cell, loaded) for cell in job.cells if cell.task.stop}
         together([one for one in opened.values() if one is not None and one.early])
+        found = (opened[one.key] if one.key in opened else self._open(one, loaded) for one in job.cells)
+        rest = (one for one in found if one is not None and not one.early)
         if self.backend == layered.NAME:  # a call is a pass over all weights
-            rest = [
-                opened[cell.key] if cell.key in opened else self._open(cell, loaded) for cell in job.cells
-            ]
-            together([one for one in rest if one is not None and not one.early])
+            together(list(rest))
             return
-        for cell in job.cells:
-            one = opened[cell.key] if cell.key in opened else self._open(cell, loaded)
-            if one is not None and not one.early:
-                together([one])
+        for one in rest:
+            together([one])
 
     def _open(self, cell: Cell, loaded: Loaded) -> OpenCell | None:
         """The cell ready to be asked; None if it fails, which is recorded."""

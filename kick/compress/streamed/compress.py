@@ -23,7 +23,7 @@ from kick import __version__, compress, paths
 from kick.compress import single
 from kick.compress.calibrate import corpus
 from kick.compress.calibrate.walk import Feed
-from kick.compress.checkpoint import RUNNING, TOLERANCE, quantization_config
+from kick.compress.checkpoint import DEQUANTIZED, PACKED, RUNNING, TOLERANCE, quantization_config
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.compress.method import methods
@@ -187,7 +187,7 @@ class _Compression:
         size = 0
         if grids[0] is not None and all(one == grids[0] for one in grids):
             grid = Grid(**grids[0])
-            kind = f"compressed-tensors pack-quantized, {grid.bits} bits"
+            kind = f"{PACKED}, {grid.bits} bits"
             for name, _, linear in named_linears(layered.model):
                 size += packed_size(linear.weight, grid, value(f"{name}.weight").itemsize)
                 tensors.pop(f"{name}.weight")
@@ -205,13 +205,13 @@ class _Compression:
         grid = None if not progress.grid else Grid(**progress.grid)
         self._write_config(folder, grid)
         travel.copy(self.folder, folder)
-        wanted = record.read(target.work / (progress.states or ""))["logits"]
+        expected = record.read(target.work / (progress.states or ""))["logits"]
         files = sorted(folder.glob("*.safetensors"))
         kind = "dense"
         if any(one["storage"] and one["storage"]["bits"] != 16 for one in progress.matrices.values()):
-            kind = "dense, quantized weights stored dequantized"
+            kind = DEQUANTIZED
         manifest = {
-            "format": kind if grid is None else "compressed-tensors pack-quantized",
+            "format": kind if grid is None else PACKED,
             "steps": progress.steps,
             "propagate": self.spec.propagate,
             "notes": progress.notes,
@@ -219,7 +219,7 @@ class _Compression:
             "model": self.name,
             "calibration": asdict(self.spec) if compress.needs_calibration(self.recipe) else None,
             "dtype": str(self._main()).removeprefix("torch."),
-            "logit_difference": self._difference(folder, wanted),
+            "logit_difference": self._difference(folder, expected),
             "bytes": {file.name: file.stat().st_size for file in files},
         }
         travel.describe(folder, self.name, manifest)
@@ -250,7 +250,7 @@ class _Compression:
         (folder / "config.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
 
     @torch.no_grad()
-    def _difference(self, folder: Path, wanted: Tensor) -> float:
+    def _difference(self, folder: Path, expected: Tensor) -> float:
         """The largest difference of logits between what was computed and what is read from the folder."""
         layered = Layered(folder, torch.float32, paths.device(), packed=True)
         probe = probe_of(layered)
@@ -263,8 +263,8 @@ class _Compression:
             output = layered.load(index)(state, *args, **kwargs)
             layered.drop(index)
             state = hidden_of(output)
-        difference = float((layered.logits(probe, output) - wanted).abs().max())
-        if not difference <= TOLERANCE * float(wanted.abs().max()):
+        difference = float((layered.logits(probe, output) - expected).abs().max())
+        if not difference <= TOLERANCE * float(expected.abs().max()):
             raise CellFailed(
                 f"the checkpoint, read again, gives logits that differ by {difference:g}; it was not kept"
             )

@@ -49,13 +49,13 @@ class LayeredReader(Reader):
         self.acceptance = Acceptance()
         self.memory = how.memory or psutil.virtual_memory().available // SHARE
         self.passes = 0
-        self.wanted: list[whole.Reading] | None = None  # noted instead of read, while it is a list
+        self.noted: list[whole.Reading] | None = None  # while it is a list, readings are noted, not read
         self.known: dict[tuple[tuple[int, ...], int], Tensor] = {}
 
     def read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
         """Batches of (index, hidden states (count, H)) of the last positions of each reading."""
-        if self.wanted is not None:
-            self.wanted += readings
+        if self.noted is not None:
+            self.noted += readings
             return
         known = [(i, self.known[reading]) for i, reading in enumerate(readings) if reading in self.known]
         for start in range(0, len(known), 64):
@@ -144,7 +144,7 @@ class LayeredReader(Reader):
             )
         if any(self._configured(row) for row in rows):
             raise KickError("the engine 'layered' obeys no generation_config; expected: greedy")
-        if self.wanted is not None:
+        if self.noted is not None:
             return
         going = [i for i, row in enumerate(rows) if not row.done]
         yield from sorted(set(range(len(rows))) - set(going))
