@@ -184,8 +184,9 @@ def leveled(chosen: pd.DataFrame, what: str) -> pd.DataFrame:
     """
     chosen = chosen[chosen["primary"] | chosen["stopped"].eq("")]
     parts = [select.level(chosen, kind).assign(kind=kind) for kind in PANELS]
-    parts = [part for part in parts if len(part)]
-    return select.wanted(pd.concat(parts) if parts else chosen.iloc[:0], what)
+    rows = pd.concat(parts)
+    alone = rows.groupby(["kind", "task", "setting", "metric"])["dense"].transform("all")
+    return select.wanted(rows[~alone.astype(bool)], what)  # dense alone is no panel: the others ended early
 
 
 def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
@@ -201,7 +202,7 @@ def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) ->
         spaces = axes[number * columns : (number + 1) * columns]
         for ax, kind in zip(spaces, kinds, strict=False):
             shown = part[part["kind"] == kind]
-            if len(shown) and not shown["dense"].all():  # all others may have ended early
+            if len(shown):
                 PANELS[kind](ax, shown)
             else:
                 ax.set_axis_off()
