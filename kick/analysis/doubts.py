@@ -15,15 +15,16 @@ SHOWN = 3  # variants named in a sentence
 
 
 def doubts(frame: pd.DataFrame, cells: Iterable[StoredCell] = ()) -> list[str]:
-    """Tasks on which the dense model scores 0, variants all of whose answers on a task are empty, records of
-    stopped cells that their samples do not confirm, and margins that differ within a matrix.
+    """Tasks without a dense model to compare with, on which the dense model scores 0, variants all of whose
+    answers on a task are empty, records of stopped cells that their samples do not confirm, and margins that
+    differ within a matrix.
 
     Cells of which their record says so already (`kick.tasks.signs`) are left to `signs`.
     """
     whole = frame[(frame["group"] == "") & ~frame["task"].str.contains("|", regex=False)]
     told = [cell.run.key for cell in cells if any("empty" in warning for warning in cell.run.warnings)]
     empty = _all_empty(whole[~whole["key"].isin(told)])
-    return [*_dense_at_zero(whole), *empty, *_unconfirmed(whole), *_margins(whole)]
+    return [*_without_dense(whole), *_dense_at_zero(whole), *empty, *_unconfirmed(whole), *_margins(whole)]
 
 
 def signs(cells: Iterable[StoredCell]) -> list[str]:
@@ -33,6 +34,18 @@ def signs(cells: Iterable[StoredCell]) -> list[str]:
         for warning in cell.run.warnings:
             found.setdefault((info(cell.run).title, warning), {})[cell.label] = None
     return [plain(f"{title}: {warning} ({_listed(list(of))}).") for (title, warning), of in found.items()]
+
+
+def _without_dense(frame: pd.DataFrame) -> Iterator[str]:
+    """Tasks of which the dense model's cell is not there, while cells of variants are."""
+    for (matrix, base), section in frame.groupby(["matrix", "base"], sort=False):
+        asked = section.groupby(["title", "setting"], sort=False)["dense"].any()
+        lost = list(dict.fromkeys(title for (title, _), there in asked.items() if not there))
+        if lost:
+            yield (
+                f"The matrix {matrix} has no answers of the dense model {base} on {_listed(lost)}: nothing is "
+                "compared there and no variant has a verdict. Run the matrix again to have them."
+            )
 
 
 def _dense_at_zero(frame: pd.DataFrame) -> Iterator[str]:

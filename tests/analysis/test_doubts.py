@@ -42,6 +42,20 @@ def test_answers_that_are_all_empty_are_said_first():
     assert both[1].endswith("every answer is empty of dense, wanda 50 %.")
 
 
+def test_a_task_without_its_dense_cell_is_said_first(tmp_path):
+    store = stored()
+    for key in [key for key, run in store.results.items() if run.cell.variant.dense]:
+        del store.results[key]
+    report = read([store])
+    (note,) = report.notes
+    assert note.startswith(
+        "The matrix synthetic has no answers of the dense model smollm2-135m on Closed-book facts: nothing is"
+    )
+    assert set(report.frame["verdict"]) == {""}
+    html = leaderboard.render(report, tmp_path)[0].read_text()
+    assert 0 < html.index("has no answers of the dense model") < html.index("<main>")
+
+
 def test_scores_that_say_something_have_no_note():
     assert read([stored(wanda_0_5=dict.fromkeys(RIGHT, 0.0))]).notes == ()
 
