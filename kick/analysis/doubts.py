@@ -43,8 +43,8 @@ def _without_dense(frame: pd.DataFrame) -> Iterator[str]:
         lost = list(dict.fromkeys(title for (title, _), there in asked.items() if not there))
         if lost:
             yield (
-                f"The matrix {matrix} has no answers of the dense model {base} on {_listed(lost)}: nothing is "
-                "compared there and no variant has a verdict. Run the matrix again to have them."
+                f"The matrix {matrix} has no answers of the dense model {base} on {_listed(lost)}: nothing "
+                "is compared there and no variant has a verdict. Run the matrix again to have them."
             )
 
 
