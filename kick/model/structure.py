@@ -177,11 +177,13 @@ def attending(model: nn.Module, name: str, instead_of: str | None = None) -> Ite
 
 @contextmanager
 def watch(
-    block: nn.Module, wanted: Sequence[Linear], see: Callable[[Linear, Tensor], None]
+    block: nn.Module, wanted: Sequence[Linear], see: Callable[[Linear, Tensor], None], gated: bool = False
 ) -> Iterator[None]:
     """While open, `see(linear, input)` is called with each matrix's input, (..., in), as the block runs.
 
     Matrices that share an input get the same tensor object. An expert that no token is sent to is not seen.
+
+    gated: an expert's inputs are multiplied by the router's weight of their token, in float32.
     """
     handles = []
     try:
@@ -196,7 +198,7 @@ def watch(
                 handles.append(source.register_forward_hook(_time_step_hook(linear, see)))
         for module in {id(item.module): item.module for item in wanted if item.expert is not None}.values():
             mine = {(x.expert, x.parameter): x for x in wanted if x.module is module and x.expert is not None}
-            handles.append(module.register_forward_pre_hook(_experts_hook(mine, see)))
+            handles.append(module.register_forward_pre_hook(_experts_hook(mine, see, gated)))
         yield
     finally:
         for handle in handles:
@@ -219,7 +221,7 @@ def _time_step_hook(linear: Linear, see: See) -> Callable[..., None]:
     return hook
 
 
-def _experts_hook(mine: dict[tuple[int, str], Linear], see: See) -> Callable[..., None]:
+def _experts_hook(mine: dict[tuple[int, str], Linear], see: See, gated: bool) -> Callable[..., None]:
     """The inputs of each expert's two matrices, from the tokens that the router sends to it."""
 
     def hook(module: Any, args: tuple[Any, ...]) -> None:
@@ -229,13 +231,23 @@ def _experts_hook(mine: dict[tuple[int, str], Linear], see: See) -> Callable[...
             if not rows.any():
                 continue
             state = hidden[rows]
+            factor = _router_weight(args, expert)[rows] if gated else None
             if (expert, "gate_up_proj") in mine:
-                see(mine[expert, "gate_up_proj"], state)
+                see(mine[expert, "gate_up_proj"], _times(state, factor))
             if (expert, "down_proj") in mine:
                 gate, up = nn.functional.linear(state, module.gate_up_proj[expert]).chunk(2, dim=-1)
-                see(mine[expert, "down_proj"], module.act_fn(gate) * up)
+                see(mine[expert, "down_proj"], _times(module.act_fn(gate) * up, factor))
 
     return hook
+
+
+def _router_weight(args: tuple[Any, ...], expert: int) -> Tensor:
+    """(tokens, 1): the weight of an expert for each token, of the arguments that experts are called with."""
+    return (args[2].float() * (args[1] == expert)).sum(dim=-1, keepdim=True)
+
+
+def _times(x: Tensor, factor: Tensor | None) -> Tensor:
+    return x if factor is None else x.float() * factor
 
 
 def _is_experts(module: nn.Module) -> bool:

@@ -36,3 +36,11 @@ def assert_error_close(found: Tensor, wanted: Tensor, layer: dict[str, Tensor]) 
 def agreement(found: Tensor, wanted: Tensor) -> float:
     """The share of equal entries."""
     return float((found == wanted).float().mean())
+
+
+def seeds(name: str) -> dict[str, Tensor]:
+    """All tensors of a file of ../shared/golden/seeds."""
+    file = FOLDER / "seeds" / f"{name}.safetensors"
+    if not file.is_file():
+        pytest.skip(f"LOUD: ../shared is absent, {name} is NOT checked against its vectors")
+    return load_file(file)

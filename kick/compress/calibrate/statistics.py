@@ -16,9 +16,13 @@ _STRIP = 192  # rows of a triangle that are mirrored at a time: no second matrix
 
 
 class Statistic(ABC):
-    """Tensors that sum up samples: `tensors` are the state, `samples` and `tokens` what it saw."""
+    """Tensors that sum up samples: `tensors` are the state, `samples` and `tokens` what it saw.
+
+    gated: it is of an expert's inputs times the router's weight of their token.
+    """
 
     kind: ClassVar[str] = ""
+    gated: ClassVar[bool] = False
 
     def __init__(self, inputs: int, device: torch.device | str = "cpu"):
         self.inputs = inputs
@@ -74,6 +78,13 @@ class InputNorm(Statistic):
     def norm(self) -> Tensor:
         """(in,): its square root."""
         return self.square.sqrt()
+
+
+class GatedInputNorm(InputNorm):
+    """`InputNorm` where an expert's inputs count times the router's weight of their token (MoE-Pruner)."""
+
+    kind = "gated_input_norm"
+    gated = True
 
 
 class Hessian(Statistic):

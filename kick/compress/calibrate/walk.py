@@ -139,7 +139,7 @@ class Block:
         feed.reach(self.index)
         names = tuple(linear.name for linear in wanted)
         seen = _Seen(kind, self, wanted, feed.last.get(names))
-        with feed.quickly(self.index), watch(self.module, wanted, seen.see):
+        with feed.quickly(self.index), watch(self.module, wanted, seen.see, kind.gated):
             for sample in range(len(feed.calibration)):
                 output = feed.run(self.index, sample)
                 seen.end_sample(may_stop=not feed.dense)
