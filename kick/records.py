@@ -163,13 +163,14 @@ class Cell:
     """A variant on a task. `reference` is the dense cell's key if the task compares with dense answers.
 
     `engine`: name and version of the backend that answers, if its scores are not shown to be those of all
-    others; "" for one of which that is shown.
+    others; "" for one of which that is shown. `imported`: sha256 of the file of another program's answers.
     """
 
     variant: Variant
     task: TaskSpec
     reference: str | None = None
     engine: str = ""
+    imported: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -193,7 +194,8 @@ class Cell:
             if not task[name]:
                 del task[name]
         whole = {"version": KEY_VERSION, "variant": variant, "task": task, "reference": self.reference}
-        return whole | ({"engine": self.engine} if self.engine else {})
+        told = {"engine": self.engine, "imported": self.imported}
+        return whole | {name: text for name, text in told.items() if text}
 
 
 @dataclass(frozen=True)
@@ -384,4 +386,5 @@ def cell_from_json(data: Mapping[str, Any]) -> Cell:
         TaskSpec(**data["task"]),
         data.get("reference"),
         data.get("engine", ""),
+        data.get("imported", ""),
     )

@@ -33,7 +33,8 @@ class Evidence:
     """A candidate on a task: its verdict at the tolerance, and what that is of.
 
     key: of the cell; n, of: items compared, and items the task has; verdict: in words, "not measured" without
-    a cell, "none" if there is none (dense scores 0), "in doubt" if its samples do not confirm its record;
+    a cell, "none" if there is none (dense scores 0), "in doubt" if its samples do not confirm its record,
+    "another engine" if dense was answered by another one;
     identical: whether every item is scored as dense's; decide: about how many items would decide an undecided
     task, None if that is not known.
     """
@@ -236,6 +237,8 @@ def _verdict(row: Mapping[str, Any]) -> str:
     """The verdict in words; undecided is undecided, inside the noise or not: nothing is shown."""
     if row["doubt"]:
         return "in doubt"
+    if row["foreign"]:
+        return "another engine"
     if row["verdict"] in ("undecided", ""):
         return row["verdict"] or "none"
     better, inside = bool(row["higher_is_better"]), (bool(row["within_noise"]), bool(row["within_orders"]))

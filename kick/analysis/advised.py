@@ -60,6 +60,7 @@ def at(results: Results, tolerance: float) -> pd.DataFrame:
     frame = results.frame.copy()
     sides = _sides(results)
     rows = frame[frame["primary"] & frame["group"].eq("") & ~frame["dense"] & frame["replica"].eq("")]
+    rows = rows[~rows["foreign"]]
     for row, key, stored in zip(rows.index, rows["key"], rows["margin"], strict=True):
         if key in sides and not math.isclose(stored, tolerance):
             frame.loc[row, "verdict"] = verdict(*sides[key], tolerance)

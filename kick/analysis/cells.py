@@ -145,6 +145,8 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "key": run.key,
         "dense": cell.variant.dense,
         **cell.traits,
+        "engine": run.cell.engine,
+        "imported": imported(run),
         "task": spec.name,
         "title": info(run).title,
         "family": info(run).family,
@@ -159,6 +161,13 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "peak_memory": run.peak_memory,
         **analysis_traits.achieved(run.compression),
     }
+
+
+def imported(run: Result) -> str:
+    """Where a result's answers come from if another program gave them: "lm-eval 0.4.13"; "" for our own."""
+    said = run.provenance.get("imported")
+    tool = said.get("tool") if isinstance(said, Mapping) else None
+    return (tool if isinstance(tool, str) and tool else "another program") if run.cell.imported else ""
 
 
 def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:

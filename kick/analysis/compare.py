@@ -49,7 +49,8 @@ class ComparedTask:
     b's side, as on the page (`kick.analysis.verdicts`); "" if the metric has none, or a is zero; of: how many
     items the task has; stopped: which of "a" and "b" ended before they were asked all of them; identical:
     what is equal of every compared item; margin: the share of a's score within which b matches; a_band,
-    b_band: the range of each score over orders of its calibration, None if there was only one.
+    b_band: the range of each score over orders of its calibration, None if there was only one; across:
+    whether the two were answered by different engines: then there is no verdict.
     """
 
     task: str
@@ -71,6 +72,7 @@ class ComparedTask:
     margin: float
     a_band: Band | None = None
     b_band: Band | None = None
+    across: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,8 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
         raise KickError(
             f"{a.run.cell.task.name}: the samples have no {metric.column}; `kick rescore` adds it"
         )
-    found = both.difference
+    across = a.run.cell.engine != b.run.cell.engine
+    found = replace(both.difference, verdict="", p=math.nan) if across else both.difference
     better = next((s.higher_is_better for s in a.run.scores if s.metric == name), metric.higher_is_better)
     floor = _noise(cells, name)
     noisy = inside(found.gap, floor) and not (a.variant.replica or b.variant.replica)
@@ -226,7 +229,7 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
         b=both.b,
         difference=found,
         noise=floor,
-        verdict=verdict(found.verdict, found.gap, better, noisy, closed(found.gap, *moves)),
+        verdict="" if across else verdict(found.verdict, found.gap, better, noisy, closed(found.gap, *moves)),
         p_holm=math.nan,
         flips=tuple(_changed(first, second, metric, better)),
         of=both.of,
@@ -235,6 +238,7 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
         margin=b.run.margin,
         a_band=band(both.a, moves[0]),
         b_band=band(both.b, moves[1]),
+        across=across,
     )
 
 

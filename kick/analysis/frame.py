@@ -8,6 +8,8 @@ Columns (NaN or "" if there is nothing):
     matrix, base, variant, label, key, dense    the place of a row; `base` is the base model's name
     method, place, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
     corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
+    engine, imported, foreign    the engine that is part of the key; the program whose answers were imported;
+                                 whether dense was answered by another engine: then there is no verdict
     task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
     value, low, high, stderr, n, units, missing the score, with its 95 % interval over the independent units
@@ -42,7 +44,7 @@ from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
 from kick.analysis.headlines import headline, info
 from kick.analysis.kept import StatisticsCache, beside_dense
-from kick.analysis.rows import number, plain_gap
+from kick.analysis.rows import NO_TEST, number, plain_gap
 from kick.errors import KickError
 from kick.printable import plain
 from kick.stats import metrics
@@ -166,14 +168,17 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
         frame[name] = frame[name].fillna("") if name in frame else ""
     frame["of"] = frame["of"].fillna(frame["n"] + frame["missing"]).astype(int)
     frame.loc[frame["dense"], "verdict"] = "dense"
+    frame["foreign"] = _foreign(frame)
+    for name, nothing in NO_TEST.items():  # a difference across engines is of the engines too
+        frame.loc[frame["foreign"], name] = nothing
     frame["title"] = _titles(frame)
     frame["sparsity"] = _sparsity(frame)
     frame["p_holm"] = _holm(frame)
     frame["noise"] = frame[COMPARED].merge(_noise(frame), on=COMPARED, how="left")["noise"].to_numpy()
     inside = (frame["noise"] > 0) & (frame["gap"].abs() <= frame["noise"])  # without a width there is no band
-    frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "")
+    frame["within_noise"] = inside & ~frame["dense"] & (frame["replica"] == "") & ~frame["foreign"]
     frame["orders"] = frame["orders"].fillna(0).astype(int)
-    frame["within_orders"] = frame["within_orders"].eq(True)  # no row of a group has it
+    frame["within_orders"] = frame["within_orders"].eq(True) & ~frame["foreign"]  # no row of a group has it
     over = [*COMPARED, "recipe"]
     whole = frame["stopped"] == ""  # estimates of few items spread by more than the seed
     seeded = frame[frame["seed"].notna() & whole].groupby(over, sort=False)["value"]
@@ -182,6 +187,13 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("seed_mean", "seed_sd", "seeds"):
         frame[name] = found[name].to_numpy()
     return frame
+
+
+def _foreign(frame: pd.DataFrame) -> pd.Series:
+    """Whether dense was answered by another engine than the row's cell; False without a dense cell."""
+    dense = frame[frame["dense"]].drop_duplicates(CELL)[[*CELL, "engine"]]
+    theirs = frame[CELL].merge(dense, on=CELL, how="left")["engine"].set_axis(frame.index)
+    return theirs.notna() & theirs.ne(frame["engine"])
 
 
 def _titles(frame: pd.DataFrame) -> pd.Series:

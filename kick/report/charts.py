@@ -42,6 +42,7 @@ DRAWN = (
     "same",
     "primary",
     "verdict",
+    "foreign",
     "gap",
     "within_noise",
     "within_orders",

@@ -51,7 +51,9 @@ def _counted(task: ComparedTask) -> str:
     gap = task.difference
     ended = f"{' and '.join(task.stopped)} stopped early" if task.stopped else ""
     same = f"all {gap.n} {task.identical} identical" if task.identical else ""
-    return ", ".join(filter(None, (wording.count(gap.n, gap.units, task.of if ended else None), ended, same)))
+    across = "two engines: no verdict" if task.across else ""
+    count = wording.count(gap.n, gap.units, task.of if ended else None)
+    return ", ".join(filter(None, (count, ended, same, across)))
 
 
 def _flips(task: ComparedTask, found: Compared, most: int = 10) -> Iterable[Text]:

@@ -264,9 +264,14 @@ def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Var
             replica=bool(row["replica"]),
             shipped=Size.of(row["shipped_bytes"], row["shipped_as"]),
             packed=Size.of(row["bytes"]),
-            remark=wording.alike_everywhere([part[label] for part in found if label in part]),
+            remark=_line_remark(row, [part[label] for part in found if label in part]),
             cells=tuple(score_cell(part[label]) if label in part else None for part in found),
         )
+
+
+def _line_remark(row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+    imported = f"imported: answers of {row['imported']}" if row["imported"] else ""
+    return "; ".join(filter(None, (imported, wording.alike_everywhere(cells))))
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -187,7 +187,8 @@ def alike_everywhere(rows: Sequence[Row]) -> str:
 
 def remark(row: Row) -> str:
     """What must be said beside a score and its verdict: how the cell ended, and whether nothing differs."""
-    return "; ".join(filter(None, (ended(row), alike(row))))
+    across = "another engine than dense's: no verdict" if row["foreign"] else ""
+    return "; ".join(filter(None, (ended(row), alike(row), across)))
 
 
 SHIPPED = (

@@ -31,8 +31,8 @@ def row(variant, task, said, shipped, **other):
         "setting": "", "group": "", "metric": "acc", "primary": True, "unit": "share",
         "higher_is_better": True, "n": 100, "of": 100, "value": 0.5, "dense_value": 0.5, "gap": -0.01,
         "gap_low": -0.04, "gap_high": 0.02, "verdict": "dense" if dense else said, "within_noise": False,
-        "within_orders": False, "same": 0.0, "doubt": "", "shipped_bytes": shipped, "shipped_as": "dense",
-        "bytes": shipped / 2,
+        "within_orders": False, "same": 0.0, "doubt": "", "foreign": False, "shipped_bytes": shipped,
+        "shipped_as": "dense", "bytes": shipped / 2,
     }  # fmt: skip
     return facts | other
 
