@@ -30,6 +30,7 @@ FLOORS = [
     "matrix",
     "judge",
     "analysis",
+    "interop",
     "sweep",
     "report",
     "study",

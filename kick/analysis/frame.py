@@ -170,7 +170,7 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame.loc[frame["dense"], "verdict"] = "dense"
     frame["foreign"] = _foreign(frame)
     for name, nothing in NO_TEST.items():  # a difference across engines is of the engines too
-        frame.loc[frame["foreign"], name] = nothing
+        frame[name] = frame[name].where(~frame["foreign"], nothing)
     frame["title"] = _titles(frame)
     frame["sparsity"] = _sparsity(frame)
     frame["p_holm"] = _holm(frame)

@@ -59,6 +59,8 @@ def reproduce(
         raise KickError(f"{cell!r} is not a stored cell; expected RESULTS/KEY, as `kick status` lists them")
     stored, plugins_in_full = Store(folder), plugins.load(plugin_paths)
     result = stored.result(key)
+    if result.cell.imported:
+        raise KickError(f"{cell}: its answers were imported; there is nothing to run again")
     _check_methods(cell, result)
     with tempfile.TemporaryDirectory() as scratch:
         again = Store(scratch, result.matrix)

@@ -75,6 +75,9 @@ def rescore(results: str, task_folders: Sequence[str] = (), say: Callable[[str],
         if task.digest != result.cell.task.digest:
             say(f"{place} {task.name}: the task asks something else now; left")
             continue
+        if result.cell.imported:
+            say(f"{place} {task.name}: imported; left")
+            continue
         reference = dense.get(result.cell.reference or "", result.cell.reference)
         spec = replace(result.cell.task, scoring=task.scoring)
         cell = replace(result.cell, task=spec, reference=reference)

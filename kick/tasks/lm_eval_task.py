@@ -48,6 +48,7 @@ class HarnessTask:
         """
         self.name = name
         self.task = task
+        self.written = config
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.generates = task.OUTPUT_TYPE == "generate_until"
         self.reads_text = task.OUTPUT_TYPE == "loglikelihood_rolling"

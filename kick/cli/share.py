@@ -1,0 +1,68 @@
+"""Commands that exchange results with other programs: export, import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kick.cli import panels
+from kick.cli.reading import OneFolder
+from kick.cli.terminal import DataRoot, TaskFolders, opened, print_table
+from kick.errors import KickError
+from kick.printable import counted
+from kick.registry import unknown
+
+app = typer.Typer()
+FORMS = ("lm-eval",)
+
+
+@app.command(rich_help_panel=panels.SHARE)
+def export(
+    results: OneFolder,
+    to: Annotated[str, typer.Option(help="the form of the files: lm-eval")],
+    out: Annotated[Path, typer.Option(help="the folder to write; a folder per variant is made in it")],
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+) -> None:
+    """Write stored results as another program's files: lm-eval's results_*.json and samples_*.jsonl."""
+    if to not in FORMS:
+        raise KickError(f"--to: {unknown('form', to, FORMS)}")
+    from kick.interop import export as interop_export
+
+    how = interop_export.ExportOptions(data_root, tuple(tasks or ()))
+    for one in interop_export.export(opened(results), out, how):
+        for file in one.files:
+            print(file)
+        for left in one.left:
+            print(f"{one.variant}: left out: {left}")
+
+
+@app.command("import", rich_help_panel=panels.SHARE)
+def take(
+    files: Annotated[list[str], typer.Argument(help="lm-eval's samples_*.jsonl, or JSON logs of Inspect")],
+    into: Annotated[str, typer.Option(help="the folder of a matrix's results")],
+    variant: Annotated[
+        str, typer.Option(help="what the answers become; dense: what others are compared with")
+    ],
+    task: Annotated[str | None, typer.Option(help="the task, in place of the name in the files")] = None,
+    scorer: Annotated[str | None, typer.Option(help="which score of an Inspect log counts")] = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+) -> None:
+    """Take answers that another program stored as cells, paired with ours by the hash of the document."""
+    from kick.interop import imported
+
+    how = imported.ImportOptions(
+        variant=variant,
+        task=task,
+        scorer=scorer,
+        data_root=data_root,
+        task_folders=tuple(tasks or ()),
+        command=("kick", *sys.argv[1:]),
+    )
+    made = imported.import_files(files, into, how)
+    print_table(imported.HEADS, [one.row() for one in made])
+    print(f"{counted(len(made), 'cell')} imported into {into}")
