@@ -117,8 +117,9 @@ def compress(
 
     Returns:
         JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
-        seconds, pruned, weights, sparsity), notes, propagate, footprint: with `shipped_bytes`, of what
-        `kick compress` would write (None if it cannot be written), and `shipped_as`, its format.
+        seconds, pruned, weights, sparsity; of structured pruning `removed`: weights, of, share), notes,
+        propagate, footprint: with `shipped_bytes`, of what `kick compress` would write (None if it cannot be
+        written), and `shipped_as`, its format.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.
@@ -163,7 +164,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     made = build(step)
     if later and hasattr(made, "check"):
         made.check(model)  # an earlier step may have made it smaller
-    pruned = set(calibration.masks)
+    pruned, whole = set(calibration.masks), _weights(model)
     with _snapshot(model, calibration) as before:
         made(model, calibration)
         calibration.scope.check_followed(step.method, calibration.masks, pruned)
@@ -173,6 +174,9 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     seconds = round(time.monotonic() - start, 3)
     facts = {"method": step.method, "options": dict(step.options), "version": step.version}
     facts |= _methods[step.method].record(step.options)
+    if _methods[step.method].structured:
+        gone = whole - _weights(model)
+        facts["removed"] = {"weights": gone, "of": whole, "share": gone / whole}
     return facts | {"seconds": seconds} | _pruned(model, calibration)
 
 
@@ -262,8 +266,13 @@ def settle(
             calibration.note("no longer in its format", linear=name)
 
 
+def _weights(model: nn.Module) -> int:
+    """How many weights the blocks' matrices have."""
+    return sum(linear.weight.numel() for block in blocks(model) for linear in linears(block))
+
+
 def _pruned(model: nn.Module, calibration: Calibration) -> dict[str, Any]:
     """How many weights of the blocks' matrices are pruned by now, of how many, and that share."""
-    weights = sum(linear.weight.numel() for block in blocks(model) for linear in linears(block))
+    weights = _weights(model)
     pruned = sum(int((~kept).sum()) for kept in calibration.masks.values())
     return {"pruned": pruned, "weights": weights, "sparsity": pruned / weights}

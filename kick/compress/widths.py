@@ -1,8 +1,9 @@
 """Coupled structures: what must go together so that a model is really smaller.
 
 In a block as Llama's, a group of attention heads is the rows of q, k, v that feed one key/value head and
-the columns of o that read it; an MLP channel is a row of gate and up and a column of down. Every block
-keeps the same numbers, so that the model's own config describes the result.
+the columns of o that read it; an MLP channel is a row of gate and up and a column of down. If every block
+keeps the same numbers, the model's own config describes the result. Widths that differ from block to block
+run, but no config of transformers describes them.
 """
 
 from __future__ import annotations
@@ -49,6 +50,22 @@ class Coupled:
         """Channels of the MLP."""
         return self.down.weight.shape[1]
 
+    @property
+    def group_weights(self) -> int:
+        """Weights that go with a group of heads: rows of q, k and v, columns of o."""
+        hidden = self.q.weight.shape[1]
+        return 2 * (self.heads_a_group + 1) * self.head * hidden
+
+    @property
+    def channel_weights(self) -> int:
+        """Weights that go with an MLP channel: a row of gate, a row of up, a column of down."""
+        return 3 * self.down.weight.shape[0]
+
+    @property
+    def weights(self) -> int:
+        """Weights of the block's matrices."""
+        return self.kv_heads * self.group_weights + self.channels * self.channel_weights
+
     def by_group(self, channels: Tensor) -> Tensor:
         """Scores of o's input channels (heads x head,) as (groups, channels of a group)."""
         return channels.view(self.kv_heads, -1)
@@ -71,8 +88,10 @@ def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
             f"{type(model).__name__} has no blocks as Llama's ({', '.join(_PARTS)}); pruning of widths "
             "serves Llama, Mistral, Qwen2 and Qwen3; choose last-n, shortgpt or laco, which drop whole layers"
         )
-    kv_heads = model.config.num_key_value_heads
-    head = found["k_proj"].weight.shape[0] // kv_heads
+    rows = found["k_proj"].weight.shape[0]
+    attention = block.get_submodule(found["k_proj"].name.rpartition(".")[0])
+    head = getattr(attention, "head_dim", None) or rows // model.config.num_key_value_heads
+    kv_heads = rows // head
     heads_a_group = found["o_proj"].weight.shape[1] // (kv_heads * head)
     for name, parameter in block.named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")) and parameter.numel() != head:
@@ -85,9 +104,13 @@ def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
 
 
 def check_widths(model: nn.Module) -> None:
-    """Raises KickError if a block of the model is not built as Llama's."""
-    for block in block_list(model)[1]:
-        coupled(block, model)
+    """Raises KickError if a block of the model is not built as Llama's, or not as wide as the first."""
+    found = [coupled(block, model) for block in block_list(model)[1]]
+    if len(sizes := {(one.kv_heads, one.channels) for one in found}) > 1:
+        raise KickError(
+            f"an earlier step left blocks of {len(sizes)} different widths; expected equal ones: choose only "
+            "one of the methods that narrow blocks"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +138,37 @@ def cut(structure: Coupled, kept: KeptWidths) -> None:
     _columns(structure.down, kept.channels)
 
 
-def remaining(model: nn.Module, share: float) -> tuple[Coupled, int, int]:
-    """The first block's structure, and how many groups of heads and MLP channels a block keeps."""
+def remaining(model: nn.Module, share: float, fit: bool = False) -> tuple[Coupled, int, int]:
+    """The first block's structure, and how many groups of heads and MLP channels a block keeps.
+
+    fit: the share is of the block's weights, and channels make up for groups of heads that do not fit.
+    """
     structure, level = coupled(block_list(model)[1][0], model), Sparsity.parse(share)
+    if fit:
+        return structure, *fitted(structure, share)
     groups, channels = structure.kv_heads, structure.channels
     return structure, groups - level.count(groups), channels - level.count(channels)
 
 
-def forms(share: float, bias: bool = False) -> list[Form]:
+def fitted(structure: Coupled, share: float) -> tuple[int, int]:
+    """How many groups of heads and MLP channels a block keeps if a share of its weights is removed.
+
+    The same share of the groups, rounded down, and so many channels that the share of the weights is met to
+    half a channel. At least one of each stays.
+    """
+    groups = min(Sparsity.parse(share).count(structure.kv_heads), structure.kv_heads - 1)
+    rest = share * structure.weights - groups * structure.group_weights
+    channels = min(max(round(rest / structure.channel_weights), 0), structure.channels - 1)
+    return structure.kv_heads - groups, structure.channels - channels
+
+
+def forms(share: float, bias: bool = False, fit: bool = False) -> list[Form]:
     """What a model becomes if that share of its groups of heads and MLP channels is pruned, any of them."""
-    return [partial(_narrowed, share=share, bias=bias)]
+    return [partial(_narrowed, share=share, bias=bias, fit=fit)]
 
 
-def _narrowed(model: nn.Module, share: float, bias: bool) -> None:
-    first, groups, channels = remaining(model, share)
+def _narrowed(model: nn.Module, share: float, bias: bool, fit: bool) -> None:
+    first, groups, channels = remaining(model, share, fit)
     for block in block_list(model)[1]:
         structure = coupled(block, model)
         device = structure.o.weight.device
@@ -139,10 +179,10 @@ def _narrowed(model: nn.Module, share: float, bias: bool) -> None:
     describe(model, groups, channels, first)
 
 
-def check_saved(model: nn.Module, share: float) -> None:
+def check_saved(model: nn.Module, share: float, fit: bool = False) -> None:
     """Raises KickError if the model's class has no config for what is left: Llama's wants a hidden size
     that is a multiple of the heads."""
-    structure, groups, channels = remaining(model, share)
+    structure, groups, channels = remaining(model, share, fit)
     if _valid(model, groups, channels, structure):
         return
     fitting = [n for n in range(1, structure.kv_heads + 1) if _valid(model, n, channels, structure)]

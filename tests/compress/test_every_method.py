@@ -23,12 +23,12 @@ SPECIAL = {
 OWN_SHARES = {"owl"}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
 WIDTHS = {"llama", "qwen3"}
+NARROWING = ["flap", "llm-pruner", "transact"]
 REFUSED = {
     "llm.int8": UNCALLED,
     "smoothquant": UNCALLED,
     "eora": UNCALLED,
-    "flap": set(ARCHITECTURES) - WIDTHS,
-    "llm-pruner": set(ARCHITECTURES) - WIDTHS,
+    **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
 }
 RANKED = [name for name in methods if methods[name].kind == "prune" and name not in OWN_SHARES]
