@@ -19,6 +19,7 @@ SPECIAL = {
     "gptq": {"group_size": 8},
     "hqq": {"group_size": 8},
     "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
+    "mka": {"length": 4, "entropy_neighbours": 20},
 }
 OWN_SHARES = {"owl"}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
