@@ -38,8 +38,8 @@ class Facts:
     gradient descent. task_data: it sees data of the tasks that are scored. serves: which architectures, in
     words. look: the colour, marker and line of its points, e.g. "blue s -". feeds_forward: what it does to a
     block depends on sums over the calibration sequences, and later blocks see it: the order of the sequences,
-    which rounds a sum otherwise, can show. blockwise: it touches weights in `walk` alone, so that a model
-    larger than memory can be compressed block by block.
+    which rounds a sum otherwise, can show. blockwise: it touches weights in `walk` alone and
+    keeps nothing from block to block, so that a model larger than memory can be compressed block by block.
     """
 
     name: str

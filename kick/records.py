@@ -200,11 +200,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """A variant with its pending cells: compressed once, measured on all. `cost` in seconds, an estimate."""
+    """A variant with its pending cells: compressed once, measured on all. `cost` in seconds, an estimate.
+    A group has cells of several variants that go through the model together; `variant` is the first."""
 
     variant: Variant
     cells: tuple[Cell, ...]
     cost: float = 0.0
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants of its cells, each once."""
+        return tuple({cell.variant.name: cell.variant for cell in self.cells}.values()) or (self.variant,)
 
 
 def jsonable(value: Any, strange: Callable[[float], Any] = lambda value: None) -> Any:

@@ -50,12 +50,13 @@ class Supply(Protocol):
     """Gives a walk the blocks of a model that memory does not hold, one at a time."""
 
     device: torch.device
+    feed: Any  # the walk's `Feed` if it goes on with an earlier walk's states, else None
 
     def outside(self) -> AbstractContextManager[Any]:
         """Within it what is outside the blocks has its weights."""
 
-    def begin(self, feed: Any, looks: bool) -> int:
-        """The number of the block that a walk starts with: later ones of a walk that was cut off."""
+    def begin(self, feed: Any, looks: bool) -> range:
+        """The numbers of the blocks that a walk has: not the first ones if it was cut off before."""
 
     def open(self, index: int) -> None:
         """Put a block's weights in their place."""

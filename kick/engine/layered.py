@@ -6,7 +6,8 @@ next is read. Kernels are those of the packed backend. Answers that have to be g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ import torch
 from kick.engine.backend import backend
 from kick.engine.engine import Engine, OnDone
 from kick.engine.layers import Passing
-from kick.engine.layers.reader import LayeredReader
+from kick.engine.layers.reader import LayeredReader, VariantReader
 from kick.engine.reference import Reference
+from kick.engine.whole import Reading
 from kick.model.layered import Layered
 from kick.records import Request, Response
 
@@ -67,17 +69,28 @@ class LayeredEngine(Engine):
 
         Raises KickError for a request that does not fit the model's window, or has to be generated.
         """
-        self.layers.noted = []
-        try:
-            self._note(requests)
-            noted = self.layers.noted
-        finally:
-            self.layers.noted = None
-        self.layers.prepare(noted)
+        self.layers.prepare(self.readings(requests))
         try:
             return super().answer(requests, on_done)
         finally:
             self.layers.forget()
+
+    def variant(self, apart: Callable[[], LayeredReader]) -> LayeredEngine:
+        """An engine for a variant of this one's model that goes through the blocks with others, see
+        `VariantReader`. This one's reference and encoder are its own too."""
+        made = copy.copy(self)
+        made.layers = made.reader = VariantReader(self.layers, apart)
+        made.known = {}
+        return made
+
+    def readings(self, requests: Sequence[Request]) -> list[Reading]:
+        """What answering these will read. Raises KickError as `answer` does."""
+        self.layers.noted = []
+        try:
+            self._note(requests)
+            return self.layers.noted
+        finally:
+            self.layers.noted = None
 
     def _note(self, requests: Sequence[Request]) -> None:
         """Have the reader note what it will be asked to read; refuse what has to be generated."""

@@ -34,7 +34,8 @@ from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Response, Result, Sample, Variant, key
 from kick.store import Store
 from kick.study.depth import Depth, replaced
-from kick.sweep.worker import check_code, dense_samples
+from kick.sweep.cells import dense_samples
+from kick.sweep.worker import check_code
 from kick.tasks import evaluate
 from kick.tasks.task import Task
 

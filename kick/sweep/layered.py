@@ -28,11 +28,11 @@ from kick.model.structure import linears
 from kick.model.textual import check_vocabulary
 from kick.records import CalibrationSpec, ModelSpec, Variant, key
 from kick.sweep.clock import timed
+from kick.sweep.groups import LAYERED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAME = "layered"
 _REPORTED = ("steps", "propagate", "notes", "footprint")
 
 
@@ -82,7 +82,7 @@ def _scratch(variant: Variant) -> Path:
     calibration = None if variant.calibration is None else variant.calibration.identity()
     recipe = [[step.method, dict(step.options), step.version, step.digest] for step in variant.recipe]
     name = key([asdict(variant.model), recipe, calibration])
-    return (paths.offload_folder() or paths.cache_root()) / NAME / name
+    return (paths.offload_folder() or paths.cache_root()) / LAYERED / name
 
 
 def _compressed(variant: Variant, folder: Path, data_root: str | None) -> dict[str, Any]:

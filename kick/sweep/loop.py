@@ -17,6 +17,7 @@ from kick.records import Cell, Job
 from kick.store import Store, StoreError
 from kick.store.claims import Heart, Watch, new_owner
 from kick.sweep.contract import Event, Executor, Outcome, Summary
+from kick.sweep.groups import split, title
 from kick.sweep.interrupts import Interrupts
 
 POLL = 2.0  # seconds between two looks at cells that another coordinator has
@@ -64,7 +65,8 @@ def pending(jobs: Iterable[Job], store: Store, *, retry_failed: bool = False) ->
 
 def _without(job: Job, skip: Collection[str]) -> Job:
     cells = tuple(cell for cell in job.cells if cell.key not in skip)
-    return replace(job, cells=cells, cost=job.cost * len(cells) / max(1, len(job.cells)))
+    cost = job.cost * len(cells) / max(1, len(job.cells))
+    return replace(job, variant=cells[0].variant if cells else job.variant, cells=cells, cost=cost)
 
 
 def order(jobs: Iterable[Job]) -> list[Job]:
@@ -149,6 +151,7 @@ class _Sweep:
         self.failed: set[str] = set()
         self._elsewhere: set[str] = set()
         self._crashed: set[str] = set()  # variants whose worker died
+        self._alone: set[str] = set()  # variants of groups that failed as a whole
         self._empty: dict[str, int] = {}  # how often a worker returned without a result
         self.attempts = {failure.key: failure.attempts for failure in self.store.failures()}
         self._watch = Watch(self.store.files)
@@ -183,7 +186,11 @@ class _Sweep:
     def _wave(self) -> list[Job]:
         """The open jobs that can go now: nothing but the dense model's while it is open."""
         done = self.done | self.failed
-        left = [part for job in self.jobs if (part := _without(job, done)).cells]
+        whole = [part for job in self.jobs if (part := _without(job, done)).cells]
+        alone = [not self._alone.isdisjoint(one.name for one in job.variants) for job in whole]
+        left = [
+            part for job, apart in zip(whole, alone, strict=True) for part in (split(job) if apart else [job])
+        ]
         return [job for job in left if job.variant.dense] or left
 
     def _free(self, cell: Cell) -> bool:
@@ -200,15 +207,20 @@ class _Sweep:
             self._settle_cell(cell, Outcome(Job(cell.variant, (cell,)), "stopped"))
 
     def _started(self, job: Job, worker: str) -> None:
-        self._tell("start", f"{job.variant.name}: {counted(len(job.cells), 'cell')}", job=job, worker=worker)
+        self._tell("start", f"{title(job)}: {counted(len(job.cells), 'cell')}", job=job, worker=worker)
 
     def _settle(self, outcome: Outcome) -> None:
         if outcome.state == "halted" and not self.halted:
             self.halted = outcome.cause
             self.executor.stop()
+        group = len(outcome.job.variants) > 1
+        if group and outcome.state == "failed":  # one of them is to blame: each is tried by itself
+            self._alone |= {variant.name for variant in outcome.job.variants}
+            self._tell("wait", f"{title(outcome.job)}: {outcome.cause}; each variant is tried by itself")
+            outcome = replace(outcome, state="stopped")
         for cell in outcome.job.cells:
             self._settle_cell(cell, self._blame(cell, outcome))
-        if outcome.crashed:
+        if outcome.crashed and not group:
             self._crashed.add(outcome.job.variant.name)
         self._tell("job", outcome.state, job=outcome.job, worker=outcome.worker, seconds=outcome.seconds)
 

@@ -18,7 +18,8 @@ from kick.matrix.sources import own_sources
 from kick.printable import counted
 from kick.store import Store
 from kick.sweep.contract import Summary
-from kick.sweep.executors import check, ignored, make_executor
+from kick.sweep.executors import check, ignored, make_executor, places
+from kick.sweep.groups import LAYERED, grouped
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 
@@ -95,8 +96,10 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
         )
     for line in stale.summary(planned.stale(store)):
         say(line)
-    limit = planned.matrix.time_limit
-    cells = max(len(job.cells) for job in planned.jobs)
+    limit, jobs = planned.matrix.time_limit, list(planned.jobs)
+    if planned.matrix.engine.name == LAYERED:
+        jobs = grouped(jobs, places(options.executor, options.workers))
+    cells = max(len(job.cells) for job in jobs)
     how = make_executor(
         options.executor,
         workers=options.workers,
@@ -105,7 +108,7 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     )
     work = worker(planned, store, options, command)
     with show(planned.jobs, store, options.view) as view:
-        summary = run_sweep(work, planned.jobs, store, how, retry_failed=options.retry_failed, on_event=view)
+        summary = run_sweep(work, jobs, store, how, retry_failed=options.retry_failed, on_event=view)
     for line in signs(planned, store):
         say(line)
     return planned, summary
@@ -127,7 +130,7 @@ def signs(planned: Plan, store: Store) -> list[str]:
 def layered_options(planned: Plan) -> dict[str, Any]:
     """What the engine 'layered' takes beside what every one does; nothing for another."""
     keys = planned.matrix.engine
-    return {"how": Passing(keys.memory, keys.generate)} if keys.name == "layered" else {}
+    return {"how": Passing(keys.memory, keys.generate)} if keys.name == LAYERED else {}
 
 
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:

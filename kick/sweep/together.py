@@ -37,6 +37,10 @@ class OpenCell:
     origin: Sequence[str] = ()
     phase: Phase | None = None
 
+    def asked_next(self) -> list[Request]:
+        """The requests that it waits for."""
+        return [self.phase.requests[index] for index in self.phase.todo] if self.phase else []
+
     def took(self, seconds: float) -> None:
         """Add to the seconds of answering."""
         self.seconds["answer"] = self.seconds.get("answer", 0.0) + seconds
@@ -53,23 +57,52 @@ class Together:
     engine: Answering
     done: Callable[[OpenCell, Evaluation], None]
     failed: Callable[[OpenCell, Exception], None]
+    _cells: Sequence[OpenCell] = ()
     _open: list[OpenCell] = field(default_factory=list)
 
     def __call__(self, cells: Sequence[OpenCell]) -> None:
         """Ask them, round by round, the cells in each round in the order given."""
-        self._open = list(cells)
         try:
-            for one in cells:
-                self._advance(one)
-            while self._open:
-                asked = list(self._open)
-                self._round(asked)
-                for one in asked:
-                    if one in self._open:
-                        self._advance(one)
+            self.begin(cells)
+            self.go()
         finally:
-            for one in cells:
-                one.steps.close()  # so that what is answered is kept
+            self.close()
+
+    def begin(self, cells: Sequence[OpenCell]) -> None:
+        """Take the cells, each up to what it asks first."""
+        self._cells, self._open = cells, list(cells)
+        for one in cells:
+            self._advance(one)
+
+    def requests(self) -> list[list[Request]]:
+        """What each open cell asks next."""
+        return [one.asked_next() for one in self._open]
+
+    def go(self) -> None:
+        """Ask until every cell that was taken has ended."""
+        while self._open:
+            asked = list(self._open)
+            self._round(asked)
+            for one in asked:
+                if one in self._open:
+                    self._advance(one)
+
+    def close(self) -> None:
+        """Ask no more."""
+        for one in self._cells:
+            one.steps.close()  # so that what is answered is kept
+
+    def guard(self, work: Callable[[], object]) -> bool:
+        """Do what all open cells need. If it raises they have failed, and it is False. Raises StoreError."""
+        try:
+            work()
+        except StoreError:
+            raise
+        except Exception as error:
+            for one in list(self._open):
+                self._fail(one, error)
+            return False
+        return True
 
     def _advance(self, one: OpenCell) -> None:
         """Go on to what the cell asks next, or to its end."""

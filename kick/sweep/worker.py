@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from kick.analysis.stopping import Stopping
 from kick.compress.calibrate import corpus
 from kick.compress.method import methods
 from kick.engine.backend import DEFAULT, Backend, backends
+from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
 from kick.errors import CellFailed, KickError
-from kick.matrix import rates
 from kick.model.footprint import footprint
 from kick.model.heap import give_back
 from kick.model.owned import own
@@ -27,19 +27,22 @@ from kick.model.packed import settle
 from kick.model.shipped import as_loaded
 from kick.paths import cache_root, reference_folder
 from kick.provenance import provenance
-from kick.records import Cell, Job, Request, Result, Sample, Variant, key
+from kick.records import Cell, Job, Request, Result, Variant, key
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
 from kick.sweep import layered, reuse
+from kick.sweep.cells import chat_notes, dense_samples, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
+from kick.sweep.groups import LAYERED, one_pass
+from kick.sweep.onepass import Apart, Member, measure
 from kick.sweep.reuse import Reuse
 from kick.sweep.together import OpenCell, Together
 from kick.tasks import evaluate
-from kick.tasks.generation import takes_system
 from kick.tasks.task import Task
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -104,10 +107,17 @@ class Worker:
         """
         store = Store(self.root, self.matrix)
         plugins.load(self.plugins)
-        if self.as_planned:
-            check_code(job.variant)
         give_back()  # what the job before has left
         reset_peak()
+        if self.backend == LAYERED and all(map(one_pass, job.variants)):
+            self._group(job, store)
+        else:
+            self._alone(job, store)
+
+    def _alone(self, job: Job, store: Store) -> None:
+        """Do the cells of one variant, with its own model."""
+        if self.as_planned:
+            check_code(job.variant)
         seconds: dict[str, float] = {}
         with self._model(job.variant, seconds) as (network, tokenizer, report):
             with timed(seconds, "load"):
@@ -116,10 +126,43 @@ class Worker:
                 engine = self._engine(job.variant, network, tokenizer, reference)
                 self._ask(job, Loaded(engine, tokenizer, store, seconds, report))
 
+    def _group(self, job: Job, store: Store) -> None:
+        """Do the cells of variants that go through the blocks of their model together."""
+        seconds: dict[str, float] = {}
+        members: list[Member] = []
+        with timed(seconds, "load"):
+            network, tokenizer = layered.load(job.variant.model)
+            self._load_tasks()
+        with self._reference(job, store, tokenizer) as reference:
+            base = self._engine(job.variant, network, tokenizer, reference)
+            if not isinstance(base, LayeredEngine):
+                raise RuntimeError(f"a group of variants with the engine {self.backend}")
+            try:
+                for variant in job.variants:
+                    apart = Apart(variant, self.data_root, self.engine.get("how"), self.batch_tokens)
+                    engine = base.variant(apart)
+                    loaded = Loaded(engine, tokenizer, store, seconds, apart.report)
+                    cells = [cell for cell in job.cells if cell.variant == variant]
+                    opened = [found for cell in cells if (found := self._open(cell, loaded))]
+                    member = Member(variant, engine, self._together(loaded), opened, apart)
+                    members.append(member)
+                    member.asking.begin(opened)
+                    member.asking.guard(partial(self._ready, member, tokenizer))
+                measure(base, members)
+            finally:
+                for member in members:
+                    member.asking.close()
+
+    def _ready(self, member: Member, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Have the calibration data of a group's variant there, if its method is the one that was planned."""
+        if self.as_planned:
+            check_code(member.variant)
+        member.sequences = self._calibration(member.variant, tokenizer)
+
     @contextmanager
     def _model(self, variant: Variant, seconds: dict[str, float]) -> Iterator[tuple[Any, Any, Any]]:
         """The variant's model, in memory or layered, its tokenizer, and the report on its compression."""
-        if self.backend == layered.NAME:
+        if self.backend == LAYERED:
             with layered.opened(variant, self.data_root, seconds) as made:
                 yield made
             return
@@ -134,20 +177,24 @@ class Worker:
 
     def _ask(self, job: Job, loaded: Loaded) -> None:
         """Ask the cells that can end early together, then the others one after another: memory stays flat."""
-        together = Together(
-            loaded.engine,
-            lambda one, found: self._done(one, found, loaded),
-            lambda one, error: self._failed(one.cell, error, loaded.store),
-        )
+        together = self._together(loaded)
         opened = {cell.key: self._open(cell, loaded) for cell in job.cells if cell.task.stop}
         together([one for one in opened.values() if one is not None and one.early])
         found = (opened[one.key] if one.key in opened else self._open(one, loaded) for one in job.cells)
         rest = (one for one in found if one is not None and not one.early)
-        if self.backend == layered.NAME:  # a call is a pass over all weights
+        if self.backend == LAYERED:  # a call is a pass over all weights
             together(list(rest))
             return
         for one in rest:
             together([one])
+
+    def _together(self, loaded: Loaded) -> Together:
+        """What asks cells of a variant, and stores them or why they failed."""
+        return Together(
+            loaded.engine,
+            lambda one, found: self._done(one, found, loaded),
+            lambda one, error: self._failed(one.cell, error, loaded.store),
+        )
 
     def _open(self, cell: Cell, loaded: Loaded) -> OpenCell | None:
         """The cell ready to be asked; None if it fails, which is recorded."""
@@ -165,7 +212,7 @@ class Worker:
         except Exception as error:
             self._failed(cell, error, store)
             return None
-        keep = _keeper(store, cell, again=task.needs_reference and cell.variant.dense)
+        keep = keeper(store, cell, again=task.needs_reference and cell.variant.dense)
         if waves is None:
             steps = evaluate.whole(task, items, keep, known)
         else:
@@ -200,7 +247,7 @@ class Worker:
         stored = loaded.store.put(result, found.samples)
         give_back()
         self._note(stored, loaded.store)
-        _learn(one, result)
+        learn(one, result)
 
     def _note(self, stored: Result, store: Store) -> None:
         """Keep the cell's statistics beside dense's, where dense has been measured.
@@ -232,7 +279,7 @@ class Worker:
             provenance={
                 **provenance(list(self.command)),
                 "engine": {"backend": self.backend, **loaded.engine.notes()},
-                "chat": _chat_notes(one.cell, loaded.tokenizer),
+                "chat": chat_notes(one.cell, loaded.tokenizer),
                 **({"reused": {"from": list(one.origin), "items": reused}} if reused else {}),
             },
         )
@@ -248,12 +295,7 @@ class Worker:
         spec = variant.calibration
         if not variant.recipe:
             return {"footprint": footprint(network) | as_loaded(network)}
-        sequences = []
-        if spec is not None:
-            known = (spec, variant.model.tokenizer)
-            if known not in self._sequences:
-                self._sequences[known] = corpus.sequences(spec, tokenizer, self.data_root)
-            sequences = [one.to(network.device) for one in self._sequences[known]]
+        sequences = [one.to(network.device) for one in self._calibration(variant, tokenizer)]
         shared = None  # with propagate "dense" one calibration pass serves every variant, through the cache
         if spec is not None and spec.propagate == "dense":
             shared = cache_root() / "statistics" / key([asdict(variant.model), spec.identity()])
@@ -266,6 +308,16 @@ class Worker:
             offload=paths.offload_folder(),
             memory=shared,
         )
+
+    def _calibration(self, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+        """The variant's calibration sequences, none if it has no calibration."""
+        spec = variant.calibration
+        if spec is None:
+            return []
+        known = (spec, variant.model.tokenizer)
+        if known not in self._sequences:
+            self._sequences[known] = corpus.sequences(spec, tokenizer, self.data_root)
+        return self._sequences[known]
 
     def _reference(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> Any:
         """A context that gives the dense model's drafts and hidden states, or None if nothing needs them.
@@ -281,7 +333,7 @@ class Worker:
         else:
             missing = self._readings(job, store, tokenizer)
         if missing:
-            layers = self.backend == layered.NAME
+            layers = self.backend == LAYERED
             dense = self.dense.model
             network, _ = layered.load(dense) if layers else model.load(dense, device=paths.device())
             with Reference(folder, write=True) as written:
@@ -331,20 +383,6 @@ def check_code(variant: Variant) -> None:
             raise CellFailed(f"the code of {step.method} changed after this run was planned; run it again")
 
 
-def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
-    """The dense model's samples by item, where the cell compares with them.
-
-    Raises CellFailed if they are not stored.
-    """
-    if cell.reference is None:
-        return None
-    if not store.done(cell.reference):
-        raise CellFailed(
-            f"the dense model's cell {cell.reference} is not done, and this one compares with it"
-        )
-    return {sample.item: sample for sample in store.samples(cell.reference)}
-
-
 def cause(error: BaseException) -> str:
     """Why a cell failed, in a line: our own errors say it themselves, others need their kind."""
     text = str(error).strip() or "no message"
@@ -353,31 +391,3 @@ def cause(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text.splitlines()[0]}"
     return f"{type(error).__name__}: {text.splitlines()[0]}"
-
-
-def _chat_notes(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What the record says of the chat template, where one was used."""
-    if not cell.task.chat_template:
-        return {}
-    arguments = json.loads(cell.task.template or "{}")
-    system = "its own message" if takes_system(tokenizer, arguments) else "in the first user turn"
-    return {"arguments": arguments, "system": system, "reasoning_end": cell.task.reasoning_end}
-
-
-def _keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
-    """Kept answers of the cell; None if the dense model's hidden states must be made again anyway."""
-    if again:
-        return None
-
-    def keep(phase: str, total: int) -> AbstractContextManager[Any]:
-        return store.partial(cell.key, total, phase)
-
-    return keep
-
-
-def _learn(one: OpenCell, result: Result) -> None:
-    """How long the items took that were asked now, for the next plan's estimate."""
-    size = result.compression.get("footprint", {}).get("parameters", 0)
-    counts, seconds = result.counts, result.seconds.get("answer", 0.0)
-    items = round(counts.get("items", 0) * one.asked / max(1, counts.get("requests", 0)))
-    rates.save_rates(rates.learned(rates.load_rates(), one.cell.task.name, items, seconds, size))

@@ -95,7 +95,7 @@ class FakeWork:
     def __call__(self, job: Job) -> None:
         store = Store(self.root, MATRIX)
         for cell in job.cells:
-            misbehave(job.variant.name)
+            misbehave(cell.variant.name)
             store.put(*fake_result(cell, self.answers(store, cell.key)))
 
     def answers(self, store: Store, key: str) -> list[Response]:

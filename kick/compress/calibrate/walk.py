@@ -54,11 +54,12 @@ def walk(
     path, found = block_list(model)
     modules = list(found)
     with tempfile.TemporaryDirectory(dir=calibration.offload) as scratch:
-        feed = Feed(model, modules, calibration, Path(scratch))
+        feed = supply.feed if supply else None
+        feed = feed or Feed(model, modules, calibration, Path(scratch))
         if runs or calibration.scope.only is not None:  # statistics on disk are of all linears
             feed.memory = None
-        start = supply.begin(feed, looks) if supply else 0
-        for index, module in enumerate(modules[start:], start):
+        for index in supply.begin(feed, looks) if supply else range(len(modules)):
+            module = modules[index]
             if supply:
                 supply.open(index)
             name = f"{path}.{index}"
@@ -70,7 +71,7 @@ def walk(
             yield block
             feed.left(index)
             if supply:
-                if feed.at == index < len(modules) - 1:
+                if feed.at == index < len(modules) - 1 and not feed.dense:
                     feed.reach(index + 1)  # while its weights are there
                 supply.close(index, feed, looks)
             if calibration.progress is not None:

@@ -23,7 +23,7 @@ from kick import __version__, compress, paths
 from kick.compress import single
 from kick.compress.calibrate import corpus
 from kick.compress.calibrate.walk import Feed
-from kick.compress.checkpoint import DEQUANTIZED, PACKED, RUNNING, TOLERANCE, quantization_config
+from kick.compress.checkpoint import PACKED, RUNNING, TOLERANCE, quantization_config
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.compress.method import methods
@@ -31,15 +31,13 @@ from kick.compress.scope import Scope
 from kick.compress.streamed import record, shards, travel
 from kick.compress.streamed.supply import BlockSupply, Unpacked, probe_of
 from kick.compress.streamed.target import Target, claimed
-from kick.compress.written import packed_size
 from kick.errors import CellFailed, KickError
 from kick.model import resolve
-from kick.model.footprint import Storage, distinct, footprint
 from kick.model.layered import Layered, Whole
 from kick.model.shipped import stored_dtype
 from kick.model.source import locate, tokenizer_of
 from kick.model.stored import TensorFile
-from kick.model.structure import hidden_of, named_linears
+from kick.model.structure import hidden_of
 from kick.model.textual import check_vocabulary
 from kick.printable import say
 from kick.records import CalibrationSpec, ModelSpec, Step
@@ -160,46 +158,14 @@ class _Compression:
         except Unpacked:  # the next time all blocks are stored as dense weights
             supply.again()
             compress.build(step)(self.layered.model, context)
-        supply.end(self._done(step, supply), number)
-
-    def _done(self, step: Step, supply: BlockSupply) -> dict[str, Any]:
-        """What a step did, as `compress.compress` says it."""
-        matrices = supply.progress.matrices.values()
-        pruned, weights = (sum(one[name] for one in matrices) for name in ("pruned", "weights"))
-        size = self._footprint(supply)
-        facts = {"method": step.method, "options": dict(step.options), "version": step.version}
-        facts |= methods[step.method].record(step.options)
-        facts |= {"seconds": round(supply.progress.seconds, 3)}
-        facts |= {"pruned": pruned, "weights": weights, "sparsity": pruned / weights}
-        return facts | {"bytes": size["packed_bytes"]}
-
-    def _footprint(self, supply: BlockSupply) -> dict[str, Any]:
-        known = supply.progress.matrices
-        storages = {name: Storage(**one["storage"]) for name, one in known.items() if one["storage"]}
-        return footprint(self.layered.model, storages, {name: one["zeros"] for name, one in known.items()})
-
-    def _shipped(self, supply: BlockSupply, kind: str) -> dict[str, Any]:
-        """`shipped_bytes` and `shipped_as` as `kick.compress.written` counts them."""
-        known, layered = supply.progress.matrices, self.layered
-        value = supply.dtype_of if self.packed else layered.dtype_of
-        tensors = dict(distinct(layered.model))
-        grids = [one["grid"] for one in known.values()]
-        size = 0
-        if grids[0] is not None and all(one == grids[0] for one in grids):
-            grid = Grid(**grids[0])
-            kind = f"{PACKED}, {grid.bits} bits"
-            for name, _, linear in named_linears(layered.model):
-                size += packed_size(linear.weight, grid, value(f"{name}.weight").itemsize)
-                tensors.pop(f"{name}.weight")
-        size += sum(one.numel() * value(name).itemsize for name, one in tensors.items())
-        return {"shipped_bytes": size, "shipped_as": kind}
+        supply.end(supply.tally.done(step, supply.progress.seconds), number)
 
     # ---------------------------------------------------------------------------------- the end
 
     def _finish(self, supply: BlockSupply, target: Target) -> dict[str, Any]:
         """Make the work folder's checkpoint whole, compare it with what was computed; its manifest."""
         folder, progress = target.checkpoint, supply.progress
-        size = self._footprint(supply)
+        size = supply.tally.footprint()
         shards.finish(folder, supply.room, progress.shards, size["parameters"])
         self._write_masks(folder / "kick", supply)
         grid = None if not progress.grid else Grid(**progress.grid)
@@ -207,15 +173,13 @@ class _Compression:
         travel.copy(self.folder, folder)
         expected = record.read(target.work / (progress.states or ""))["logits"]
         files = sorted(folder.glob("*.safetensors"))
-        kind = "dense"
-        if any(one["storage"] and one["storage"]["bits"] != 16 for one in progress.matrices.values()):
-            kind = DEQUANTIZED
+        kind, value = supply.tally.kind, supply.dtype_of if self.packed else self.layered.dtype_of
         manifest = {
             "format": kind if grid is None else PACKED,
             "steps": progress.steps,
             "propagate": self.spec.propagate,
             "notes": progress.notes,
-            "footprint": size | self._shipped(supply, kind),
+            "footprint": size | supply.tally.shipped(value),
             "model": self.name,
             "calibration": asdict(self.spec) if compress.needs_calibration(self.recipe) else None,
             "dtype": str(self._main()).removeprefix("torch."),
@@ -274,6 +238,8 @@ class _Compression:
 class _Read:
     """A supply whose blocks are read, and kept nowhere."""
 
+    feed = None
+
     def __init__(self, layered: Layered):
         self.layered, self.device = layered, layered.device
         self.rows = probe_of(layered).flatten().tolist()
@@ -282,9 +248,9 @@ class _Read:
         """Within it what is outside the blocks has its weights."""
         return self.layered.outside(self.rows)
 
-    def begin(self, feed: Feed, looks: bool) -> int:
-        """The first block."""
-        return 0
+    def begin(self, feed: Feed, looks: bool) -> range:
+        """Every block."""
+        return range(len(self.layered.modules))
 
     def open(self, index: int) -> None:
         """Put a block's weights in their place."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kick import compress
 from kick.compress.calibrate.walk import Feed
@@ -25,10 +25,10 @@ from kick.compress.context import Calibration, Quantized
 from kick.compress.grid import Grid, Scale
 from kick.compress.streamed import record
 from kick.compress.streamed.shards import LIMIT, Shards
+from kick.compress.streamed.tally import Tally, packable
 from kick.compress.streamed.target import Target
 from kick.errors import CellFailed
 from kick.model import Linear, linears
-from kick.model.footprint import Storage
 from kick.model.heap import give_back
 from kick.model.layered import OUTSIDE, Layered
 from kick.model.stored import TensorFile, header_room
@@ -70,6 +70,8 @@ class BlockSupply:
         dtype: what weights are stored in; None: each in the type it has.
     """
 
+    feed = None
+
     def __init__(
         self,
         layered: Layered,
@@ -86,6 +88,7 @@ class BlockSupply:
         self.probe = probe_of(layered)
         self.rows = {token for ids in (*calibration, self.probe) for token in ids.flatten().tolist()}
         self.shards: Shards | None = None
+        self.tally = Tally(layered.model, self.progress.matrices)
         self.since = 0  # bytes of weights written since the hidden states were
         names = [*layered.stored, *layered.model.state_dict()]
         self.mask_room = header_room(names)
@@ -98,10 +101,11 @@ class BlockSupply:
         """Within it what is outside the blocks has its weights, of the embedding the rows in use."""
         return self.layered.outside(self.rows)
 
-    def begin(self, feed: Feed, looks: bool) -> int:
-        """Prepare for a walk; the block that it starts with."""
+    def begin(self, feed: Feed, looks: bool) -> range:
+        """Prepare for a walk; the blocks that it has."""
+        every = range(len(self.layered.modules))
         if looks:
-            return 0
+            return every
         self.started = time.monotonic()
         if len(self.calibration):
             feed.reach(0)
@@ -120,7 +124,7 @@ class BlockSupply:
         if "random" in known:
             torch.set_rng_state(known["random"])
         self.random = torch.get_rng_state()
-        return self.progress.block
+        return every[self.progress.block :]
 
     def open(self, index: int) -> None:
         """Put a block's weights in their place."""
@@ -156,27 +160,13 @@ class BlockSupply:
             compress.settle(path, found, self.calibration, formats, known)
         step = self.identity["recipe"][self.progress.step]
         self.calibration.scope.check_followed(step["method"], self.calibration.masks, before)
-        storages = compress.storages(self.calibration)
-        for linear in found:
-            name = f"{path}.{linear.name}"
-            self.progress.matrices[name] = self._facts(name, linear, storages)
+        self.tally.add(path, found, self.calibration)
         if self.final:
             self._store(index, path, found)
         else:
             tensors = {name: tensor.clone() for name, tensor in self.layered.own(index).items()}
             self._between(self.progress.step).put(index, tensors, self.calibration)
             self.since += sum(tensor.nbytes for tensor in tensors.values())
-
-    def _facts(self, name: str, linear: Linear, storages: Mapping[str, Storage]) -> dict[str, Any]:
-        kept, weight = self.calibration.masks.get(name), linear.weight
-        stored = self.calibration.formats.get(name)
-        return {
-            "weights": weight.numel(),
-            "zeros": weight.numel() - int(torch.count_nonzero(weight)),
-            "pruned": 0 if kept is None else int((~kept).sum()),
-            "storage": asdict(storages[name]) if name in storages else None,
-            "grid": asdict(stored.grid) if stored and stored.grid and packable(linear) else None,
-        }
 
     @torch.no_grad()
     def _store(self, index: int, path: str, found: list[Linear]) -> None:
@@ -330,11 +320,6 @@ class BlockSupply:
         for file in self.target.work.glob("states-*"):
             if file.name != self.progress.states:
                 file.unlink()
-
-
-def packable(linear: Linear) -> bool:
-    """Whether compressed-tensors has a place for the matrix."""
-    return type(linear.module) is nn.Linear and linear.called
 
 
 def _leaves(call: tuple[tuple, dict[str, Any]]) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,28 +41,68 @@ class Forward:
         """Positions that are computed."""
         return self.ids.numel()
 
+    def again(self) -> Forward:
+        """The same call, to be run on a model whose blocks are other ones; what is not changed is shared.
 
-@torch.inference_mode()
+        A mapping among a block's arguments may be one in which blocks leave values for later ones.
+        """
+        own: dict[int, Any] = {}
+
+        def mine(value: Any) -> Any:
+            return own.setdefault(id(value), copy.copy(value)) if isinstance(value, Mapping) else value
+
+        calls = [
+            (tuple(map(mine, args)), {name: mine(value) for name, value in kwargs.items()})
+            for args, kwargs in self.calls
+        ]
+        return replace(self, calls=calls)
+
+    def forget(self) -> None:
+        """Let go all but what says which call it is."""
+        self.hidden, self.output, self.calls = None, None, []
+
+
 def run(network: LayeredNetwork, forwards: Sequence[Forward]) -> None:
     """Fill in the hidden states of all forwards; every block is read once."""
-    layered = network.layered
-    rows = {token for one in forwards for token in one.ids.flatten().tolist()}
-    with layered.outside(rows):
+    start(network, forwards)
+    for index in range(len(network.layered.modules)):
+        network.layered.load(index)
+        push(network, index, forwards)
+        network.layered.drop(index)
+        give_back()
+    finish(network, forwards)
+
+
+@torch.inference_mode()
+def start(network: LayeredNetwork, forwards: Sequence[Forward]) -> None:
+    """Fill in what goes into the first block."""
+    with network.layered.outside(_rows(forwards)):
         for one in forwards:
             _start(network, one)
-    for index in range(len(layered.modules)):
-        block = layered.load(index)
-        with PackedLinears(block).on():
-            for one in forwards:
-                args, kwargs = one.calls[index]
-                with one.context():
-                    one.output = block(one.hidden, *args, **kwargs)
-                one.hidden = hidden_of(one.output)
-        layered.drop(index)
-        give_back()
-    with layered.outside(rows):
+
+
+@torch.inference_mode()
+def push(network: LayeredNetwork, index: int, forwards: Iterable[Forward]) -> None:
+    """Apply a block, whose weights are there, to all forwards."""
+    block = network.layered.modules[index]
+    with PackedLinears(block).on():
+        for one in forwards:
+            args, kwargs = one.calls[index]
+            with one.context():
+                one.output = block(one.hidden, *args, **kwargs)
+            one.hidden = hidden_of(one.output)
+
+
+@torch.inference_mode()
+def finish(network: LayeredNetwork, forwards: Sequence[Forward]) -> None:
+    """Fill in what comes out behind the last block."""
+    with network.layered.outside(_rows(forwards)):
         for one in forwards:
             _finish(network, one)
+
+
+def _rows(forwards: Sequence[Forward]) -> set[int]:
+    return {token for one in forwards for token in one.ids.flatten().tolist()}
 
 
 def _start(network: LayeredNetwork, one: Forward) -> None:
@@ -86,5 +127,4 @@ def _finish(network: LayeredNetwork, one: Forward) -> None:
     finally:
         for block in modules:
             del block.forward
-    one.output = None
-    one.calls.clear()
+    one.output, one.calls = None, []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import psutil
 import torch
@@ -67,11 +68,19 @@ class LayeredReader(Reader):
 
     def prepare(self, readings: Sequence[whole.Reading]) -> None:
         """Read all of these together, for `read` to give, if their states fit the budget."""
-        distinct = list(dict.fromkeys(readings))
+        distinct = [reading for reading in dict.fromkeys(readings) if reading not in self.known]
         if self._bytes(sum(count for _, count in distinct)) * COPIES > self.memory:
             return
         for found in self._read(distinct):
             self.known |= {distinct[index]: hidden.clone() for index, hidden in found}
+
+    def take(
+        self, readings: Sequence[whole.Reading], jobs: Sequence[SharedForward], forwards: Sequence[Forward]
+    ) -> None:
+        """Keep the states of these readings, from forwards that were run; they are let go."""
+        self.passes += 1
+        for job, forward in zip(jobs, forwards, strict=True):
+            self.known |= {readings[index]: hidden.clone() for index, hidden in job.found(forward)}
 
     def forget(self) -> None:
         """Let go what `prepare` has read, and the head."""
@@ -82,21 +91,27 @@ class LayeredReader(Reader):
         weight = self.network.embedding.weight
         return tokens * weight.shape[1] * weight.dtype.itemsize
 
-    def _read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
+    def shared(self, readings: Sequence[whole.Reading]) -> list[SharedForward]:
+        """The forwards that give these readings."""
         packs = [i for i, (ids, _) in enumerate(readings) if self._packs(len(ids))]
         rest = sorted(set(range(len(readings))) - set(packs))
-        jobs: list[_Tree | _Rows] = [*self._trees(readings, packs), *self._rows(readings, rest)]
+        return [*self._trees(readings, packs), *self._rows(readings, rest)]
+
+    def bytes_of(self, jobs: Sequence[SharedForward]) -> int:
+        """Bytes that hidden states take while these forwards are run."""
+        return self._bytes(sum(job.tokens for job in jobs)) * COPIES
+
+    def _read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
+        jobs = self.shared(readings)
         while jobs:
-            part: list[_Tree | _Rows] = []
-            tokens = 0
-            while jobs and (not part or self._bytes(tokens + jobs[0].tokens) * COPIES <= self.memory):
+            part = [jobs.pop(0)]
+            while jobs and self.bytes_of([*part, jobs[0]]) <= self.memory:
                 part.append(jobs.pop(0))
-                tokens += part[-1].tokens
             self.network.release()
             run(self.network, [job.forward for job in part])
             self.passes += 1
             for job in part:
-                yield job.found()
+                yield job.found(job.forward)
 
     def _packs(self, length: int) -> bool:
         return self.packed and (self.trusted is None or length <= self.trusted)
@@ -159,6 +174,42 @@ class LayeredReader(Reader):
             going = [i for i in going if not rows[i].done]
 
 
+class VariantReader(LayeredReader):
+    """The readings of a variant that goes through the blocks with others: `take` has those that were shared.
+
+    Args:
+        of: the dense model's reader, whose network this one shares.
+        apart: gives a reader of the variant alone, for what is read later.
+    """
+
+    def __init__(self, of: LayeredReader, apart: Callable[[], LayeredReader]):
+        vars(self).update(vars(of))
+        self.acceptance, self.known, self.passes = Acceptance(), {}, 0
+        self.apart = apart
+
+    def forget(self) -> None:
+        """Let the head go: readings may be asked for again."""
+        self.network.release()
+
+    def _read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
+        if readings:
+            alone = self.apart()
+            before = alone.passes
+            yield from alone._read(readings)
+            self.passes += alone.passes - before
+
+
+class SharedForward(Protocol):
+    """Several readings in one forward. `forward` is the call; `found` takes one that was run, which may be
+    another model's."""
+
+    forward: Forward
+    tokens: int
+
+    def found(self, forward: Forward) -> whole.Found:
+        """The states of its readings; the forward's own are let go."""
+
+
 class _Tree:
     """Readings that go into one forward as a tree of shared prefixes."""
 
@@ -177,9 +228,9 @@ class _Tree:
         self.forward = Forward(ids, {"position_ids": positions, "layout": layout}, network.ours)
         self.tokens = len(self.pack.ids)
 
-    def found(self) -> whole.Found:
+    def found(self, forward: Forward) -> whole.Found:
         """The states of its readings; the forward's own are let go."""
-        hidden = _taken(self.forward)[0]
+        hidden = _taken(forward)[0]
         ends: list[Node] = []
         for node, start, _ in self.pack.placed:
             end = start + len(node.ids)
@@ -198,9 +249,9 @@ class _Rows:
         self.forward = Forward(pad_right(rows, network.device), mask, network.native)
         self.tokens = self.forward.tokens
 
-    def found(self) -> whole.Found:
+    def found(self, forward: Forward) -> whole.Found:
         """The states of its readings; the forward's own are let go."""
-        hidden = _taken(self.forward)
+        hidden = _taken(forward)
         return [(i, hidden[row, end - count : end]) for row, (i, end, count) in enumerate(self.readings)]
 
 

@@ -11,6 +11,8 @@ from kick.registry import unknown
 from kick.sweep.contract import Executor
 from kick.sweep.executors.entry import executors
 
+SLOTS = 4
+
 
 def make_executor(
     name: str,
@@ -37,6 +39,17 @@ def make_executor(
         raise KickError(f"time limit: got {time_limit}; expected: seconds, more than 0")
     given = {"workers": workers, "time_limit": time_limit, "address": address, "gpus": gpus}
     return executors[name](**{key: given[key] for key in executors.facts()[name].takes})
+
+
+def places(name: str, workers: int | None) -> int:
+    """How many jobs run at once; a cluster that is not asked yet has SLOTS."""
+    if workers is not None:
+        return workers
+    if name == "local":
+        from kick.sweep.executors.local import default_workers, visible_gpus
+
+        return default_workers(visible_gpus())
+    return SLOTS if "workers" in executors.facts()[name].takes else 1
 
 
 def ignored(name: str, **settings: object) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Literal
 from kick.records import Cell, Job
 from kick.store import Store
 from kick.sweep.contract import Event
+from kick.sweep.groups import title
 
 CellState = Literal["open", "running", "done", "failed", "elsewhere"]
 
@@ -85,7 +86,7 @@ class Board:
             if event.kind == "plan":
                 self._before()
             elif event.kind == "start" and event.job:
-                self.running[event.job.variant.name] = Running(event.job, event.worker, time.monotonic())
+                self.running[title(event.job)] = Running(event.job, event.worker, time.monotonic())
                 self._set(event.job, "open", "running")
             elif event.kind == "job" and event.job:
                 self._ended(event.job, event)
@@ -104,7 +105,7 @@ class Board:
             self.states[key] = "done"
 
     def _ended(self, job: Job, event: Event) -> None:
-        self.running.pop(job.variant.name, None)
+        self.running.pop(title(job), None)
         self._set(job, "running", "open")
         if event.message == "done":
             self._spent, self._paid = self._spent + event.seconds, self._paid + job.cost

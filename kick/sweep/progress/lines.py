@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from kick.sweep.contract import Event
+from kick.sweep.groups import title
 from kick.sweep.progress.board import Board, Running, duration
 
 EVERY = 30.0  # seconds between two lines on running jobs
@@ -29,7 +30,7 @@ class Lines:
         counts = board.counts
         place = f"[{counts['done'] + counts['failed']}/{len(board.states)}]"
         if event.kind == "start" and event.job:
-            self._say(f"{place} {event.job.variant.name}: started on {event.worker}")
+            self._say(f"{place} {title(event.job)}: started on {event.worker}")
         elif event.cell and event.kind in ("done", "failed", "elsewhere"):
             note = f": {event.message}" if event.message else ""
             self._say(f"{place} {event.cell.variant.name} {event.cell.task.name}: {event.kind}{note}")

@@ -1,0 +1,60 @@
+"""What a cell needs beside its model: dense's samples, kept answers, notes for its record, rates learned."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from kick.errors import CellFailed
+from kick.matrix import rates
+from kick.records import Cell, Result, Sample
+from kick.store import Store
+from kick.sweep.together import OpenCell
+from kick.tasks import evaluate
+from kick.tasks.generation import takes_system
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:
+    """The dense model's samples by item, where the cell compares with them.
+
+    Raises CellFailed if they are not stored.
+    """
+    if cell.reference is None:
+        return None
+    if not store.done(cell.reference):
+        raise CellFailed(
+            f"the dense model's cell {cell.reference} is not done, and this one compares with it"
+        )
+    return {sample.item: sample for sample in store.samples(cell.reference)}
+
+
+def chat_notes(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the record says of the chat template, where one was used."""
+    if not cell.task.chat_template:
+        return {}
+    arguments = json.loads(cell.task.template or "{}")
+    system = "its own message" if takes_system(tokenizer, arguments) else "in the first user turn"
+    return {"arguments": arguments, "system": system, "reasoning_end": cell.task.reasoning_end}
+
+
+def keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
+    """Kept answers of the cell; None if the dense model's hidden states must be made again anyway."""
+    if again:
+        return None
+
+    def keep(phase: str, total: int) -> AbstractContextManager[Any]:
+        return store.partial(cell.key, total, phase)
+
+    return keep
+
+
+def learn(one: OpenCell, result: Result) -> None:
+    """How long the items took that were asked now, for the next plan's estimate."""
+    size = result.compression.get("footprint", {}).get("parameters", 0)
+    counts, seconds = result.counts, result.seconds.get("answer", 0.0)
+    items = round(counts.get("items", 0) * one.asked / max(1, counts.get("requests", 0)))
+    rates.save_rates(rates.learned(rates.load_rates(), one.cell.task.name, items, seconds, size))
