@@ -117,9 +117,8 @@ def compress(
 
     Returns:
         JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
-        seconds, pruned, weights, sparsity; of structured pruning `removed`: weights, of, share), notes,
-        propagate, footprint: with `shipped_bytes`, of what `kick compress` would write (None if it cannot be
-        written), and `shipped_as`, its format.
+        seconds, pruned, weights, sparsity; `removed` by structured pruning), notes, propagate, footprint:
+        with `shipped_bytes`, of what `kick compress` would write (None if it cannot), and its `shipped_as`.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.

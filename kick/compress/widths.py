@@ -30,6 +30,21 @@ _WIDTHS = {"num_heads": "num_attention_heads"}  # what modules call a width that
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+@dataclass(frozen=True)
+class BlockSize:
+    """How many units a block has, and how many weights go with each; cutting the block leaves it as it is."""
+
+    groups: int
+    channels: int
+    group_weights: int
+    channel_weights: int
+
+    @property
+    def weights(self) -> int:
+        """Weights of the block's matrices."""
+        return self.groups * self.group_weights + self.channels * self.channel_weights
+
+
 @dataclass(frozen=True, eq=False)
 class Coupled:
     """A block's matrices by role, and its heads."""
@@ -51,20 +66,11 @@ class Coupled:
         return self.down.weight.shape[1]
 
     @property
-    def group_weights(self) -> int:
-        """Weights that go with a group of heads: rows of q, k and v, columns of o."""
+    def size(self) -> BlockSize:
+        """How many units there are now, and what they weigh."""
         hidden = self.q.weight.shape[1]
-        return 2 * (self.heads_a_group + 1) * self.head * hidden
-
-    @property
-    def channel_weights(self) -> int:
-        """Weights that go with an MLP channel: a row of gate, a row of up, a column of down."""
-        return 3 * self.down.weight.shape[0]
-
-    @property
-    def weights(self) -> int:
-        """Weights of the block's matrices."""
-        return self.kv_heads * self.group_weights + self.channels * self.channel_weights
+        group = 2 * (self.heads_a_group + 1) * self.head * hidden  # rows of q, k and v, columns of o
+        return BlockSize(self.kv_heads, self.channels, group, 3 * hidden)
 
     def by_group(self, channels: Tensor) -> Tensor:
         """Scores of o's input channels (heads x head,) as (groups, channels of a group)."""
@@ -145,21 +151,21 @@ def remaining(model: nn.Module, share: float, fit: bool = False) -> tuple[Couple
     """
     structure, level = coupled(block_list(model)[1][0], model), Sparsity.parse(share)
     if fit:
-        return structure, *fitted(structure, share)
+        return structure, *fitted(structure.size, share)
     groups, channels = structure.kv_heads, structure.channels
     return structure, groups - level.count(groups), channels - level.count(channels)
 
 
-def fitted(structure: Coupled, share: float) -> tuple[int, int]:
+def fitted(whole: BlockSize, share: float) -> tuple[int, int]:
     """How many groups of heads and MLP channels a block keeps if a share of its weights is removed.
 
     The same share of the groups, rounded down, and so many channels that the share of the weights is met to
     half a channel. At least one of each stays.
     """
-    groups = min(Sparsity.parse(share).count(structure.kv_heads), structure.kv_heads - 1)
-    rest = share * structure.weights - groups * structure.group_weights
-    channels = min(max(round(rest / structure.channel_weights), 0), structure.channels - 1)
-    return structure.kv_heads - groups, structure.channels - channels
+    groups = min(Sparsity.parse(share).count(whole.groups), whole.groups - 1)
+    rest = share * whole.weights - groups * whole.group_weights
+    channels = min(max(round(rest / whole.channel_weights), 0), whole.channels - 1)
+    return whole.groups - groups, whole.channels - channels
 
 
 def forms(share: float, bias: bool = False, fit: bool = False) -> list[Form]:

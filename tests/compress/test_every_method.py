@@ -18,13 +18,15 @@ REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2}
 SPECIAL = {
     "gptq": {"group_size": 8},
     "hqq": {"group_size": 8},
+    "seap": {"first": 0, "last": 0},
+    "adapt-pruner": {"steps": 4},
     "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
     "mka": {"length": 4, "entropy_neighbours": 20},
 }
 OWN_SHARES = {"owl"}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
 WIDTHS = {"llama", "qwen3"}
-NARROWING = ["flap", "llm-pruner", "transact"]
+NARROWING = ["flap", "llm-pruner", "transact", "seap", "adapt-pruner"]
 REFUSED = {
     "llm.int8": UNCALLED,
     "smoothquant": UNCALLED,

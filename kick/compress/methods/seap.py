@@ -1,0 +1,125 @@
+"""SEAP: FLAP's score on the text of a task, with more pruned in deeper blocks.
+
+Xun Liang, Hanyu Wang, Huayi Lai, Simin Niu, Shichao Song, Jiawei Yang, Jihao Zhao, Feiyu Xiong, Bo Tang,
+Zhiyu Li: SEAP: Training-free Sparse Expert Activation Pruning Unlock the Brainpower of Large Language Models.
+2025, arXiv 2503.07605. A block's share follows a logistic curve over the depth of the blocks that are not
+protected. The published calibration text is questions with their right answers, from the training splits of
+the tasks that are then tested: compare only with flap calibrated on the same text.
+
+Deviations: `share` is of the weights of all blocks, and what the protected ones keep the others lose (the
+published share is the mean over unprotected blocks: of 32, 0.5 prunes 0.44); heads go in groups that share a
+key/value head, and channels make up for groups that do not fit; variances are exact (the published running
+variance lacks the first sample's). The calibration text is the matrix's: one text, not a weighted sum over
+tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import mul
+
+from torch import Tensor, nn
+
+from kick.compress import uneven
+from kick.compress.calibrate.statistics import Moments
+from kick.compress.calibrate.walk import walk
+from kick.compress.context import calibration_of
+from kick.compress.method import method, option
+from kick.compress.methods.flap import score
+from kick.compress.twin import Form
+from kick.compress.widths import Coupled, add_bias, coupled, fitted
+from kick.errors import KickError
+
+MOST = 0.95  # of a block's weights
+
+
+@method(
+    "seap",
+    title="SEAP",
+    paper="Liang et al., 2025, arXiv 2503.07605",
+    kind="structure",
+    needs=("calibration", "structure"),
+    feeds_forward=True,
+    task_data=True,
+    place=14,
+    serves="Llama, Qwen3",
+)
+@dataclass(frozen=True)
+class Seap:
+    """Heads and channels that hardly vary on a task's text are removed, more of them in deeper blocks."""
+
+    share: float = option("of the weights of all blocks that is removed", low=0, high=0.95)
+    steepness: float = option("of the logistic curve over depth; 0 makes all shares equal", 0.8, low=0)
+    middle: float = option("of the curve, 0 the first unprotected block and 1 the last", 0.3)
+    first: int = option("how many blocks at the start stay whole", 2, low=0)
+    last: int = option("how many blocks at the end stay whole", 2, low=0)
+    bias: bool = option("add the mean of what is pruned to the biases", True)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError if blocks are not built as Llama's, or a share is more than a block can lose."""
+        uneven.check_uneven(model)
+        self._shares(model)
+
+    def check_saved(self, model: nn.Module) -> None:
+        """Raises KickError: no config describes what would be left."""
+        uneven.refuse_saved("seap")
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """What the model becomes, biases aside."""
+        return uneven.forms(self._shares(model))
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
+        shares = self._shares(model)
+        for block in walk(model, calibration):
+            structure = coupled(block.module, model)
+            size = fitted(structure.size, shares[block.index])
+            found = block.measure(Moments, [structure.o, structure.down])
+            self._cut(model, block.module, structure, found, size)
+        calibration.note("shares", method="seap", values=[round(share, 6) for share in shares])
+        calibration.note("passes", method="seap", forward=len(calibration), backward=0)
+
+    def _shares(self, model: nn.Module) -> list[float]:
+        weights = [one.size.weights for one in uneven.structures(model)]
+        inside = len(weights) - self.first - self.last
+        if inside < 1:
+            raise KickError(
+                f"seap: {self.first} + {self.last} blocks are to stay whole, and the model has "
+                f"{len(weights)}; choose smaller `first` and `last`"
+            )
+        curve = [0.0] * self.first + logistic(inside, self.steepness, self.middle) + [0.0] * self.last
+        scale = self.share * sum(weights) / sum(map(mul, curve, weights))
+        if max(curve) * scale > MOST:
+            raise KickError(
+                f"seap: a share of {self.share:g} would take {max(curve) * scale:.2f} of a block's weights; "
+                f"at most {MOST:g} can go: choose a smaller share, or protect fewer blocks"
+            )
+        return [height * scale for height in curve]
+
+    def _cut(
+        self,
+        model: nn.Module,
+        block: nn.Module,
+        structure: Coupled,
+        found: dict[str, Moments],
+        size: tuple[int, int],
+    ) -> None:
+        o, down = structure.o, structure.down
+        heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
+        keeps = uneven.kept(heads, score(down.weight, found[down.name]), size)
+        biases = []
+        for linear, stays in ((o, structure.query_channels(keeps.groups)), (down, keeps.channels)):
+            mean = found[linear.name].mean.clone()
+            mean[stays] = 0
+            biases.append(linear.weight.float() @ mean)
+        uneven.narrow(block, structure, keeps)
+        if self.bias:
+            add_bias(structure, ("o", "down"), biases, model)
+
+
+def logistic(count: int, steepness: float, middle: float) -> list[float]:
+    """A curve over so many blocks, whose places are 0 to 1: 1 / (1 + exp(-steepness (place - middle)))."""
+    places = [index / (count - 1) if count > 1 else 0.0 for index in range(count)]
+    return [1 / (1 + math.exp(-steepness * (place - middle))) for place in places]

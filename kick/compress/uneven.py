@@ -1,0 +1,72 @@
+"""Widths that differ from block to block: they run, and no config of transformers describes them.
+
+A method says for each block which groups of heads and which MLP channels it keeps, `kept`, and `narrow` makes
+the block so. The config stays as it was, so that such a model is measured by `kick run` and never saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.twin import Form
+from kick.compress.widths import Coupled, KeptWidths, coupled, cut, fitted, largest
+from kick.errors import KickError
+from kick.model import blocks
+
+
+def structures(model: nn.Module) -> list[Coupled]:
+    """The roles of each block's matrices, as wide as they are now. Raises KickError for other blocks."""
+    return [coupled(block, model) for block in blocks(model)]
+
+
+def check_uneven(model: nn.Module) -> None:
+    """Raises KickError if a block is not built as Llama's; blocks may have different widths."""
+    structures(model)
+
+
+def refuse_saved(method: str) -> None:
+    """Raise KickError: the result of this method is not a checkpoint."""
+    raise KickError(
+        f"{method} leaves blocks of different widths, and no config of transformers describes them, so that "
+        "the result cannot be saved; `kick run` measures it; choose flap, llm-pruner or transact to save one"
+    )
+
+
+def kept(heads: Tensor, channels: Tensor, size: tuple[int, int]) -> KeptWidths:
+    """The units with the largest scores, (groups,) and (channels,): so many of each, `size`."""
+    return KeptWidths(largest(heads, size[0]), largest(channels, size[1]))
+
+
+def narrow(block: nn.Module, structure: Coupled, keeps: KeptWidths) -> None:
+    """Make a block smaller in place, and correct the copies of widths that its modules have."""
+    cut(structure, keeps)
+    groups, channels = len(keeps.groups), len(keeps.channels)
+    heads = groups * structure.heads_a_group
+    widths = {"intermediate_size": channels, "num_heads": heads, "num_attention_heads": heads}
+    for module in block.modules():
+        for name, width in (widths | {"num_key_value_heads": groups}).items():
+            if isinstance(vars(module).get(name), int):
+                setattr(module, name, width)
+
+
+def forms(shares: Sequence[float]) -> list[Form]:
+    """What a model becomes if each block loses a share of its weights, any units."""
+    return [partial(_narrowed, shares=shares)]
+
+
+def slope(model: nn.Module, share: float) -> list[float]:
+    """A share for each block that rises from nothing to twice what is asked, as an example of a form."""
+    count = len(blocks(model))
+    return [min(2 * share * (index + 0.5) / count, 0.95) for index in range(count)]
+
+
+def _narrowed(model: nn.Module, shares: Sequence[float]) -> None:
+    for block, share in zip(blocks(model), shares, strict=True):
+        structure = coupled(block, model)
+        device = structure.o.weight.device
+        groups, channels = (torch.arange(size, device=device) for size in fitted(structure.size, share))
+        narrow(block, structure, KeptWidths(groups, channels))
