@@ -20,13 +20,14 @@ SPECIAL = {
     "hqq": {"group_size": 8},
     "seap": {"first": 0, "last": 0},
     "adapt-pruner": {"steps": 4},
+    "bonsai": {"part": 0.2, "pairs": 2, "sequences": 1},
     "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
     "mka": {"length": 4, "entropy_neighbours": 20},
 }
 OWN_SHARES = {"owl"}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
 WIDTHS = {"llama", "qwen3"}
-NARROWING = ["flap", "llm-pruner", "transact", "seap", "adapt-pruner"]
+NARROWING = ["flap", "llm-pruner", "transact", "seap", "adapt-pruner", "bonsai"]
 REFUSED = {
     "llm.int8": UNCALLED,
     "smoothquant": UNCALLED,

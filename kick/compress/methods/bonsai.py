@@ -1,0 +1,216 @@
+"""Bonsai: heads and channels are removed by what the loss is without them, from forward passes alone.
+
+Lucio Dery, Steven Kolawole, Jean-François Kagy, Virginia Smith, Graham Neubig, Ameet Talwalkar: Everybody
+Prune Now: Structured Pruning of LLMs with only Forward Passes. 2024, arXiv 2402.05406. In a round each unit
+has a prior: the mean absolute weight that reads it times the root mean square of its input. The units with
+the highest priors stay on; of the others some are switched off in all modules at once, drawn by how far their
+prior is below the highest, and then their complement. The loss is regressed on what was on: a unit's
+coefficient is its importance, and the least important go. The next round starts from the smaller model.
+
+Deviations: minimum-norm least squares, or ridge regression, in place of a linear model that Adam fits with an
+L1 penalty chosen by cross-validation (it ranks alike and is reproducible); the loss is regressed, not the
+perplexity, which one bad mask dominates (`regress: perplexity` is the published form); a round's part is of
+the dense blocks, units are fixed by their part of what is left, and units that do not fit into a round's
+budget are passed over, so that the share is met; heads go in groups that share a key/value head; no
+fine-tuning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress import uneven
+from kick.compress.calibrate.statistics import InputNorm
+from kick.compress.calibrate.walk import walk
+from kick.compress.context import Calibration, calibration_of
+from kick.compress.method import method, option
+from kick.compress.switches import batched, loss_of, switched
+from kick.compress.twin import Form
+from kick.compress.widths import Coupled, KeptWidths, coupled
+from kick.model import blocks
+from kick.model.structure import device_of
+
+LARGEST = 1e8  # a perplexity that is regressed is no larger
+On = list[tuple[Tensor, Tensor]]  # of each block: its groups, its channels
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Units of one module, (n,): which may be switched off, how likely each is, how many are at a time."""
+
+    places: Tensor
+    chance: Tensor
+    off: int
+
+    def draw(self) -> Tensor:
+        """Which of the candidates stay on, (candidates,) bool: `off` of them do not."""
+        noise = -torch.log(-torch.log(torch.rand(len(self.places), dtype=torch.float64)))
+        keys = self.chance[self.places].log() + noise  # the largest are a draw without replacement
+        on = torch.ones(len(self.places), dtype=torch.bool)
+        on[keys.argsort(descending=True, stable=True)[: self.off]] = False
+        return on
+
+
+@method(
+    "bonsai",
+    title="Bonsai",
+    paper="Dery et al., 2024, arXiv 2402.05406",
+    kind="structure",
+    needs=("calibration", "structure"),
+    feeds_forward=True,
+    place=24,
+    serves="Llama, Qwen3",
+)
+@dataclass(frozen=True)
+class Bonsai:
+    """Heads and channels are removed by what the loss is without them; forward passes alone."""
+
+    share: float = option("of the weights of all blocks that is removed", low=0, high=0.9)
+    part: float = option("of the dense blocks' weights that goes in a round", 0.05, low=0.001, high=0.2)
+    pairs: int = option("of masks in a round: a draw and its complement", 100, low=1)
+    sequences: int = option(
+        "that each mask is measured on, others in each round if there are more", 32, low=1
+    )
+    regress: str = option("on what is on", "loss", choices=("loss", "perplexity"))
+    ridge: float = option("penalty of the regression; 0 is minimum-norm least squares", 0.0, low=0)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError if blocks are not built as Llama's."""
+        uneven.check_uneven(model)
+
+    def check_saved(self, model: nn.Module) -> None:
+        """Raises KickError: no config describes what would be left."""
+        uneven.refuse_saved("bonsai")
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """An example of what the model becomes."""
+        return uneven.forms(uneven.slope(model, self.share))
+
+    def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
+        calibration = calibration_of(calibration)
+        whole = _weights(model)
+        rounds = math.ceil(self.share / self.part - 1e-9)
+        forwards = 0
+        for number in range(1, rounds + 1):
+            left = _weights(model)
+            budget = int(self.share * whole * number / rounds + 1e-6) - (whole - left)
+            forwards += self._round(model, calibration, budget, min(budget / left, 0.5))
+            calibration.memory = None  # later rounds do not measure the dense model
+        calibration.note("passes", method="bonsai", forward=forwards, backward=0)
+
+    def _round(self, model: nn.Module, calibration: Calibration, budget: int, part: float) -> int:
+        """Remove units of so many weights; the sequences that were run for it."""
+        found, modules = uneven.structures(model), []
+        for one in _priors(model, calibration):
+            modules += [candidates(prior, part) for prior in one]
+        chosen = torch.randperm(len(calibration))[: self.sequences].tolist()
+        batches = batched([calibration[place] for place in chosen], device_of(model))
+        drawn, values = [], []
+        for _ in range(self.pairs):
+            first = [module.draw() for module in modules]
+            for masks in (first, _complement(modules, first)):
+                with switched(found, _pairs(modules, masks)):
+                    loss = loss_of(model, batches)
+                values.append(-loss if self.regress == "loss" else -min(math.exp(min(loss, 700)), LARGEST))
+                drawn.append(torch.cat(masks))
+        scores = regression(torch.stack(drawn), torch.tensor(values, dtype=torch.float64), self.ridge)
+        _remove(model, found, modules, scores, budget)
+        return len(calibration) + 2 * self.pairs * len(chosen)
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(one.size.weights for one in uneven.structures(model))
+
+
+def _priors(model: nn.Module, calibration: Calibration) -> Iterator[tuple[Tensor, Tensor]]:
+    """The priors of each block's groups and channels."""
+    for block in walk(model, calibration, looks=True):
+        structure = coupled(block.module, model)
+        o, down = structure.o, structure.down
+        found = block.measure(InputNorm, [o, down])
+        heads = prior(o.weight, found[o.name])
+        yield structure.by_group(heads).mean(dim=1), prior(down.weight, found[down.name])
+
+
+def prior(weight: Tensor, found: InputNorm) -> Tensor:
+    """(in,): the mean over outputs of the absolute weights times the input's root mean square."""
+    return weight.float().abs().mean(dim=0) * (found.tensors["squares"] / found.tokens).sqrt()
+
+
+def candidates(priors: Tensor, part: float) -> Candidates:
+    """Which units of a module (n,) may be switched off: all but the highest 1 - 2 part, at least one."""
+    count = len(priors)
+    fixed = min(max(int(count * (1 - 2 * part)), 1), count)
+    places = priors.argsort(descending=True, stable=True)[fixed:].cpu()
+    chance = (priors.max() - priors).double().cpu()
+    inside = torch.zeros_like(chance)
+    inside[places] = chance[places]
+    total = inside.sum()
+    inside = inside / total if total > 0 else inside
+    return Candidates(places, inside, min(int(count * part) + 1, len(places)))
+
+
+def _complement(modules: Sequence[Candidates], masks: Sequence[Tensor]) -> list[Tensor]:
+    return [~mask for _, mask in zip(modules, masks, strict=True)]
+
+
+def _pairs(modules: Sequence[Candidates], masks: Sequence[Tensor]) -> On:
+    """What is on of each block's groups and channels, of the candidates that are."""
+    whole = []
+    for module, mask in zip(modules, masks, strict=True):
+        on = torch.ones(len(module.chance))
+        on[module.places] = mask.float()
+        whole.append(on)
+    return list(zip(whole[::2], whole[1::2], strict=True))
+
+
+def regression(masks: Tensor, values: Tensor, ridge: float = 0.0) -> Tensor:
+    """(units,): the coefficients of what is on, (masks, units), in the values (masks,), with a constant.
+
+    Least squares of the smallest norm, or with a penalty on the squares.
+    """
+    centred = masks.double() - masks.double().mean(dim=0)
+    goal = (values - values.mean())[:, None]
+    if ridge:
+        gram = centred @ centred.t()
+        gram.diagonal().add_(ridge)
+        return (centred.t() @ torch.linalg.solve(gram, goal))[:, 0]
+    return torch.linalg.lstsq(centred, goal, driver="gelsd").solution[:, 0]
+
+
+def within(scores: Tensor, weights: Sequence[int], budget: int, fill: bool = True) -> list[int]:
+    """The places of the units to remove: the lowest scores whose weights fit into the budget.
+
+    fill: pass over those that do not fit; else the first that does not fit ends it, as published.
+    """
+    gone, left = [], budget
+    for place in scores.argsort(stable=True).tolist():
+        if weights[place] <= left:
+            gone.append(place)
+            left -= weights[place]
+        elif not fill:
+            break
+    return gone
+
+
+def _remove(
+    model: nn.Module, found: Sequence[Coupled], modules: Sequence[Candidates], scores: Tensor, budget: int
+) -> None:
+    """Cut the least important candidates out of each block."""
+    sizes = [one.size for one in found]
+    each = [weights for size in sizes for weights in (size.group_weights, size.channel_weights)]
+    units = [(number, int(place)) for number, module in enumerate(modules) for place in module.places]
+    stays = [torch.ones(len(module.chance), dtype=torch.bool) for module in modules]
+    for place in within(scores, [each[number] for number, _ in units], budget):
+        number, unit = units[place]
+        stays[number][unit] = False
+    device = device_of(model)
+    for block, structure, groups, channels in zip(blocks(model), found, stays[::2], stays[1::2], strict=True):
+        if not (groups.all() and channels.all()):
+            left = KeptWidths(groups.nonzero().flatten().to(device), channels.nonzero().flatten().to(device))
+            uneven.narrow(block, structure, left)
