@@ -4,10 +4,10 @@
     report = compress(model, recipe, context)
     manifest = save(model, tokenizer, context, report, out)
 
-Weights on one integer grid are stored in compressed-tensors' packed format. Pruned ones are dense
-safetensors, their masks in kick/masks.safetensors; smaller models have a config that fits.
-kick/manifest.json says what was done. The folder appears under its name only after it was loaded again and
-gave the same logits.
+Weights on one integer grid are stored in compressed-tensors' packed format, their scales in half precision
+(`scale_type`). Pruned ones are dense safetensors, their masks in kick/masks.safetensors; smaller models have
+a config that fits. kick/manifest.json says what was done. The folder appears under its name only after it was
+loaded again and gave the same logits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedToken
 
 from kick.compress.context import Calibration, Quantized
 from kick.compress.dense import DenseWeights, merge_branch
-from kick.compress.grid import Grid, Scale
+from kick.compress.grid import Grid
+from kick.compress.packing import packed, quantization_config, rounded, scale_type
 from kick.errors import CellFailed, KickError
-from kick.model import block_list, blocks, linears, named_linears
+from kick.model import blocks, linears, named_linears
 from kick.model.source import quiet
 from kick.store.processes import left_by_dead, mark
 
@@ -59,12 +61,18 @@ def save(
     calibration: Calibration,
     report: Mapping[str, Any],
     out: Path,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """Write a compressed model to the folder `out`, load it again, and compare logits.
+
+    Weights are rounded in place to what is stored, so that the model afterwards is the one in the folder.
 
     Args:
         calibration: the one that `compress` was called with: it holds masks and formats.
         report: what `compress` returned.
+        dtype: what weights and the scales of packed ones are stored in; None: as they are, scales in half
+            precision (`scale_type`).
 
     Returns:
         The manifest: format, recipe, footprint, bytes of each file, the largest difference of logits.
@@ -82,22 +90,21 @@ def save(
         quiet(),
     ):
         folder = Path(scratch) / "checkpoint"
+        matrices = _rounded(model, calibration, dtype)
         try:
             with _generation_apart(model, folder):
-                kind = _write(model, calibration, folder)
+                kind = _write(model, calibration, folder, matrices)
         except StrictDataclassError as error:
             raise CellFailed(
                 f"{type(model.config).__name__} does not describe this model: {error}"
             ) from error
         tokenizer.save_pretrained(folder)
-        if kind == MERGED:  # what was measured is the weight with its branch beside it
-            report = {_APART.get(name, name): facts for name, facts in report.items()}
-        manifest = {"format": kind, **report, "logit_difference": _difference(model, folder)}
+        scales = {"scales": _scales_of(matrices)} if matrices else {}
+        manifest = {"format": kind, **_stored(report, kind), **scales}
+        manifest["logit_difference"] = _difference(model, folder)
         manifest["bytes"] = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
-        (folder / "kick").mkdir()
-        if calibration.masks and kind != MERGED:  # merged branches fill what was pruned
-            _write_masks(calibration.masks, folder / "kick" / "masks.safetensors")
-        (folder / "kick" / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        masks = {} if kind == MERGED else calibration.masks  # merged branches fill what was pruned
+        _write_facts(folder / "kick", manifest, masks)
         if out.exists():
             out.rmdir()
         folder.rename(out)
@@ -156,11 +163,35 @@ def _written(out: Path) -> Iterator[None]:
         raise CellFailed(f"{out} could not be written, nothing is left of it: {error}") from error
 
 
-def _write(model: PreTrainedModel, calibration: Calibration, folder: Path) -> str:
+def _rounded(model: nn.Module, calibration: Calibration, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Round the model to what is stored; the packed matrices, none if weights are stored as such.
+
+    Codes come from the weights before: 8 bits cannot be told from weights of bfloat16.
+    """
+    own = dtype or next(model.parameters()).dtype
+    matrices: dict[str, Tensor] = {}
+    if one_grid(model, calibration.formats) is None:
+        _round_to(model, calibration, own, own)
+        return matrices
+    scales = scale_type(own, dtype)
+    for name, linear in _all(model).items():
+        matrices |= packed(name, linear.weight, calibration.formats[name], scales)
+    _round_to(model, calibration, own, scales)
+    return matrices
+
+
+def _scales_of(matrices: Mapping[str, Tensor]) -> str:
+    (found,) = {one.dtype for name, one in matrices.items() if name.endswith(".weight_scale")}
+    return str(found).removeprefix("torch.")
+
+
+def _write(
+    model: PreTrainedModel, calibration: Calibration, folder: Path, matrices: dict[str, Tensor]
+) -> str:
     """Write weights and config; the format's name."""
     grid = one_grid(model, calibration.formats)
     if grid is not None:
-        _write_packed(model, calibration.formats, grid, folder)
+        _write_packed(model, matrices, grid, folder)
         return PACKED
     if any(hasattr(module, "side_down") for module in model.modules()):
         with _merged(model, folder.parent):
@@ -186,11 +217,8 @@ def one_grid(model: nn.Module, formats: Mapping[str, Quantized]) -> Grid | None:
     return grids.pop() if plain and len(grids) == 1 and not branches else None
 
 
-def _write_packed(model: PreTrainedModel, formats: Mapping[str, Quantized], grid: Grid, folder: Path) -> None:
-    tensors: dict[str, Tensor] = {}
-    found = _all(model)
-    for name, linear in found.items():
-        tensors |= packed(name, linear.weight, formats[name], linear.weight.dtype)
+def _write_packed(model: PreTrainedModel, matrices: dict[str, Tensor], grid: Grid, folder: Path) -> None:
+    tensors, found = dict(matrices), _all(model)
     written: set[int] = set()
     for name, tensor in model.state_dict().items():
         if name.removesuffix(".weight") in found or tensor.data_ptr() in written:
@@ -203,49 +231,6 @@ def _write_packed(model: PreTrainedModel, formats: Mapping[str, Quantized], grid
     config = model.config.to_dict() | {"quantization_config": quantization_config(model, grid)}
     config["architectures"] = [type(model).__name__]
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-
-
-def packed(name: str, weight: Tensor, stored: Quantized, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of compressed-tensors' packed format for a matrix that is on a grid, scales in `dtype`."""
-    from compressed_tensors.compressors.pack_quantized import pack_to_int32
-
-    grid, scale = stored.on_grid()
-    half = 2 ** (grid.bits - 1)  # codes are signed there
-    codes = grid.quantize(weight, scale) - half
-    tensors = {
-        f"{name}.weight_packed": pack_to_int32(codes.to(torch.int8), grid.bits),
-        f"{name}.weight_scale": scale.scale.to(dtype),
-        f"{name}.weight_shape": torch.tensor(weight.shape),
-    }
-    if not grid.symmetric:
-        zeros = (scale.zero - half).to(torch.int8)
-        tensors[f"{name}.weight_zero_point"] = pack_to_int32(zeros, grid.bits, packed_dim=0)
-    return tensors
-
-
-def quantization_config(model: nn.Module, grid: Grid) -> dict[str, Any]:
-    """What compressed-tensors reads; everything outside the blocks is left as it is."""
-    path = block_list(model)[0]
-    outside = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(f"{path}.")
-    ]
-    weights = {
-        "num_bits": grid.bits,
-        "type": "int",
-        "symmetric": grid.symmetric,
-        "strategy": "channel" if grid.group_size == -1 else "group",
-        "group_size": None if grid.group_size == -1 else grid.group_size,
-        "dynamic": False,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": outside,
-    }
 
 
 @contextmanager
@@ -272,18 +257,33 @@ def _without_branches(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if not name.endswith(sides)}
 
 
-def round_to(model: nn.Module, calibration: Calibration, dtype: torch.dtype) -> None:
-    """Give a model's weights another type, in place: those on a grid as their rounded scales say."""
-    if dtype == next(model.parameters()).dtype:
+def _round_to(model: nn.Module, calibration: Calibration, dtype: torch.dtype, scales: torch.dtype) -> None:
+    """Give a model's weights another type, in place: those on a grid as their rounded scales say, which
+    `calibration.formats` has afterwards."""
+    if dtype == scales == next(model.parameters()).dtype:
         return
     for name, linear in _all(model).items():
         stored = calibration.formats.get(name)
         if stored is not None and stored.grid is not None:
             grid, scale = stored.on_grid()
-            rounded = Scale(scale.scale.to(dtype).float(), scale.zero)
-            linear.put(grid.dequantize(grid.quantize(linear.weight, scale), rounded))
+            coarse = rounded(name, scale, scales)
+            linear.put(grid.dequantize(grid.quantize(linear.weight, scale), coarse))
+            calibration.formats[name] = replace(stored, scale=coarse)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def _stored(report: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A report as it is true of the checkpoint: what was measured is the weight with its branch beside it."""
+    return {_APART.get(name, name) if kind == MERGED else name: facts for name, facts in report.items()}
+
+
+def _write_facts(folder: Path, manifest: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+    """Write the manifest, and the masks if there are any."""
+    folder.mkdir()
+    if masks:
+        _write_masks(masks, folder / "masks.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def _write_masks(masks: Mapping[str, Tensor], file: Path) -> None:

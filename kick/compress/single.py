@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kick import compress, model, paths
 from kick.compress.calibrate import corpus
-from kick.compress.checkpoint import RUNNING, check_out, round_to, save
+from kick.compress.checkpoint import RUNNING, check_out, save
 from kick.compress.context import Calibration
 from kick.compress.method import methods
 from kick.errors import KickError
@@ -70,7 +70,8 @@ def compress_model(
 
     Args:
         given: what `kick.model.resolve` takes, loaded in float32, or a loaded model, whose weights change.
-        dtype: what weights are saved in; None: as they were computed.
+        dtype: what weights and the scales of packed ones are saved in; None: as they were computed, scales
+            in half precision.
         calibration: a corpus and which sequences of it, or token sequences (1, length).
         tokenizer: of a loaded model; without one, that of the folder or hub id that it was loaded from.
 
@@ -96,9 +97,8 @@ def compress_model(
     context = Calibration(tokens, spec.propagate, offload, progress=told(PAUSE))
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
-        if dtype is not None:
-            round_to(network, context, getattr(torch, dtype))
-        manifest = None if out is None else save(network, tokenizer, context, report, out)
+        as_type = None if dtype is None else getattr(torch, dtype)
+        manifest = None if out is None else save(network, tokenizer, context, report, out, dtype=as_type)
     return CompressedModel(network, tokenizer, report, context, manifest)
 
 

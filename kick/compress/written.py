@@ -19,6 +19,7 @@ from kick.model.footprint import distinct
 from kick.model.shipped import ORIGIN, Origin
 from kick.model.structure import named_linears
 
+HALF = 2  # bytes of a packed matrix's scale, unless `kick compress --dtype float32` is asked for
 _SIDES = (".side_down", ".side_up")
 
 
@@ -35,7 +36,7 @@ def written(model: nn.Module, calibration: Calibration) -> dict[str, Any]:
         kind = f"{PACKED}, {grid.bits} bits"
         for name, _, linear in named_linears(model):
             value = _value(model, f"{name}.weight", linear.weight)
-            size += packed_size(linear.weight, grid, value)
+            size += packed_size(linear.weight, grid, min(value, HALF))
             tensors.pop(f"{name}.weight", None)
     elif any(hasattr(module, "side_down") for module in model.modules()):
         kind = MERGED

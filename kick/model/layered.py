@@ -169,13 +169,17 @@ class Layered:
             self.drop(part)
 
     @contextmanager
-    def outside(self, rows: Iterable[int], head: bool = False) -> Iterator[PreTrainedModel]:
+    def outside(
+        self, rows: Iterable[int], head: bool = False, rounded: torch.dtype | None = None
+    ) -> Iterator[PreTrainedModel]:
         """Within it everything outside the blocks has its weights: of the embedding these rows, the rest of
-        it zeros; the head's only if it is asked for."""
+        it zeros; the head's only if it is asked for. `rounded`: as a type holds them."""
         top, bottom = self.model.get_output_embeddings(), self.model.get_input_embeddings()
         names = {id(one): name for name, one in self.model.named_parameters()}
         last, first = (names.get(id(one.weight)) if one is not None else None for one in (top, bottom))
         given: dict[str, Any] = dict(self.parts[OUTSIDE])
+        if rounded is not None:
+            given = {key: one.as_held(rounded) for key, one in given.items()}
         if first in self.plain and not (head and last == first):
             key = self.plain[first]
             given[key] = given[key].rows(rows, self.working)
@@ -242,16 +246,19 @@ class Layered:
             table[leaf] = nn.Parameter(tensor, False) if table is module._parameters else tensor
 
     @torch.no_grad()
-    def logits(self, ids: Tensor, output: Any) -> Tensor:
+    def logits(self, ids: Tensor, output: Any, rounded: torch.dtype | None = None) -> Tensor:
         """The logits (T, V) on the CPU that follow from what the last block gives on ids (1, T).
 
-        The head is read in slices, if its weight is one stored matrix.
+        The head is read in slices, if its weight is one stored matrix. `rounded`: with what is outside the
+        blocks as a type holds it.
         """
         head = self.model.get_output_embeddings()
         names = {id(one): name for name, one in self.model.named_parameters()}
         stored = self.stored.get(self.plain.get(names[id(head.weight)], ""))
+        if stored is not None and rounded is not None:
+            stored = stored.as_held(rounded)
         changed = [*self.modules, *([head] if stored is not None else [])]
-        with self.outside(ids.flatten().tolist(), head=stored is None) as model:
+        with self.outside(ids.flatten().tolist(), head=stored is None, rounded=rounded) as model:
             try:
                 for block in self.modules:
                     vars(block)["forward"] = lambda *_args, **_options: output

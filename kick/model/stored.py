@@ -14,7 +14,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ _ENTRY = 256  # bytes of a header that a tensor may take beside its name
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: `start` is its first byte in the file."""
+    """Where a tensor lies: `start` is its first byte in the file, `held` what `as_held` rounds to."""
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
+    held: torch.dtype | None = None
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +59,7 @@ class StoredTensor:
 
     def __getitem__(self, _: Any) -> Tensor:
         """The whole tensor, as transformers asks for it."""
-        return self.read()
+        return self._held(self.read())
 
     def get_dtype(self) -> str:
         """The type as the file names it."""
@@ -84,7 +85,7 @@ class StoredTensor:
         part = torch.empty(self.shape[1:], dtype=self.dtype)
         for row in sorted(set(chosen)):
             self._into(part.view(-1), row * part.nbytes)
-            made[row] = part
+            made[row] = self._held(part)
         return made
 
     def slices(self, count: int) -> Iterator[Tensor]:
@@ -92,7 +93,14 @@ class StoredTensor:
         for first in range(0, self.shape[0], count):
             part = torch.empty((min(count, self.shape[0] - first), *self.shape[1:]), dtype=self.dtype)
             self._into(part.view(-1), first * part[0].nbytes)
-            yield part
+            yield self._held(part)
+
+    def as_held(self, dtype: torch.dtype) -> StoredTensor:
+        """This tensor, its floating-point values rounded to a type where they are computed with."""
+        return replace(self, held=dtype) if self.dtype.is_floating_point else self
+
+    def _held(self, values: Tensor) -> Tensor:
+        return values if self.held is None else values.to(self.held)
 
     def _into(self, flat: Tensor, skip: int) -> None:
         view = _bytes_of(flat)

@@ -23,10 +23,11 @@ from kick import __version__, compress, paths
 from kick.compress import single
 from kick.compress.calibrate import corpus
 from kick.compress.calibrate.walk import Feed
-from kick.compress.checkpoint import PACKED, RUNNING, TOLERANCE, quantization_config
+from kick.compress.checkpoint import PACKED, RUNNING, TOLERANCE
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.compress.method import methods
+from kick.compress.packing import quantization_config, scale_type
 from kick.compress.scope import Scope
 from kick.compress.streamed import record, shards, travel
 from kick.compress.streamed.supply import BlockSupply, Unpacked, probe_of
@@ -78,7 +79,8 @@ def compress_checkpoint(
         say(f"kick: {reason}; the model is loaded whole")
     name = given if isinstance(given, str) else given.name
     config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
-    dtype = dtype or stored_dtype(config)
+    own = stored_dtype(config)
+    dtype = dtype or (None if own == "float32" else own)  # computed in float32; asked for, so are scales
     made = single.compress_model(name, recipe, spec, out=out, data_root=data_root, dtype=dtype)
     return made.manifest or {}
 
@@ -179,10 +181,11 @@ class _Compression:
             "steps": progress.steps,
             "propagate": self.spec.propagate,
             "notes": progress.notes,
-            "footprint": size | supply.tally.shipped(value),
+            "footprint": size | supply.tally.shipped(value, self.dtype if self.packed else None),
             "model": self.name,
             "calibration": asdict(self.spec) if compress.needs_calibration(self.recipe) else None,
             "dtype": str(self._main()).removeprefix("torch."),
+            **({} if grid is None else {"scales": str(scale_type(self._main(), self.dtype))[6:]}),
             "logit_difference": self._difference(folder, expected),
             "bytes": {file.name: file.stat().st_size for file in files},
         }

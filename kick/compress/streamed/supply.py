@@ -20,9 +20,9 @@ from torch import Tensor
 
 from kick import compress
 from kick.compress.calibrate.walk import Feed
-from kick.compress.checkpoint import packed
 from kick.compress.context import Calibration, Quantized
-from kick.compress.grid import Grid, Scale
+from kick.compress.grid import Grid
+from kick.compress.packing import packed, rounded, scale_type
 from kick.compress.streamed import record
 from kick.compress.streamed.shards import LIMIT, Shards
 from kick.compress.streamed.tally import Tally, packable
@@ -85,6 +85,7 @@ class BlockSupply:
         self.progress = Progress(**target.resume(identity) or {})
         calibration.notes[:] = self.progress.notes
         self.final = False
+        self.rounded: torch.dtype | None = None  # what is outside the blocks
         self.probe = probe_of(layered)
         self.rows = {token for ids in (*calibration, self.probe) for token in ids.flatten().tolist()}
         self.shards: Shards | None = None
@@ -99,7 +100,7 @@ class BlockSupply:
 
     def outside(self) -> AbstractContextManager[Any]:
         """Within it what is outside the blocks has its weights, of the embedding the rows in use."""
-        return self.layered.outside(self.rows)
+        return self.layered.outside(self.rows, rounded=self.rounded)
 
     def begin(self, feed: Feed, looks: bool) -> range:
         """Prepare for a walk; the blocks that it has."""
@@ -114,7 +115,9 @@ class BlockSupply:
             self._open_shards()
             probing = Calibration((self.probe,), supply=self)
             self.probing = Feed(self.layered.model, list(self.layered.modules), probing, Path())
+            self.rounded = self.asked  # the probe goes through the model as it is written
             self.probing.reach(0)
+            self.rounded = None
             self.state = known.get("probe", self.probing.states.get(0, 0))
             self.output: Any = None
         if self.progress.block:
@@ -219,12 +222,16 @@ class BlockSupply:
         tensors: dict[str, Tensor] = {}
         for linear in found:
             name = f"{path}.{linear.name}"
-            stored, dtype = self.calibration.formats[name], self.dtype_of(f"{name}.weight")
+            stored, dtype = self.calibration.formats[name], self.scale_type(name)
             grid, scale = stored.on_grid()
             tensors |= packed(name, linear.weight, stored, dtype)
             codes = grid.quantize(linear.weight, scale)
-            linear.put(grid.dequantize(codes, Scale(scale.scale.to(dtype).float(), scale.zero)))
+            linear.put(grid.dequantize(codes, rounded(name, scale, dtype)))
         return tensors
+
+    def scale_type(self, name: str) -> torch.dtype:
+        """The type in which a packed matrix's scales are written."""
+        return scale_type(self.dtype_of(f"{name}.weight"), self.asked)
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The type in which a tensor of the model is written."""
@@ -284,7 +291,7 @@ class BlockSupply:
         """Note that a step is done, with what a later process needs for what follows."""
         states = {"random": torch.get_rng_state()}
         if self.final and self.shards is not None:
-            states["logits"] = self.layered.logits(self.probe, self.output)
+            states["logits"] = self.layered.logits(self.probe, self.output, self.asked)
             self.shards.close()
             self.masks.close()
         name = f"states-{number + 1}-0.safetensors"

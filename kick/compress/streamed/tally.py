@@ -14,6 +14,7 @@ from kick.compress.checkpoint import DEQUANTIZED, PACKED
 from kick.compress.context import Calibration
 from kick.compress.grid import Grid
 from kick.compress.method import methods
+from kick.compress.packing import scale_type
 from kick.compress.written import packed_size
 from kick.model import Linear
 from kick.model.footprint import VALUE_BITS, Storage, distinct, footprint
@@ -66,9 +67,11 @@ class Tally:
         quantized = (one["storage"] and one["storage"]["bits"] != VALUE_BITS for one in self.known.values())
         return DEQUANTIZED if any(quantized) else "dense"
 
-    def shipped(self, value: Callable[[str], torch.dtype]) -> dict[str, Any]:
+    def shipped(
+        self, value: Callable[[str], torch.dtype], asked: torch.dtype | None = None
+    ) -> dict[str, Any]:
         """`shipped_bytes` and `shipped_as` as `kick.compress.written` counts them; `value` gives the type of
-        each tensor by its name."""
+        each tensor by its name, `asked` is the one that was asked for, if any."""
         tensors = dict(distinct(self.model))
         grids = [one["grid"] for one in self.known.values()]
         size, kind = 0, self.kind
@@ -76,7 +79,8 @@ class Tally:
             grid = Grid(**grids[0])
             kind = f"{PACKED}, {grid.bits} bits"
             for name, _, linear in named_linears(self.model):
-                size += packed_size(linear.weight, grid, value(f"{name}.weight").itemsize)
+                scales = scale_type(value(f"{name}.weight"), asked)
+                size += packed_size(linear.weight, grid, scales.itemsize)
                 tensors.pop(f"{name}.weight")
         size += sum(one.numel() * value(name).itemsize for name, one in tensors.items())
         return {"shipped_bytes": size, "shipped_as": kind}

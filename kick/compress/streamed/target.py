@@ -19,7 +19,7 @@ from kick.errors import CellFailed, KickError
 from kick.printable import say
 
 PROGRESS = "progress.json"
-VERSION = 1  # of the work folder: one of another version is not continued
+VERSION = 2  # of the work folder: one of another version is not continued
 
 
 class Target:

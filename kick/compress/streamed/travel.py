@@ -47,9 +47,10 @@ def section(name: str, manifest: Mapping[str, Any]) -> str:
         facts = manifest["calibration"]
         lines += ["", f"Calibrated on {facts['sequences']} x {facts['length']} tokens of {facts['corpus']}."]
     size = manifest["footprint"]
+    stored = manifest["dtype"] + (f", scales {manifest['scales']}" if "scales" in manifest else "")
     lines += [
         "",
-        f"Format: {manifest['format']}, {manifest['dtype']}. In an ideal packed format its matrices take "
+        f"Format: {manifest['format']}, {stored}. In an ideal packed format its matrices take "
         f"{size['bits_per_weight']:g} bits per weight. `kick/manifest.json` has all figures"
         + (", `kick/masks.safetensors` the masks." if manifest.get("masks") else "."),
         "It loads with `AutoModelForCausalLM.from_pretrained`.",
