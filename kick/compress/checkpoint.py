@@ -42,7 +42,7 @@ from kick.model.source import quiet
 from kick.store.processes import left_by_dead, mark
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 MERGED = "dense, side branches merged into the weights"
 PACKED = "compressed-tensors pack-quantized"
@@ -85,19 +85,14 @@ def save(
     if any(stored.activation_bits for stored in calibration.formats.values()):
         raise KickError(RUNNING)
     with (
-        _written(out),
+        _written(out, model.config),
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-{mark(os.getpid())}-") as scratch,
         quiet(),
     ):
         folder = Path(scratch) / "checkpoint"
         matrices = _rounded(model, calibration, dtype)
-        try:
-            with _generation_apart(model, folder):
-                kind = _write(model, calibration, folder, matrices)
-        except StrictDataclassError as error:
-            raise CellFailed(
-                f"{type(model.config).__name__} does not describe this model: {error}"
-            ) from error
+        with _generation_apart(model, folder):
+            kind = _write(model, calibration, folder, matrices)
         tokenizer.save_pretrained(folder)
         scales = {"scales": _scales_of(matrices)} if matrices else {}
         manifest = {"format": kind, **_stored(report, kind), **scales}
@@ -155,10 +150,12 @@ def _clear(out: Path) -> None:
 
 
 @contextmanager
-def _written(out: Path) -> Iterator[None]:
-    """Within it an error of the disk is a known failure."""
+def _written(out: Path, config: PretrainedConfig) -> Iterator[None]:
+    """Within it an error of the disk is a known failure, and a config that has no place for the model."""
     try:
         yield
+    except StrictDataclassError as error:
+        raise CellFailed(f"{type(config).__name__} does not describe this model: {error}") from error
     except (OSError, SafetensorError) as error:
         raise CellFailed(f"{out} could not be written, nothing is left of it: {error}") from error
 
