@@ -58,14 +58,16 @@ def rates_file() -> Path:
     return cache_root() / "rates.json"
 
 
-def reference_folder(root: str, matrix: str, dense: Variant) -> Path:
+def reference_folder(root: str, matrix: str, dense: Variant, engine: str = "") -> Path:
     """The folder of the dense model's reference: beside the cells, or in the cache for a store by URL.
 
-    What an earlier version computed, or another tokenizer's token ids, is not read.
+    What an earlier version computed, another tokenizer's token ids, or what an engine with keys of its own
+    (`Cell.engine`) computed, is not read.
     """
     beside = Path(root) / matrix / ".reference"
     spec = dense.model
     name = f"{spec.digest[:16]}-{spec.tokenizer[:8]}-{spec.dtype}-v{KEY_VERSION}"
+    name += f"-{engine.replace(' ', '-')}" if engine else ""
     return (cache_root() / "reference" / matrix if "://" in root else beside) / name
 
 

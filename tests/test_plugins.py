@@ -13,7 +13,7 @@ from kick import cli, compress, meaning, plugins, registry
 from kick.compress.method import methods
 from kick.errors import CellFailed, KickError
 from kick.records import ModelSpec, Variant
-from kick.sweep.worker import check_code
+from kick.sweep.planned import check_code
 
 METHOD = """
 from dataclasses import dataclass

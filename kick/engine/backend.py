@@ -14,6 +14,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kick.engine.vllm.where import installed
 from kick.records import Request, Response
 from kick.registry import FileRegistry, UnknownName, unknown
 
@@ -68,6 +69,7 @@ class BackendFacts:
     title: in words. also: earlier names of it. equal: whether tests show that its scores are those of
     `packed`; its cells are then the same cells, and no part of a key names it. A backend of which that is not
     shown enters the key of its cells by name and version. version: raised when its numbers change.
+    apart: whether a package from elsewhere computes, whose version the key names as well.
     """
 
     name: str
@@ -76,6 +78,7 @@ class BackendFacts:
     also: tuple[str, ...] = ()
     equal: bool = False
     version: int = 1
+    apart: bool = False
 
     @property
     def identity(self) -> str:
@@ -110,6 +113,19 @@ def named(name: str) -> BackendFacts:
         if name == one.name or name in one.also:
             return one
     raise UnknownName(unknown("engine", name, names()))
+
+
+def identity(name: str) -> str:
+    """What the key of a cell says of a backend: "", its name and version, or "vllm 1 0.32.0".
+
+    The dtype is in the key with the variant's model.
+
+    Raises KickError for a backend of a package that is not installed.
+    """
+    facts = named(name)
+    if not facts.apart:
+        return facts.identity
+    return f"{facts.identity} {installed().version}"
 
 
 def of_cell(identity: str) -> str:

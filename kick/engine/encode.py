@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -151,6 +151,15 @@ class Encoder:
         self.adds_bos = bos is not None and self._raw([""], True)[0][:1] == (bos,)
         self.counts = {"tokenised": 0, "known": 0}
         self.warned = False
+
+    def notes(self) -> dict[str, Any]:
+        """How texts become token ids, as JSON values for run.json."""
+        return {
+            "bos": "added by the tokenizer" if self.adds_bos else "only where the text has it",
+            "window": self.max_length,
+            "cut": "left, by tokens",
+            "texts": dict(self.counts),
+        }
 
     # ------------------------------------------------------------------------------------ texts
 

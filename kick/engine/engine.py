@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 OnDone = Callable[[int, Response], None]
 Scored = Callable[[int, float, bool, int], None]  # item, log-probability, greedy, scored tokens
+# Token ids, and sequences of targets: one of k is what the last k positions should predict.
+Asked = tuple[tuple[int, ...], list[tuple[int, ...]]]
 
 
 @backend("packed", title="shared prefixes, packs and drafts", also=("transformers",), equal=True)
@@ -57,7 +60,7 @@ class Engine:
     ):
         self.tokenizer = tokenizer
         self.reader = self._reader(model, batch_tokens)
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = self._rows(model)
         self.encoder = Encoder(tokenizer, window or max_length(model.config, tokenizer), token_cache, rows)
         self.reference = reference
         self.config = model.generation_config
@@ -68,6 +71,14 @@ class Engine:
     def _reader(self, model: PreTrainedModel, batch_tokens: int | None) -> Reader:
         return self.reads(model, batch_tokens)
 
+    def _rows(self, model: PreTrainedModel) -> int:
+        """How many tokens the model has an embedding of."""
+        return model.get_input_embeddings().weight.shape[0]
+
+    def _running(self) -> AbstractContextManager[Any]:
+        """Within it requests are answered."""
+        return self.reader.network.linears.on()
+
     def notes(self) -> dict[str, Any]:
         """How requests are answered, as JSON values for run.json: BOS, window, packing, drafts so far.
 
@@ -76,16 +87,13 @@ class Engine:
         """
         reader = self.reader
         return {
-            "bos": "added by the tokenizer" if self.encoder.adds_bos else "only where the text has it",
-            "window": self.encoder.max_length,
-            "cut": "left, by tokens",
+            **self.encoder.notes(),
             "batch_tokens": reader.batch_tokens,
             "packed": reader.packed,
             "packed_up_to": reader.trusted,
             "whole_forwards": str(reader.network.manner),
             "own_generate": reader.network.generates,
             "generation_config": {**reader.settings, **decoding.searches(self.config)},
-            "texts": dict(self.encoder.counts),
             "drafted": reader.acceptance.drafted,
             "accepted": reader.acceptance.accepted,
             "smallest_margin": reader.acceptance.margin,
@@ -111,7 +119,7 @@ class Engine:
             "tokens": self._tokens,
             "generate": self._generate,
         }
-        with self.reader.network.linears.on():
+        with self._running():
             for kind, give in answers.items():
                 at = [i for i, request in enumerate(requests) if request.kind == kind]
 
@@ -165,18 +173,20 @@ class Engine:
             if not own:
                 done(item, 0.0, True, 0)
         inputs = list(owners)
-        for batch in self.reader.read([(ids, max(len(w.targets) for _, w in owners[ids])) for ids in inputs]):
-            asked = [owners[inputs[index]] for index, _ in batch]
-            read = [
-                (hidden, [w.targets for _, w in own]) for (_, hidden), own in zip(batch, asked, strict=True)
-            ]
-            for entries, found in zip(asked, score(self.reader.network, read), strict=True):
-                for (item, _), (logprob, best) in zip(entries, found, strict=True):
-                    sums[item] += logprob
-                    greedy[item] &= best
-                    left[item] -= 1
-                    if not left[item]:
-                        done(item, sums[item], greedy[item], counts[item])
+        for index, found in self._scored([(ids, [w.targets for _, w in owners[ids]]) for ids in inputs]):
+            for (item, _), (logprob, best) in zip(owners[inputs[index]], found, strict=True):
+                sums[item] += logprob
+                greedy[item] &= best
+                left[item] -= 1
+                if not left[item]:
+                    done(item, sums[item], greedy[item], counts[item])
+
+    def _scored(self, asked: Sequence[Asked]) -> Iterator[tuple[int, list[tuple[float, bool]]]]:
+        """Of each input by its index a (log-probability, greedy) for each of its sequences of targets."""
+        for batch in self.reader.read([(ids, max(map(len, targets))) for ids, targets in asked]):
+            read = [(hidden, asked[index][1]) for index, hidden in batch]
+            for (index, _), found in zip(batch, score(self.reader.network, read), strict=True):
+                yield index, found
 
     # ------------------------------------------------------------------------------------ fidelity
 

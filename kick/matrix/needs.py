@@ -1,4 +1,4 @@
-"""Needs of a matrix from elsewhere, looked for before anything slow: data sets, models of the hub."""
+"""Needs of a matrix from elsewhere, looked for before anything slow: data sets, models, an engine's parts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,43 @@ from pathlib import Path as File
 from typing import Any
 
 from kick import hub
+from kick.engine.backend import identity, named
+from kick.errors import KickError
 from kick.matrix.schema import CheckpointKeys, Matrix
 from kick.matrix.yaml_marks import Path, Problem, refusal
 
 
 def check(matrix: Matrix, folders: Sequence[File] = (), data_root: str | None = None) -> None:
-    """Refuse data sets and models that are not on this machine if the hub cannot be asked.
+    """Refuse data sets and models that are not on this machine if the hub cannot be asked, and an engine
+    whose package is not here.
 
     Args:
         folders: of the user's own task files.
         data_root: the local mirror of data sets, in place of the matrix's own.
     """
-    problems = [*_data(matrix, folders, data_root or matrix.data_root), *_models(matrix)]
+    problems = [
+        *_engine(matrix),
+        *_data(matrix, folders, data_root or matrix.data_root),
+        *_models(matrix),
+    ]
     if problems:
         raise refusal(matrix.marks, problems)
+
+
+def _engine(matrix: Matrix) -> list[Problem]:
+    """What the engine lacks: the package that answers, or a way to obey the matrix."""
+    name = matrix.engine.name
+    if not named(name).apart:
+        return []
+    problems = []
+    try:
+        identity(name)
+    except KickError as error:
+        problems.append(Problem(("engine", "name"), str(error)))
+    if matrix.generation_config == "model":
+        message = f"the engine {name!r} obeys nothing of a model's generation configuration; leave it out"
+        problems.append(Problem(("generation_config",), message))
+    return problems
 
 
 def _data(matrix: Matrix, folders: Sequence[File], data_root: str | None) -> list[Problem]:

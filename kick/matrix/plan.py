@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
-from kick.engine.backend import named
+from kick.engine.backend import identity
 from kick.errors import KickError
 from kick.matrix import costs, stale, stopping
 from kick.matrix.asking import Asking
@@ -124,7 +124,7 @@ def _cells(
 ) -> list[Cell]:
     """All cells. If a task compares with dense answers, the others' cells name the dense one's key."""
     rules = {name: stopping.text(matrix, task) for name, task in tasks.items()}
-    engine = named(matrix.engine.name).identity
+    engine = identity(matrix.engine.name)
     first = variants[0]
     dense = {name: Cell(first, asked.of(spec, first.model), None, engine).key for name, spec in specs.items()}
     return [

@@ -256,7 +256,7 @@ class EngineKeys(Keys):
     """Backend that answers. Its name is in a cell's key only if its scores are not shown to be equal to
     those of `packed`; the size of the batch never is."""
 
-    name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="packed, plain or layered")
+    name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="e.g. packed or vllm")
     batch_tokens: Annotated[int | None, BeforeValidator(_auto)] = Field(
         None, ge=1, description="auto, or a whole number of tokens, at least 1"
     )
@@ -264,9 +264,9 @@ class EngineKeys(Keys):
     generate: StrictBool = Field(False, description="of layered: true or false")
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse what only the engine 'layered' obeys."""
-        if self.name != "layered" and (self.memory or self.generate):
-            raise Refused("engine: memory and generate are of the engine named layered")
+        """Refuse what the engine does not obey."""
+        if self.name != "layered" and (self.generate or (self.memory and self.name != "vllm")):
+            raise Refused("engine: memory and generate are of the engine named layered, memory of vllm too")
 
 
 class JudgeKeys(Keys):

@@ -35,7 +35,7 @@ from kick.records import Cell, Job, Request, Response, Result, Sample, Variant, 
 from kick.store import Store
 from kick.study.depth import Depth, replaced
 from kick.sweep.cells import dense_samples
-from kick.sweep.worker import check_code
+from kick.sweep.planned import check_code
 from kick.tasks import evaluate
 from kick.tasks.task import Task
 

@@ -127,10 +127,12 @@ def signs(planned: Plan, store: Store) -> list[str]:
     return lines
 
 
-def layered_options(planned: Plan) -> dict[str, Any]:
-    """What the engine 'layered' takes beside what every one does; nothing for another."""
+def engine_options(planned: Plan) -> dict[str, Any]:
+    """What the engine, or what serves it, takes beside what every one does."""
     keys = planned.matrix.engine
-    return {"how": Passing(keys.memory, keys.generate)} if keys.name == LAYERED else {}
+    if keys.name == LAYERED:
+        return {"how": Passing(keys.memory, keys.generate)}
+    return {"memory": keys.memory} if keys.memory else {}
 
 
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:
@@ -150,6 +152,6 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         plugins=plugins.load(options.plugins),
         batch_tokens=planned.matrix.engine.batch_tokens,
         backend=named(planned.matrix.engine.name).name,
-        engine=layered_options(planned),
+        engine=engine_options(planned),
         command=tuple(command),
     )

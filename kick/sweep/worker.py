@@ -15,11 +15,11 @@ from kick import compress, model, paths, plugins, tasks
 from kick.analysis import kept
 from kick.analysis.stopping import Stopping
 from kick.compress.calibrate import corpus
-from kick.compress.method import methods
-from kick.engine.backend import DEFAULT, Backend, backends
+from kick.compress.context import Calibration
+from kick.engine.backend import DEFAULT, Backend, backends, identity
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
-from kick.errors import CellFailed, KickError
+from kick.errors import KickError
 from kick.model.footprint import footprint
 from kick.model.heap import give_back
 from kick.model.owned import own
@@ -31,7 +31,7 @@ from kick.records import Cell, Job, Request, Result, Variant, key
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
-from kick.sweep import layered, reuse
+from kick.sweep import by_vllm, layered, planned, reuse
 from kick.sweep.cells import chat_notes, dense_samples, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.groups import LAYERED, one_pass
@@ -71,7 +71,8 @@ class Worker:
         data_root: a local mirror of data sets. task_folders: the user's own task files.
         plugins: files that register methods of the user's own, see `kick.plugins`.
         batch_tokens: tokens computed at once; None leaves it to the engine.
-        backend: the name of the one that answers. engine: what it takes beside what every one does.
+        backend: the name of the one that answers. engine: what it, or what serves it, takes beside what every
+            one does.
         command: the command line, for the record.
         reuse: by a cell's key those of stored cells whose answers it can take, see `kick.sweep.reuse`.
         as_planned: refuse a method whose code is not that of the job's step: its numbers had a wrong key.
@@ -117,7 +118,7 @@ class Worker:
     def _alone(self, job: Job, store: Store) -> None:
         """Do the cells of one variant, with its own model."""
         if self.as_planned:
-            check_code(job.variant)
+            planned.check(job)
         seconds: dict[str, float] = {}
         with self._model(job.variant, seconds) as (network, tokenizer, report):
             with timed(seconds, "load"):
@@ -156,21 +157,26 @@ class Worker:
     def _ready(self, member: Member, tokenizer: PreTrainedTokenizerBase) -> None:
         """Have the calibration data of a group's variant there, if its method is the one that was planned."""
         if self.as_planned:
-            check_code(member.variant)
+            planned.check_code(member.variant)
         member.sequences = self._calibration(member.variant, tokenizer)
 
     @contextmanager
     def _model(self, variant: Variant, seconds: dict[str, float]) -> Iterator[tuple[Any, Any, Any]]:
-        """The variant's model, in memory or layered, its tokenizer, and the report on its compression."""
+        """The variant's model, in memory, layered or served, its tokenizer, the report on its compression."""
         if self.backend == LAYERED:
             with layered.opened(variant, self.data_root, seconds) as made:
+                yield made
+            return
+        if self.backend == by_vllm.NAME:
+            compressing = partial(self._compress, variant)
+            with by_vllm.opened(variant, compressing, seconds, self.engine) as made:
                 yield made
             return
         with timed(seconds, "load"):
             network, tokenizer = model.load(variant.model, device=paths.device())
             own(network)
         with timed(seconds, "compress"):
-            report = self._compress(variant, network, tokenizer)
+            report, _ = self._compress(variant, network, tokenizer)
             settle(network)
             give_back()
         yield network, tokenizer, report
@@ -291,23 +297,19 @@ class Worker:
 
     def _compress(
         self, variant: Variant, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> Mapping[str, Any]:
+    ) -> tuple[Mapping[str, Any], Calibration]:
+        """Compress the model in place; the report, and what knows masks and formats."""
         spec = variant.calibration
         if not variant.recipe:
-            return {"footprint": footprint(network) | as_loaded(network)}
+            return {"footprint": footprint(network) | as_loaded(network)}, Calibration()
         sequences = [one.to(network.device) for one in self._calibration(variant, tokenizer)]
         shared = None  # with propagate "dense" one calibration pass serves every variant, through the cache
         if spec is not None and spec.propagate == "dense":
             shared = cache_root() / "statistics" / key([asdict(variant.model), spec.identity()])
-        return compress.compress(
-            network,
-            variant.recipe,
-            sequences,
-            propagate=spec.propagate if spec else "compressed",
-            seed=spec.seed if spec else 0,
-            offload=paths.offload_folder(),
-            memory=shared,
-        )
+        propagate = spec.propagate if spec else "compressed"
+        context = Calibration(tuple(sequences), propagate, paths.offload_folder(), shared)
+        seed = spec.seed if spec else 0
+        return compress.compress(network, variant.recipe, context, propagate=propagate, seed=seed), context
 
     def _calibration(self, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
         """The variant's calibration sequences, none if it has no calibration."""
@@ -324,7 +326,8 @@ class Worker:
 
         The dense job writes them, the others read them; where they were lost, the dense model is asked again.
         """
-        folder = reference_folder(self.root, self.matrix, self.dense)
+        engine = identity(self.backend)
+        folder = reference_folder(self.root, self.matrix, self.dense, engine)
         if job.variant.dense:
             return Reference(folder, write=True)
         if (folder / "index.json").exists():
@@ -333,13 +336,21 @@ class Worker:
         else:
             missing = self._readings(job, store, tokenizer)
         if missing:
-            layers = self.backend == LAYERED
-            dense = self.dense.model
-            network, _ = layered.load(dense) if layers else model.load(dense, device=paths.device())
-            with Reference(folder, write=True) as written:
+            with self._dense() as network, Reference(folder, write=True) as written:
                 self._engine(self.dense, network, tokenizer, written).answer(missing)
         exists = (folder / "index.json").exists()
         return nullcontext(Reference(folder) if exists else None)
+
+    @contextmanager
+    def _dense(self) -> Iterator[Any]:
+        """The dense model, to be asked again what was lost."""
+        if self.backend == LAYERED:
+            yield layered.load(self.dense.model)[0]
+        elif self.backend == by_vllm.NAME:
+            with self._model(self.dense, {}) as (network, _, _):
+                yield network
+        else:
+            yield model.load(self.dense.model, device=paths.device())[0]
 
     def _readings(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
         """What the job's cells read of the dense model's continuations."""
@@ -367,20 +378,13 @@ class Worker:
                 batch_tokens=batch_tokens,
                 reference=reference,
                 token_cache=tokens,
-                **self.engine,
+                **({} if self.backend == by_vllm.NAME else self.engine),
             )
 
         made = engine(self.batch_tokens)
         if variant.replica == "batch":
             return engine(max(1, made.notes()["batch_tokens"] // REPLICA_BATCH))
         return made
-
-
-def check_code(variant: Variant) -> None:
-    """Raises CellFailed for a method that was edited since the variant was planned."""
-    for step in variant.recipe:
-        if step.digest and step.digest != methods[step.method].digest:
-            raise CellFailed(f"the code of {step.method} changed after this run was planned; run it again")
 
 
 def cause(error: BaseException) -> str:
