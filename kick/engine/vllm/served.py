@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
 
 SHORTEST = 2048  # tokens that a process is started for, if the model's window has as many
-ROWS = 64  # answers under way at once, on a CPU
+ROWS = 64  # answers in progress at once, on a CPU
 CPU_CACHE = 2 << 30  # bytes of keys and values on a CPU, if the matrix says nothing of memory
 
 

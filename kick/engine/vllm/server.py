@@ -47,7 +47,7 @@ def choice(found: Iterable[tuple[int, float]]) -> int:
 
 
 class Serving:
-    """An engine of vLLM and the requests that are under way."""
+    """An engine of vLLM and the requests in progress."""
 
     def __init__(self, engine: Any, say: Say):
         self.engine = engine
