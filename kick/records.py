@@ -112,7 +112,8 @@ class Variant:
 
     `name` is unique in a matrix. `label` is what the matrix file calls the variant, "" if it does not.
     Neither is part of a key. `replica`: dense under another batch size or dtype, or a recipe again with its
-    calibration sequences in another order.
+    calibration sequences in another order. `endpoint`: how the server that answers for the model is reached,
+    as JSON text (`kick.matrix.served`), no part of a key either: `model` and the cell's engine name it.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Variant:
     replica: Literal["batch", "dtype", "order"] | None = None
     checkpoint: bool = False  # compressed by someone else: `model` is their checkpoint
     label: str = ""
+    endpoint: str = ""
 
     @property
     def dense(self) -> bool:
@@ -185,7 +187,7 @@ class Cell:
         variant = asdict(self.variant)
         if self.variant.calibration:
             variant["calibration"] = self.variant.calibration.identity()
-        del variant["name"], variant["label"]
+        del variant["name"], variant["label"], variant["endpoint"]
         del variant["model"]["tokenizer_from"], variant["model"]["tokenizer_revision"]  # `tokenizer` tells
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
@@ -382,6 +384,7 @@ def variant_from_json(data: Mapping[str, Any]) -> Variant:
         replica=data.get("replica"),
         checkpoint=data.get("checkpoint", False),
         label=data.get("label", ""),
+        endpoint=data.get("endpoint", ""),
     )
 
 

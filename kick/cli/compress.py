@@ -11,7 +11,7 @@ import yaml
 from kick import compress
 from kick.compress.calibrate import corpus as calibrate_corpus
 from kick.errors import KickError
-from kick.matrix.schema import LARGEST_SEED
+from kick.matrix.values import LARGEST_SEED
 from kick.model.source import DTYPES
 from kick.records import CalibrationSpec, Step
 from kick.registry import unknown

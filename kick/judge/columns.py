@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kick.judge.endpoint import Settings
 from kick.judge.judge import Verdict
 from kick.judge.rubrics import CRITERIA, HIGHEST, LOWEST, Question, Turn
+from kick.judge.settings import Settings
 
 Kind = Literal["instruction", "summary"]
 COLUMN = "judge"  # what every column of a judge starts with

@@ -15,15 +15,17 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from kick.errors import KickError
 from kick.judge.secret import Secret
+from kick.judge.settings import Budget, Settings
 
 log = logging.getLogger(__name__)
 
@@ -32,66 +34,22 @@ LONGEST_WAIT = 120.0  # seconds: an endpoint that asks for more is taken as clos
 LONGEST_BACKOFF = 60.0  # seconds
 OUTAGE = 3  # questions in a row without a reply after which no more are asked
 BYTES_A_TOKEN = 3  # for reserving tokens before their number is known
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 Message = Mapping[str, str]  # role, content
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a judge. The first six fields make it another judge; the rest is how it is reached.
-
-    mode: "grade" each answer alone, "pair" it with the dense model's, or "both". runs: how often each
-    question is asked, with seed, seed + 1, ...; timeout and backoff in seconds; attempts: requests before a
-    question is given up; calls, tokens: the budget of a pass (requests sent; tokens read and written), None
-    for no limit. key_variable names the environment variable of the key; an http:// endpoint needs none.
-    """
-
-    model: str
-    base_url: str = "https://api.openai.com/v1"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 512
-    seed: int = 0
-    runs: int = 1
-    timeout: float = 60.0
-    workers: int = 4
-    attempts: int = 5
-    backoff: float = 1.0
-    mode: Literal["grade", "pair", "both"] = "grade"
-    key_variable: str = "OPENAI_API_KEY"
-    calls: int | None = None
-    tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.username or parts.password or parts.query or parts.scheme not in ("http", "https"):
-            raise KickError(
-                "the judge's base_url must be a plain http:// or https:// address "
-                "without a name, password or ?query; the key is read from the environment only"
-            )
-        if not _VARIABLE.fullmatch(self.key_variable):
-            raise KickError(
-                "the judge's key_variable is not a valid name of an environment variable (not shown here, "
-                "as it may be the key itself); expected: a name such as OPENAI_API_KEY"
-            )
-        if self.mode not in ("grade", "pair", "both"):
-            raise KickError(f"judge: mode: got {self.mode!r}; expected: grade, pair or both")
-
-    def identity(self) -> dict[str, Any]:
-        """Identity of the judge, as JSON values: what makes verdicts its own."""
-        names = ("model", "base_url", "temperature", "top_p", "max_tokens", "seed")
-        return {name: asdict(self)[name] for name in names}
+Send = Callable[[str], AbstractContextManager[Any]]  # the name of the limit of tokens -> the open response
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Reply of the judge: text, tokens read and written, the model that says it wrote it, why it ended."""
+    """Reply: text, tokens read and written, the model that says it wrote it, why it ended; `choice`: all that
+    the server said of it, `written`: how many of the tokens it wrote, None if it did not say."""
 
     text: str
     tokens: int = 0
     model: str = ""
     finish: str = ""
+    choice: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    written: int | None = field(default=None, compare=False)
 
 
 class Unanswered(Exception):
@@ -121,47 +79,18 @@ class Trouble:
     said: str = ""
 
 
-@dataclass
-class Budget:
-    """Requests and tokens that a pass may use, safe for several threads. Reserved before, settled after."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    used_calls: int = 0
-    used_tokens: int = 0
-    _reserved: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def take(self, estimate: int) -> str:
-        """Reserve a request of about so many tokens; the reason if the budget does not have it."""
-        with self._lock:
-            if self.calls is not None and self.used_calls >= self.calls:
-                return f"the budget of {self.calls} calls is used up"
-            if self.tokens is not None and self.used_tokens + self._reserved + estimate > self.tokens:
-                return f"the budget of {self.tokens} tokens is used up ({self.used_tokens} used)"
-            self.used_calls += 1
-            self._reserved += estimate
-            return ""
-
-    def settle(self, estimate: int, tokens: int) -> None:
-        """Put what a request really used in place of what was reserved for it."""
-        with self._lock:
-            self._reserved -= estimate
-            self.used_tokens += tokens
-
-
 class Endpoint:
     """An OpenAI-style chat endpoint. Safe for several threads; a context that closes its connections."""
 
     def __init__(self, settings: Settings):
         """Raise KickError if the client is not installed or the key is not set; asks nothing yet."""
-        openai = _client_library()
+        openai = _client_library(settings.who)
         self.settings = settings
         self.budget = Budget(settings.calls, settings.tokens)
         self.stopped = ""
         self.replies = 0
         hosted = urlsplit(settings.base_url).scheme == "https"
-        self._key = Secret(settings.key_variable, f"the judge at {settings.base_url}" if hosted else "")
+        self._key = Secret(settings.key_variable, f"{settings.who} at {settings.base_url}" if hosted else "")
         self._errors = openai.APIError
         self._client = openai.OpenAI(
             api_key=self._key.reveal() or "none",
@@ -193,19 +122,48 @@ class Endpoint:
         self._over.set()
 
     def complete(self, messages: Sequence[Message], seed: int) -> Reply:
-        """The judge's reply. Raises Unanswered, Stopped or KickError (see the module)."""
+        """The reply to a conversation. Raises Unanswered, Stopped or KickError (see the module)."""
+        settings = self.settings
+        size = sum(len(message["content"].encode()) for message in messages)
+
+        def send(limit: str) -> AbstractContextManager[Any]:
+            return self._client.chat.completions.with_streaming_response.create(
+                model=settings.model,
+                messages=[dict(message) for message in messages],
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=seed,
+                **{limit: settings.max_tokens},
+            )
+
+        return self._asked(send, size // BYTES_A_TOKEN + settings.max_tokens)
+
+    def continued(self, prompt: str | Sequence[int], max_tokens: int, **options: Any) -> Reply:
+        """The continuation of a prompt, given as text or token ids, by the completions API; `options` are its
+        own. Raises as `complete` does."""
+        given = prompt if isinstance(prompt, str) else list(prompt)
+
+        def send(limit: str) -> AbstractContextManager[Any]:
+            return self._client.completions.with_streaming_response.create(
+                model=self.settings.model, prompt=given, max_tokens=max_tokens, **options
+            )
+
+        return self._asked(send, len(given) + max_tokens)
+
+    def _asked(self, send: Send, estimate: int) -> Reply:
+        """The reply to what `send` sends, asked again after troubles that may pass."""
         trouble = Trouble("not asked")
         for attempt in range(self.settings.attempts):
             if attempt:
                 self._wait(attempt, trouble)
-            found = self._ask(messages, seed)
+            found = self._ask(send, estimate)
             if isinstance(found, Reply):
                 with self._lock:
                     self._misses = 0
                     self.replies += 1
                 return found
             trouble = found
-            log.debug("the judge gave no reply: %s %s", trouble.cause, trouble.said)
+            log.debug("%s gave no reply: %s %s", self.settings.who, trouble.cause, trouble.said)
             if trouble.wrong:
                 raise KickError(trouble.wrong)
             if trouble.stop:
@@ -238,31 +196,29 @@ class Endpoint:
         ceiling = min(LONGEST_BACKOFF, self.settings.backoff * 2 ** (attempt - 1))
         self._over.wait(random.uniform(ceiling / 2, ceiling))
 
-    def _ask(self, messages: Sequence[Message], seed: int) -> Reply | Trouble:
+    def _ask(self, send: Send, estimate: int) -> Reply | Trouble:
         """One request, within the budget and not before the server wants it. Raises Stopped."""
         while not self._over.is_set() and (left := self._not_before - time.monotonic()) > 0:
             self._over.wait(left + random.uniform(0, min(left, self.settings.backoff) / 4))
         if self.stopped:
             raise Stopped(self.stopped)
-        size = sum(len(message["content"].encode()) for message in messages)
-        estimate = size // BYTES_A_TOKEN + self.settings.max_tokens
         spent = self.budget.take(estimate)
         if spent:
             self.stop(spent)
             raise Stopped(spent)
         found: Reply | Trouble = Trouble("not asked")
         try:
-            found = self._request(messages, seed)
+            found = self._request(send)
         finally:
             used = found.tokens or estimate if isinstance(found, Reply) else 0
             self.budget.settle(estimate, used)
         return found
 
-    def _request(self, messages: Sequence[Message], seed: int) -> Reply | Trouble:
+    def _request(self, send: Send) -> Reply | Trouble:
         limit = self._limit
         found: Trouble | Reply
         try:
-            body = self._body(messages, seed, limit)
+            body = self._body(send, limit)
         except self._errors as error:
             found = self._trouble(error, limit)
         except _broken_transport() as error:
@@ -271,48 +227,40 @@ class Endpoint:
             found = body if isinstance(body, Trouble) else self._reply(body)
         return found
 
-    def _body(self, messages: Sequence[Message], seed: int, limit: str) -> bytes | Trouble:
+    def _body(self, send: Send, limit: str) -> bytes | Trouble:
         """The body of a reply. Its length and the time until its last byte have bounds."""
-        settings = self.settings
         start, parts, size = time.monotonic(), [], 0
-        with self._client.chat.completions.with_streaming_response.create(
-            model=settings.model,
-            messages=[dict(message) for message in messages],
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=seed,
-            **{limit: settings.max_tokens},
-        ) as response:
+        with send(limit) as response:
             for part in response.iter_bytes():
                 parts.append(part)
                 size += len(part)
                 if size > MOST_BYTES:
                     return Trouble(f"a reply of over {MOST_BYTES:,} bytes")
-                if time.monotonic() - start > settings.timeout:
+                if time.monotonic() - start > self.settings.timeout:
                     return Trouble("timeout")
         return b"".join(parts)
 
     def _reply(self, body: bytes) -> Reply | Trouble:
         """The reply in a body. HTML, cut JSON and JSON of another shape are troubles, asked again."""
         try:
-            data = json.loads(body)
+            data = json.loads(self._key.redact(body.decode("utf-8")))
         except (ValueError, RecursionError):
             return Trouble("a body that is not JSON")
         try:
             choice = data["choices"][0]
-            content = choice["message"]["content"]
+            content = choice["message"]["content"] if "message" in choice else choice["text"]
         except (KeyError, IndexError, TypeError):
             return Trouble("JSON without a message")
         if not isinstance(content, str | None):
             return Trouble("JSON without a message")
         usage = data.get("usage")
-        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-        known = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
         return Reply(
             self._key.redact(content or ""),
-            int(tokens) if known and tokens is not None else 0,
+            _counted(usage, "total_tokens") or 0,
             self._key.redact(str(data.get("model") or ""))[:200],
             self._key.redact(str(choice.get("finish_reason") or ""))[:40],
+            choice,
+            _counted(usage, "completion_tokens"),
         )
 
     def _trouble(self, error: Any, limit: str) -> Trouble:
@@ -325,13 +273,13 @@ class Endpoint:
         if code in (401, 403):
             key = settings.key_variable if self._key else f"no key ({settings.key_variable} is not set)"
             return Trouble(
-                f"HTTP {code}", wrong=f"the judge at {settings.base_url} refused {key} (HTTP {code})"
+                f"HTTP {code}", wrong=f"{settings.who} at {settings.base_url} refused {key} (HTTP {code})"
             )
         if code == 404:
             return Trouble(
                 f"HTTP {code}",
-                wrong=f"{settings.base_url} has no model {settings.model!r} for the judge, or is not an "
-                f"OpenAI-style address (HTTP 404: {said}); see judge: {{model, base_url}} of the matrix",
+                wrong=f"{settings.base_url} has no model {settings.model!r} for {settings.who}, or is not an "
+                f"OpenAI-style address (HTTP 404: {said}); see its model and base_url in the matrix",
             )
         if code == 429 and getattr(error, "code", None) == "insufficient_quota":
             return Trouble("quota", stop=f"quota: the account at {settings.base_url} is used up")
@@ -344,6 +292,13 @@ class Endpoint:
                 return Trouble(f"HTTP {code}", stop=f"{settings.base_url} asks to wait {after:.0f} s")
             return Trouble(f"HTTP {code}", after=after)
         return Trouble(f"refused with HTTP {code}", again=False, said=said)
+
+
+def _counted(usage: Any, name: str) -> int | None:
+    """A number of tokens that the server says; None if it is not one."""
+    tokens = usage.get(name) if isinstance(usage, dict) else None
+    known = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
+    return tokens if known else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -374,9 +329,9 @@ def _plain_name(error: Exception) -> str:
     return "timeout" if "Timeout" in type(error).__name__ else "a broken connection"
 
 
-def _client_library() -> ModuleType:
+def _client_library(who: str) -> ModuleType:
     try:
         import openai
     except ImportError:
-        raise KickError("a judge needs the openai client: pip install 'kick[judge]'") from None
+        raise KickError(f"{who} needs the openai client: pip install 'kick[judge]'") from None
     return openai

@@ -19,8 +19,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
-from kick.judge.endpoint import Endpoint, Message, Settings, Stopped, Unanswered
+from kick.judge.endpoint import Endpoint, Message, Stopped, Unanswered
 from kick.judge.rubrics import Question, messages, repair
+from kick.judge.settings import Settings
 from kick.judge.verdicts import Unparsed, parse
 from kick.records import canonical
 from kick.store.files import Files

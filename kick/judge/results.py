@@ -20,9 +20,9 @@ from typing import Any
 from kick import tasks
 from kick.errors import KickError
 from kick.judge.columns import Answered, Kind, Slot, agreement, columns, of_judge, questions
-from kick.judge.endpoint import Settings
 from kick.judge.judge import Judge, Verdict
-from kick.matrix.schema import JudgeKeys
+from kick.judge.settings import Settings
+from kick.matrix.servers import JudgeKeys
 from kick.printable import counted
 from kick.records import Result, Sample, TaskSpec
 from kick.store import Store

@@ -28,7 +28,7 @@ class Secret:
         if needed and not self.__key:
             raise KickError(
                 f"{needed} needs a key: set the environment variable {variable}, "
-                "or name another one with judge: {key_variable: ...}"
+                "or name another one with key_variable: ..."
             )
         if not self.__key.isascii() or not self.__key.isprintable():
             raise KickError(f"{variable} holds characters that no key has (line ends, non-ASCII)")

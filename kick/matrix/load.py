@@ -24,14 +24,14 @@ from kick.matrix.schema import (
     ChatKeys,
     CheckpointKeys,
     EngineKeys,
-    JudgeKeys,
     Matrix,
     MethodKeys,
     OrderKeys,
     RecipeKeys,
-    Refused,
     StepKeys,
 )
+from kick.matrix.servers import EndpointEntry, EndpointKeys, JudgeKeys
+from kick.matrix.values import Refused
 from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show, spell
 from kick.registry import near, unknown
 
@@ -224,6 +224,8 @@ _INSIDE: dict[str, type[BaseModel]] = {
     "<method>": MethodKeys,
     "<recipe>": RecipeKeys,
     "<checkpoint>": CheckpointKeys,
+    "<endpoint>": EndpointEntry,
+    "<endpoint> inside": EndpointKeys,
     "<recipe> inside": StepKeys,
     "<chat>": ChatKeys,
     "<order>": OrderKeys,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kick.engine.backend import identity
 from kick.errors import KickError
-from kick.matrix import costs, stale, stopping
+from kick.matrix import costs, served, stale, stopping
 from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
@@ -124,21 +124,28 @@ def _cells(
 ) -> list[Cell]:
     """All cells. If a task compares with dense answers, the others' cells name the dense one's key."""
     rules = {name: stopping.text(matrix, task) for name, task in tasks.items()}
-    engine = identity(matrix.engine.name)
     first = variants[0]
+    engine = _engine(first, matrix)
     dense = {name: Cell(first, asked.of(spec, first.model), None, engine).key for name, spec in specs.items()}
     return [
         stopping.cell(
             variant,
             replace(asked.of(spec, variant.model), stop=rules[name] if stopping.stops(variant) else ""),
             dense[name],
-            engine,
+            _engine(variant, matrix),
             tasks[name].needs_reference,
         )
         for variant in variants
         for name, spec in specs.items()
         if _measured(variant, tasks[name])
     ]
+
+
+def _engine(variant: Variant, matrix: Matrix) -> str:
+    """What the key of a variant's cells has for an engine."""
+    if variant.endpoint:
+        return served.ServedModel.read(variant.endpoint).identity
+    return identity(matrix.engine.name)
 
 
 def _jobs(cells: Sequence[Cell], costs: Mapping[str, Estimate]) -> tuple[Job, ...]:
@@ -181,6 +188,9 @@ class _Planner:
             model = one.variant.model
             if model in specs:
                 continue
+            if one.variant.endpoint:
+                specs[model] = self._served(model, one.path)
+                continue
             path: Path = (*one.path, "checkpoint") if one.variant.checkpoint else ("model",)
             dense = specs.get(variants[0].variant.model)
             base = (dense,) if one.variant.checkpoint and dense and dense.digest else ()
@@ -194,13 +204,25 @@ class _Planner:
             replace(one, variant=replace(one.variant, model=specs[one.variant.model])) for one in variants
         ]
 
+    def _served(self, model: ModelSpec, path: Path) -> ModelSpec:
+        """A served model with the tokenizer of the matrix's model."""
+        name, revision = self.matrix.model, self.matrix.revision
+        try:
+            digest, _ = self.sources.base(name, revision)
+        except KickError as error:
+            self._problem((*path, "endpoint"), error)
+            return model
+        return replace(model, tokenizer=digest, tokenizer_from=name, tokenizer_revision=revision)
+
     def facts(self, variants: Sequence[Expanded]) -> dict[ModelSpec, ModelFacts]:
         """Facts in the files of each model. Raises KickError for one that is not a causal language model."""
         found: dict[ModelSpec, ModelFacts] = {}
         for one in variants:
             path: Path = (*one.path, "checkpoint") if one.variant.checkpoint else ("model",)
             try:
-                if one.variant.model not in found:
+                if one.variant.endpoint:
+                    found[one.variant.model] = self.sources.base(self.matrix.model, self.matrix.revision)[1]
+                elif one.variant.model not in found:
                     found[one.variant.model] = self.sources.facts(one.variant.model)
             except KickError as error:
                 self._problem(path, error)
@@ -320,10 +342,13 @@ class _Planner:
         found = {}
         for one in variants:
             model = one.variant.model
+            asked = _of(one.variant, tasks, items)
+            if one.variant.endpoint:
+                found[one.variant.name] = served.estimate(asked)
+                continue
             where = (model.name, model.revision)
             if where not in shapes:
                 shapes[where] = self.sources.shape(model)
-            asked = _of(one.variant, tasks, items)
             if early and stopping.stops(one.variant):
                 asked = {name: stopping.expected(self.matrix, tasks[name], n) for name, n in asked.items()}
             work = self._work(one.variant, asked, kinds)

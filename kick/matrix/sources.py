@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kick import __version__
 from kick.errors import KickError
-from kick.matrix import costs
+from kick.matrix import costs, served
 from kick.matrix.costs import Shape
 from kick.matrix.variants import MethodTable
 from kick.records import CalibrationSpec, ModelFacts, ModelSpec, Step, key
@@ -37,6 +37,8 @@ class Sources:
     enough: Callable[[ModelSpec, CalibrationSpec, str | None], None] = lambda model, spec, root: None
     # what a model's files say; raises KickError if it is not a causal language model
     facts: Callable[[ModelSpec], ModelFacts] = lambda model: ModelFacts(template="{{ messages }}")
+    # the tokenizer of a served model's prompts, by name and revision of the matrix's model, and its facts
+    base: Callable[[str, str | None], tuple[str, ModelFacts]] = served.base_of
 
 
 def own_sources(extra: Sequence[File] = ()) -> Sources:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
 from kick.errors import WrongOption
+from kick.matrix import served
 from kick.matrix.schema import (
     CheckpointKeys,
     Matrix,
@@ -25,6 +26,7 @@ from kick.matrix.schema import (
     StepKeys,
     VariantKeys,
 )
+from kick.matrix.servers import EndpointEntry
 from kick.matrix.yaml_marks import Path, Problem, show
 from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
 from kick.registry import UnknownName
@@ -88,12 +90,8 @@ class _Expansion:
         entries: list[tuple[Path, VariantKeys]] = [
             (("variants", place), entry) for place, entry in enumerate(self.matrix.variants)
         ]
-        dense: list[Path] = [path for path, entry in entries if entry == "dense"]
-        for path in dense or [("variants",)]:
-            self._add(Variant("dense", self.model), path)
-        for place, replica in enumerate(self.matrix.replicas):
-            if not isinstance(replica, OrderKeys):
-                self._add(self._replica(replica), ("replicas", place))
+        self.problems += served.problems(self.matrix)
+        self._dense(entries)
         for path, entry in entries:
             if isinstance(entry, MethodKeys):
                 self._recipes([list(self._choices(entry, path))], path, entry.name)
@@ -102,8 +100,23 @@ class _Expansion:
                 self._recipes([list(self._choices(*step)) for step in steps], path, entry.name)
             elif isinstance(entry, CheckpointKeys):
                 self._checkpoint(entry, path)
+            elif isinstance(entry, EndpointEntry) and not entry.dense:
+                self._add(served.variant(entry, self._labels), path)
         if not self.problems:
             self._check_orders()
+
+    def _dense(self, entries: Sequence[tuple[Path, VariantKeys]]) -> None:
+        """The dense model and its replicas; one that is served has none."""
+        for path, entry in entries:
+            if isinstance(entry, EndpointEntry) and entry.dense:
+                self._add(served.variant(entry, {}), path)
+                return
+        dense: list[Path] = [path for path, entry in entries if entry == "dense"]
+        for path in dense or [("variants",)]:
+            self._add(Variant("dense", self.model), path)
+        for place, replica in enumerate(self.matrix.replicas):
+            if not isinstance(replica, OrderKeys):
+                self._add(self._replica(replica), ("replicas", place))
 
     def _check_orders(self) -> None:
         """Refuse replicas of kind order that there cannot be."""

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -170,12 +170,28 @@ def tokenizer_of(spec: ModelSpec) -> PreTrainedTokenizerBase:
     name, revision = spec.name, spec.revision
     if spec.tokenizer_from:
         name, revision = spec.tokenizer_from, spec.tokenizer_revision
-    folder = locate(name, revision)
+    folder = tokenizer_folder(name, revision) if spec.tokenizer_from else locate(name, revision)
     if spec.tokenizer_from and tokenizer_digest(folder) != spec.tokenizer:
         raise KickError(
             f"the tokenizer of {name!r}, which {spec.name!r} uses, changed; plan the matrix again"
         )
     return tokenizer_in(folder)
+
+
+def tokenizer_folder(name: str, revision: str | None = None) -> Path:
+    """The local folder of a model's tokenizer and config; of a hub id no weights are downloaded.
+
+    Raises KickError for one without them.
+    """
+    folder = Path(name).expanduser()
+    if name in ALIASES or folder.suffix == ".gguf":
+        return locate(name, revision)
+    if not folder.is_dir():
+        folder = _from_hub(name, revision, _HUB_FILES[1:])
+    if not (folder / "config.json").is_file() or not any((folder / one).is_file() for one in _TOKENIZERS):
+        raise KickError(f"{name!r} has no config.json with a tokenizer beside it ({folder})")
+    _refuse_code(folder, name)
+    return folder
 
 
 def tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
@@ -311,14 +327,14 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, files: Sequence[str] = _HUB_FILES) -> Path:
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if near(name, ALIASES) and "/" not in name:
         raise KickError(unknown("model", name, ALIASES))
-    options: dict[str, Any] = {"repo_id": name, "revision": revision, "allow_patterns": _HUB_FILES}
+    options: dict[str, Any] = {"repo_id": name, "revision": revision, "allow_patterns": list(files)}
     for local_only in (True, False):
         local_only = local_only or not hub.online()
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kick.engine.backend import Backend
 from kick.errors import CellFailed
 from kick.matrix import rates
 from kick.records import Cell, Result, Sample
@@ -16,6 +19,18 @@ from kick.tasks.generation import takes_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A job's model, compressed and ready to answer, with what that took and what was reported of it."""
+
+    engine: Backend
+    tokenizer: PreTrainedTokenizerBase
+    store: Store
+    seconds: Mapping[str, float]
+    report: Mapping[str, Any]
+    lacks: Mapping[str, str] = field(default_factory=dict)  # what a server does not answer, and why
 
 
 def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:

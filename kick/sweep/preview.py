@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kick.errors import KickError
 from kick.matrix import costs, measure, stale, stopping
 from kick.matrix.load import Given
 from kick.matrix.plan import Plan
@@ -115,6 +116,8 @@ def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Previ
     Raises KickError for a matrix that is wrong or cannot fit the machine.
     """
     planned, store = run.prepare(matrix, options)
+    if timed and planned.variants[0].endpoint:
+        raise KickError("--measure times a model on this machine; the dense model here is behind a server")
     if timed:
         measure.measure(planned.variants[0].model)
         planned, store = run.prepare(matrix, options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kick import plugins
 from kick.catalog import recorded
 from kick.compress.method import methods
-from kick.engine.backend import of_cell
+from kick.engine.backend import DEFAULT, of_cell
 from kick.errors import CellFailed, KickError
 from kick.judge.columns import of_judge
 from kick.records import Cell, Job, Result, Score
@@ -79,7 +79,7 @@ def reproduce(
             data_root=data_root,
             task_folders=tuple(task_folders),
             plugins=plugins_in_full,
-            backend=of_cell(result.cell.engine),
+            backend=DEFAULT if result.cell.variant.endpoint else of_cell(result.cell.engine),
             as_planned=False,  # whether an edit has changed the numbers is what may be asked
         )
         _run(work, again, cells)

@@ -31,8 +31,8 @@ from kick.records import Cell, Job, Request, Result, Variant, key
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
-from kick.sweep import by_vllm, layered, planned, reuse
-from kick.sweep.cells import chat_notes, dense_samples, keeper, learn
+from kick.sweep import by_vllm, layered, planned, reuse, served
+from kick.sweep.cells import Loaded, chat_notes, dense_samples, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.groups import LAYERED, one_pass
 from kick.sweep.onepass import Apart, Member, measure
@@ -47,17 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 REPLICA_BATCH = 3  # a batch replica computes this many times fewer tokens at once
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A job's model, compressed and ready to answer, with what that took and what was reported of it."""
-
-    engine: Backend
-    tokenizer: PreTrainedTokenizerBase
-    store: Store
-    seconds: Mapping[str, float]
-    report: Mapping[str, Any]
 
 
 @dataclass
@@ -120,6 +109,10 @@ class Worker:
         if self.as_planned:
             planned.check(job)
         seconds: dict[str, float] = {}
+        if job.variant.endpoint:
+            self._load_tasks()
+            self._ask(job, served.loaded(job.variant, store))
+            return
         with self._model(job.variant, seconds) as (network, tokenizer, report):
             with timed(seconds, "load"):
                 self._load_tasks()
@@ -275,7 +268,7 @@ class Worker:
             cell=one.cell,
             scores=found.scores,
             counts=found.counts,
-            warnings=found.warnings,
+            warnings=(*found.warnings, *served.lacking(found.scores, task, loaded.lacks)),
             seconds={name: round(seconds, 3) for name, seconds in one.seconds.items()},
             peak_memory=peak(),
             compression=loaded.report,
