@@ -23,7 +23,6 @@ from kick.matrix.served import ServedModel
 from kick.model.source import tokenizer_folder, tokenizer_of
 from kick.paths import cache_root
 from kick.records import ModelSpec, Request, Response, Score, Variant
-
 from kick.store import Store
 from kick.sweep.cells import Loaded
 from kick.sweep.clock import timed
@@ -274,130 +273,6 @@ def loaded(variant: Variant, store: Store) -> Loaded:
         tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
         engine = ServedBackend(model, tokenizer, window, tokens)
     return Loaded(engine, tokenizer, store, seconds, {}, engine.lacks)
-
-
-def _window(self, endpoint: Endpoint, window: Scoring) -> tuple[float, bool] | None:
-        """Log-probability of the targets, and whether each was the likeliest; None if it is not given."""
-        ids = (*window.ids, window.targets[-1])
-        try:
-            reply = endpoint.continued(ids, 1, echo=True, logprobs=1, temperature=0.0, seed=0)
-        except Unanswered as error:
-            if not error.cause.startswith("refused"):
-                raise
-            self._lacking(error.cause)
-            return None
-        self._note(reply)
-        return self._read(reply.choice.get("logprobs"), len(ids), len(window.targets))
-
-    def _read(self, found: Any, sent: int, targets: int) -> tuple[float, bool] | None:
-        """What an echo says of the last `targets` of the `sent` tokens; one more was generated, or none."""
-        if not isinstance(found, Mapping):
-            self._lacking("no logprobs in its reply")
-            return None
-        logs, tops = found.get("token_logprobs"), found.get("top_logprobs")
-        if not isinstance(logs, list) or not isinstance(tops, list) or len(tops) != len(logs):
-            self._lacking("no token_logprobs with top_logprobs in its reply")
-            return None
-        if len(logs) not in (sent, sent + 1):
-            self._lacking(f"log-probabilities of {len(logs)} tokens for a prompt of {sent}")
-            return None
-        part = slice(sent - targets, sent)
-        numbers, best = logs[part], [_largest(top) for top in tops[part]]
-        if not all(isinstance(one, int | float) for one in numbers) or None in best:
-            self._lacking("a token of the prompt has no log-probability")
-            return None
-        greedy = all(one >= top for one, top in zip(numbers, best, strict=True) if top is not None)
-        return float(sum(numbers)), greedy
-
-    def _lacking(self, why: str) -> None:
-        with self._lock:
-            self.lacks["scores"] = f"{self.served.host} does not give {SCORED}: {why}"
-
-    # ------------------------------------------------------------------------------------ generation
-
-    def _generated(self, endpoint: Endpoint, request: Request, prompt: Prompt) -> Response:
-        options = {
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "seed": request.seed % 2**31,
-            **(
-                {"stop": list(request.until[:MOST_STOPS])}
-                if request.until and not request.reasoning_end
-                else {}
-            ),
-        }
-        reply = self._continued(endpoint, request, prompt, options)
-        self._note(reply)
-        text, thought = _thought(reply.text, request.reasoning_end)
-        for stop in request.until:
-            text = text.partition(stop)[0] if stop else text
-        return Response(text=text, count=reply.written, truncated=prompt.truncated, reasoning=thought)
-
-    def _continued(
-        self, endpoint: Endpoint, request: Request, prompt: Prompt, options: Mapping[str, Any]
-    ) -> Reply:
-        """The reply to the prompt as ids, or as text once the server has refused ids."""
-        if not self._texts:
-            try:
-                return endpoint.continued(prompt.ids, request.max_tokens, **options)
-            except Unanswered as error:
-                if not error.cause.startswith("refused"):
-                    raise
-        reply = endpoint.continued(request.context, request.max_tokens, **options)
-        self._texts = True
-        return reply
-
-    # ------------------------------------------------------------------------------------ what is told
-
-    def _note(self, reply: Reply) -> None:
-        if reply.model:
-            with self._lock:
-                self._models.add(reply.model)
-
-    def notes(self) -> dict[str, Any]:
-        """How requests were answered, as JSON values; no key is among them."""
-        return {
-            "backend": "endpoint",
-            "batch_tokens": 0,
-            "base_url": self.served.base_url,
-            "model": self.served.model,
-            "declared engine": self.served.engine or "",
-            "model by its own word": sorted(self._models),
-            "prompts": "texts" if self._texts else "token ids",
-            "window": self.encoder.max_length,
-        }
-
-
-def _largest(top: Any) -> float | None:
-    """The largest log-probability among the likeliest tokens; None if there is none."""
-    numbers = (
-        [one for one in top.values() if isinstance(one, int | float)] if isinstance(top, Mapping) else []
-    )
-    return max(numbers, default=None)
-
-
-def _thought(text: str, mark: str) -> tuple[str, str | None]:
-    """The answer, and the thinking before it: up to its mark, all of a text that begins one and ends none."""
-    if not mark:
-        return text, None
-    before, found, after = text.partition(mark)
-    if found:
-        return after.lstrip(), before
-    opens = mark.replace("/", "", 1)
-    return ("", text) if text.lstrip().startswith(opens) else (text, None)
-
-
-def lacking(scores: Sequence[Score], task: Task, lacks: Mapping[str, str]) -> tuple[str, ...]:
-    """Why a cell has items without a score, by what the server lacks."""
-    why = lacks.get("fidelity" if task.needs_reference else "scores")
-    return (why,) if why and any(score.missing for score in scores) else ()
-
-
-def opened(variant: Variant, tokens: Path) -> tuple[ServedBackend, PreTrainedTokenizerBase]:
-    """The backend of a served variant, and the tokenizer of its prompts. Raises KickError."""
-    tokenizer = tokenizer_of(variant.model)
-    served = Served.read(variant.endpoint)
-    return ServedBackend(served, tokenizer, _window(variant.model, tokenizer), tokens), tokenizer
 
 
 def _window(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -106,13 +106,13 @@ class Worker:
 
     def _alone(self, job: Job, store: Store) -> None:
         """Do the cells of one variant, with its own model."""
-        if self.as_planned:
-            planned.check(job)
-        seconds: dict[str, float] = {}
         if job.variant.endpoint:
             self._load_tasks()
             self._ask(job, served.loaded(job.variant, store))
             return
+        if self.as_planned:
+            planned.check(job)
+        seconds: dict[str, float] = {}
         with self._model(job.variant, seconds) as (network, tokenizer, report):
             with timed(seconds, "load"):
                 self._load_tasks()
