@@ -70,6 +70,8 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
         if "compensate" in kinds[:number]:
             raise KickError(f"{step.method} would change weights after their compensation; put it before")
         made = build(step)
+        if number < len(recipe) - 1 and (why := getattr(made, "alone", "")):
+            raise KickError(f"{step.method} must be the last step: {why}")
         if hasattr(made, "check"):
             made.check(model)
         Scope.of(step).check(model)

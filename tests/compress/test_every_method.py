@@ -32,8 +32,10 @@ REFUSED = {
     "llm.int8": UNCALLED,
     "smoothquant": UNCALLED,
     "eora": UNCALLED,
+    "flexigpt": UNCALLED,
     **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
+    "expert-usage": set(ARCHITECTURES) - {"mixtral"},
 }
 RANKED = [name for name in methods if methods[name].kind == "prune" and name not in OWN_SHARES]
 PAIRS = [(method, name) for method in methods for name in ARCHITECTURES]
