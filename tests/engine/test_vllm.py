@@ -174,10 +174,20 @@ def test_a_process_that_misbehaves_fails_the_cell_with_its_cause(serving, tokeni
     for _ in range(2):  # the next cell of the job says so as well
         with pytest.raises(CellFailed, match=message):
             engine.answer(asked)
-    # What cannot be trusted any more is ended and started again; what does not start is not tried again.
-    assert one.starts == {"refuse": 1, "early": 1, "lost": 1, "stillborn": 1}.get(trouble, 2)
+    assert one.starts == {"stranger": 2}.get(trouble, 1), "what fails at once is not tried again"
     one.close()
     assert one.memory_used() == 0
+
+
+def test_a_process_that_crashes_after_it_has_answered_is_started_again(serving, tokenizer):
+    one = serving("later")
+    engine = VllmEngine(one, tokenizer)
+    asked = [Request("generate", "Once", max_tokens=1)]
+    assert engine.answer(asked)[0].tokens == (5,)
+    with pytest.raises(CellFailed, match=r"ended \(status 3\)"):
+        engine.answer(asked)
+    assert engine.answer(asked)[0].tokens == (5,)
+    assert one.starts == 2
 
 
 def test_a_process_that_is_never_ready_is_ended(serving, tokenizer, monkeypatch, tmp_path):

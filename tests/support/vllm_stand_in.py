@@ -89,7 +89,7 @@ def score(model, one):
 
 def trouble(kind, one):
     """Misbehave in place of answering."""
-    if kind == "crash":
+    if kind == "crash" or (kind == "later" and one["id"] > 0):
         print("Traceback: the machine is on fire", file=sys.stderr, flush=True)
         os._exit(3)
     if kind == "garbage":
@@ -100,7 +100,7 @@ def trouble(kind, one):
         time.sleep(60)
     if kind == "refuse":
         say({"id": one["id"], "error": "prompt too long"})
-    if kind == "early":
+    if kind in ("early", "later"):
         say({"id": one["id"], "tokens": [5], "done": True, "lost": False})
     if kind == "lost":
         say({"id": one["id"], "tokens": [5], "done": False, "lost": True})

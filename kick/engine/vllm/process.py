@@ -56,12 +56,14 @@ class ServerProcess:
     """
 
     ready: Mapping[str, Any]
+    failure: str = ""  # why it was ended
+    answered: bool = False  # whether it has said anything after it was ready
 
     def __init__(self, python: str, log: Path, limits: Limits | None = None, server: Path = SERVER):
         self.limits = limits or Limits()
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as stream:
+        with log.open("ab") as stream:
             self._popen = subprocess.Popen(
                 [python, "-P", str(server)],
                 stdin=subprocess.PIPE,
@@ -100,7 +102,9 @@ class ServerProcess:
 
     def hear(self) -> dict[str, Any]:
         """The next message, waited for as long as `limits.silent` allows."""
-        return self._next(self.limits.silent, "said nothing")
+        found = self._next(self.limits.silent, "said nothing")
+        self.answered = True
+        return found
 
     def memory(self) -> int:
         """Bytes of memory that it has now; 0 if it has ended."""
@@ -145,7 +149,8 @@ class ServerProcess:
         self.close()
         status = self._popen.returncode
         how = f" (status {status})" if what == "ended" else ""
-        return CellFailed(f"vLLM's process {what}{how}; its log ends with:\n{self._tail()}")
+        self.failure = f"vLLM's process {what}{how}; its log ends with:\n{self._tail()}"
+        return CellFailed(self.failure)
 
     def _tail(self) -> str:
         lines = self.log.read_text("utf-8", errors="replace").splitlines()

@@ -58,11 +58,14 @@ class Served:
         Args:
             length: tokens of the longest text. window: the model's, in tokens. batch_tokens: of a forward.
 
-        Raises CellFailed for one that does not start.
+        Raises CellFailed for one that does not start, or for one that failed at its first request: another
+        would fail as well.
         """
+        line = self._line
+        if line is not None and line.process.failure and not line.process.answered:
+            self._refused = line.process.failure
         if self._refused:
             raise CellFailed(self._refused)
-        line = self._line
         if line is None or not line.process.running or length > self._length:
             self.close()
             line = self._start(length, window, batch_tokens)
