@@ -35,7 +35,10 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a checkpoint is a folder on this machine
     "TOKENIZERS_PARALLELISM": "false",
 }
-DEFAULTS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # what a user may set
+DEFAULTS = {  # what a user may set otherwise
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",  # else a C++ compiler is called at the first request, for the count of a rank
+}
 
 
 @dataclass(frozen=True)
