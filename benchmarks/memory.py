@@ -1,10 +1,11 @@
 """Peak memory and CPU seconds against an older commit: each work in a process of its own, side by side.
 
-    python benchmarks/memory.py [--works WORK ...] [--commit 897272f] [--folder DIR] [--out FILE]
+    python benchmarks/memory.py [WORK ...] [--commit 897272f] [--folder DIR] [--out FILE]
 
-The older commit is checked out beside this one. A process's peak is the kernel's count of its resident set
-(VmHWM). Rows are {work, against, ratio, target}, ratio = theirs over ours. If the older code cannot do a
-work, ratio is what is allowed over what was measured, and the target 1.
+WORK is a name of WORKS, such as compress-wanda; all of them by default. The older commit is checked out
+beside this one. A process's peak is the kernel's count of its resident set (VmHWM), of a matrix the largest
+that its cells record. Rows are {work, against, ratio, target}, ratio = theirs over ours. If the older code
+cannot do a work, ratio is what is allowed over what was measured, and the target 1.
 """
 
 from __future__ import annotations
@@ -41,39 +42,73 @@ except SystemExit as ended:
     status = ended.code or 0
 lines = Path("/proc/self/status").read_text().splitlines()
 peak = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")][0] * 1024
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"status": status, "peak": peak, "cpu": used.ru_utime + used.ru_stime}))
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps({"status": status, "peak": peak, "cpu": sum(one.ru_utime + one.ru_stime for one in used)}))
 """
 GB = 10**9
 
 
 @dataclass(frozen=True)
 class Work:
-    """A command to be measured; OUT in its arguments is a new folder, MODEL the checkpoint's.
+    """A command to be measured; OUT in its arguments is a new folder, MODEL the checkpoint's, MATRIX a file
+    with the work's matrix.
 
-    peak: bytes allowed. cpu: seconds allowed, as a share of theirs. theirs: whether the older code can do it.
-    disk: bytes that must be free.
+    title: in words. model: a name of `memory_models.SHAPES`, "" for none. peak: bytes allowed. cpu: seconds
+    allowed, as a share of theirs. theirs: whether the older code can do it. disk: bytes that must be free.
+    matrix: its text, in which ENGINE is ours or theirs.
     """
 
+    title: str
     model: str
     arguments: tuple[str, ...]
     peak: float  # a share of theirs, or bytes if they cannot do it
     cpu: float = 1.0
     theirs: bool = True
     disk: int = 0
+    matrix: str = ""
 
 
+OURS, THEIRS = "{name: layered}", "{name: packed}"
+MATRIX = """
+name: group
+model: MODEL
+tasks: [kick_mini_mcq, kick_mini_perplexity]
+limit: {kick_mini_mcq: 40, kick_mini_perplexity: 4}
+calibration: {corpus: kick_mini_calibration, sequences: 4, length: 128}
+variants:
+  - {method: wanda, sparsity: [0.3, 0.5, 0.7]}
+replicas: []
+engine: ENGINE
+"""
+RUN_MATRIX = ("run", "MATRIX", "--out", "OUT", "--executor", "inline")
 SMALL = ("--sequences", "4", "--length", "128", "--out", "OUT")
 WANDA = ("compress", "MODEL", "--method", "wanda", "--sparsity", "0.5", *SMALL)
 WORKS = {
-    "compress wanda 50 %, 0.8B bfloat16": Work("0.8b", WANDA, 0.17),
-    "compress sparsegpt 50 %, 0.8B bfloat16": Work(
-        "0.8b", ("compress", "MODEL", "--method", "sparsegpt", "--sparsity", "0.5", *SMALL), 0.25
+    "compress-wanda": Work("compress wanda 50 %, 0.8B bfloat16", "0.8b", WANDA, 0.17),
+    "compress-sparsegpt": Work(
+        "compress sparsegpt 50 %, 0.8B bfloat16",
+        "0.8b",
+        ("compress", "MODEL", "--method", "sparsegpt", "--sparsity", "0.5", *SMALL),
+        0.25,
     ),
-    "compress gptq 4 bits, 0.8B bfloat16": Work(
-        "0.8b", ("compress", "MODEL", "--method", "gptq", "--bits", "4", "--group_size", "128", *SMALL), 0.25
+    "compress-gptq": Work(
+        "compress gptq 4 bits, 0.8B bfloat16",
+        "0.8b",
+        ("compress", "MODEL", "--method", "gptq", "--bits", "4", "--group_size", "128", *SMALL),
+        0.25,
     ),
-    "compress wanda 50 %, 7B bfloat16": Work("7b", WANDA, 6 * GB, theirs=False, disk=30 * GB),
+    "group": Work(
+        "dense and wanda 30, 50, 70 %: perplexity and 40 choices, 0.8B bfloat16",
+        "0.8b",
+        RUN_MATRIX,
+        0.2,  # 1.4 of 7.1 GB
+        0.85,
+        matrix=MATRIX,
+    ),
+    "compress-wanda-7b": Work(
+        "compress wanda 50 %, 7B bfloat16", "7b", WANDA, 6 * GB, theirs=False, disk=27 * GB
+    ),
+    "demo": Work("a worker of the demo", "", ("run", "demo", "--out", "OUT", "--workers", "1"), 0.5, 1.03),
 }
 
 
@@ -92,6 +127,12 @@ def measured(arguments: tuple[str, ...], code: Path) -> dict[str, Any]:
     return found
 
 
+def worst(out: Path) -> int:
+    """The largest peak that cells record, 0 if there are none."""
+    runs = out.glob("*/*/run.json")
+    return max((json.loads(one.read_text())["peak_memory"] for one in runs), default=0)
+
+
 @contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
     """The code of a commit in a folder of its own."""
@@ -104,18 +145,23 @@ def checked_out(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", code], cwd=ROOT, check=True)
 
 
-def compare(name: str, work: Work, folder: Path, older: Path) -> list[dict[str, Any]]:
+def compare(work: Work, folder: Path, older: Path) -> list[dict[str, Any]]:
     """The rows of a work: memory, and CPU seconds if there is something to compare them with."""
-    if shutil.disk_usage(folder).free < work.disk:
-        print(f"{name}: skipped, it needs {work.disk / GB:.0f} GB of free disk")
+    name, free = work.title, shutil.disk_usage(folder).free
+    if free < work.disk:
+        print(f"{name}: SKIPPED, needs {work.disk / GB:.0f} GB of free disk, {free / GB:.0f} GB are free")
         return []
-    model = memory_models.make(memory_models.SHAPES[work.model], folder / work.model)
+    model = folder / work.model
+    if work.model:
+        memory_models.make(memory_models.SHAPES[work.model], model)
     figures = []
-    for code in (ROOT, older) if work.theirs else (ROOT,):
-        out = folder / "out"
+    for code, engine in ((ROOT, OURS), (older, THEIRS)) if work.theirs else ((ROOT, OURS),):
+        out, matrix = folder / "out", folder / "matrix.yaml"
         shutil.rmtree(out, ignore_errors=True)
-        words = {"MODEL": str(model), "OUT": str(out)}
-        figures.append(measured(tuple(words.get(one, one) for one in work.arguments), code))
+        matrix.write_text(work.matrix.replace("MODEL", str(model)).replace("ENGINE", engine))
+        words = {"MODEL": str(model), "OUT": str(out), "MATRIX": str(matrix)}
+        found = measured(tuple(words.get(one, one) for one in work.arguments), code)
+        figures.append(found | {"peak": worst(out) or found["peak"]})
         shutil.rmtree(out, ignore_errors=True)
     ours = figures[0]
     facts = {"peak_gb": round(ours["peak"] / GB, 3), "cpu_seconds": round(ours["cpu"], 1)}
@@ -139,19 +185,20 @@ def compare(name: str, work: Work, folder: Path, older: Path) -> list[dict[str, 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--works", nargs="*", default=list(WORKS), help="a part of a work's name")
+    parser.add_argument("works", nargs="*", metavar="WORK", help=f"one of {', '.join(WORKS)}")
     parser.add_argument("--commit", default="897272f")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "kick" / "benchmarks")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out" / "memory.json")
     options = parser.parse_args()
+    if unknown := set(options.works) - set(WORKS):
+        parser.error(f"no work {min(unknown)!r}; expected: {', '.join(WORKS)}")
     options.folder.mkdir(parents=True, exist_ok=True)
     known = json.loads(options.out.read_text()) if options.out.exists() else []
     rows = {row["work"]: row for row in known}
     with checked_out(options.commit) as older:
-        for name, work in WORKS.items():
-            if any(part in name for part in options.works):
-                rows |= {row["work"]: row for row in compare(name, work, options.folder, older)}
-                options.out.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        for name in options.works or WORKS:
+            rows |= {row["work"]: row for row in compare(WORKS[name], options.folder, older)}
+            options.out.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
     table = Table("work", "against", "ratio", "target", "peak, GB", "theirs", "CPU s", "theirs")
     keys = (
         "work",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kick.engine.reference import Reference
 
 DEFAULT = "packed"
+LAYERED = "layered"  # the one for models larger than memory
+AUTO = "auto"  # the default's name in a matrix: DEFAULT where the model fits, else LAYERED
 
 
 class Backend(Protocol):
@@ -104,11 +106,13 @@ class backend(BackendFacts):
 
 def names() -> list[str]:
     """The names that a matrix may give, earlier ones included."""
-    return sorted(name for one in backends.facts().values() for name in (one.name, *one.also))
+    return sorted([AUTO, *(name for one in backends.facts().values() for name in (one.name, *one.also))])
 
 
 def named(name: str) -> BackendFacts:
-    """The facts of the backend of that name, or of that earlier name. Raises UnknownName with near names."""
+    """The facts of the backend of that name, or of that earlier name; of the default for AUTO, which chooses
+    among equal ones. Raises UnknownName with near names."""
+    name = DEFAULT if name == AUTO else name
     for one in backends.facts().values():
         if name == one.name or name in one.also:
             return one

@@ -1,4 +1,5 @@
 """Cost of a job, from shapes alone: seconds, memory, disk. No weights are loaded and torch is not needed.
+Bytes of memory are in `kick.matrix.memory`.
 
 Seconds, with P parameters and F multiply-adds doubled a second (`Rates.flops`, stored for this machine):
 
@@ -17,70 +18,44 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from kick.errors import KickError
+from kick.matrix import memory
+from kick.matrix.blockwise import blockwise
+from kick.matrix.memory import BYTES, JobWork, Shape, gigabytes, tokens_of
 from kick.matrix.rates import Rates, place_of
-from kick.records import ModelSpec
-from kick.tasks.protocol import TOKENS as OTHER_TOKENS
-from kick.tasks.protocol import protocols
+from kick.paths import offload_folder
+from kick.records import ModelSpec, Variant
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# of an item of lm-eval's kinds, before any was measured; a protocol says its own
-TOKENS = {"multiple_choice": 100, "generate_until": 150}
 ITEMS = 32  # of a task whose size is not known before it is tokenised
 SOLVER = 1e-7  # seconds per parameter: statistics, factorisation, column sweep
 SIMPLE = 2e-8
 READ = 5e8  # bytes per second
-LIBRARIES = 700 << 20  # bytes that Python, torch and transformers take by themselves
 SAMPLE = 1500  # bytes of a stored item
-BATCH = 4096  # tokens per batch if the engine chooses
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A model's size, read off its files' headers. `block` is the parameters of its largest block, `widest`
-    the longest input of a weight in a block."""
-
-    parameters: int
-    block: int
-    widest: int
-    hidden: int
-    vocabulary: int
-
-
-@dataclass(frozen=True)
 class Estimate:
-    """Needs of a job: seconds by part, peak bytes of memory, of which for calibration, bytes of disk."""
+    """Needs of a job: seconds by part, peak bytes of memory, of which for calibration, bytes of disk, peak
+    bytes of `kick compress` with the recipe, block by block; 0 without one, or if that is not possible."""
 
     seconds: Mapping[str, float]
     memory: int
     calibration: int
     disk: int
+    compressing: int = 0
 
     @property
     def total(self) -> float:
         """All its seconds."""
         return sum(self.seconds.values())
-
-
-@dataclass(frozen=True)
-class JobWork:
-    """Work of a job: items by task, and tokens of the calibration set with how many steps see them."""
-
-    items: Mapping[str, int]
-    kinds: Mapping[str, str]  # task -> how it asks, as `kick.tasks.describe` says
-    calibrated: int = 0  # steps
-    simple: int = 0
-    sequences: int = 0
-    length: int = 0
-    batch_tokens: int | None = None
-    gradients: bool = False  # a step needs one of every weight
 
 
 def shape(folder: Path) -> Shape:
@@ -89,25 +64,44 @@ def shape(folder: Path) -> Shape:
     Raises KickError if a header cannot be read.
     """
     sizes: dict[str, tuple[int, ...]] = {}
+    stored = 0
     for file in sorted(folder.glob("*.safetensors")):
-        sizes |= _header(file)
+        found = _header(file)
+        sizes |= {name: tuple(one["shape"]) for name, one in found.items()}
+        stored += sum(end - start for start, end in (one["data_offsets"] for one in found.values()))
     blocks: dict[str, int] = {}
-    widest = 1
+    widest, largest = 1, 0
     for name, size in sizes.items():
         number = _BLOCK.search(name)
         if number:
             blocks[number[1]] = blocks.get(number[1], 0) + math.prod(size)
             widest = max([widest, *(size[-1:] if len(size) >= 2 else ())])
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    config = config.get("text_config", config)
+            largest = max(largest, math.prod(size))
+    whole = json.loads((folder / "config.json").read_text("utf-8"))
+    config = whole.get("text_config", whole)
     hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or widest)
-    vocabulary = int(config.get("vocab_size") or 0)
     return Shape(
-        sum(map(math.prod, sizes.values())), max(blocks.values(), default=0), widest, hidden, vocabulary
+        sum(map(math.prod, sizes.values())),
+        max(blocks.values(), default=0),
+        widest,
+        hidden,
+        int(config.get("vocab_size") or 0),
+        stored,
+        largest,
+        len(blocks) or 1,
+        _cached(config, hidden),
+        "quantization_config" in whole,
     )
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
+def _cached(config: Mapping[str, Any], hidden: int) -> int:
+    """Values of keys and values per token and block."""
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
+    groups = int(config.get("num_key_value_heads") or heads)
+    return 2 * groups * int(config.get("head_dim") or hidden // heads)
+
+
+def _header(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(length) if length < file.stat().st_size else b""
@@ -117,26 +111,63 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         raise KickError(
             f"{file} is not a valid safetensors file: its header cannot be read; download it again"
         ) from None
-    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
-def estimate(spec: ModelSpec, size: Shape, work: JobWork, rates: Rates) -> Estimate:
-    """The cost of one job; the formula is this module's docstring."""
+def work_of(
+    variant: Variant,
+    items: Mapping[str, int],
+    kinds: Mapping[str, str],
+    needs: Sequence[Collection[str]],
+    batch_tokens: int | None,
+) -> JobWork:
+    """Work of a variant's job. items, kinds: by task. needs: of each step of its recipe."""
+    calibrated, spec = sum("calibration" in one for one in needs), variant.calibration
+    return JobWork(
+        items,
+        kinds,
+        calibrated,
+        len(needs) - calibrated,
+        spec.sequences if spec else 0,
+        spec.length if spec else 0,
+        batch_tokens,
+        any("gradients" in one for one in needs),
+        any("damping" in step.options for step in variant.recipe),  # of a Hessian
+        offload_folder() is not None,
+        blockwise(variant),
+    )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Work of a job by the engine 'layered': the budget of its passes in bytes, and how many variants go
+    through the blocks together."""
+
+    budget: int
+    variants: int = 1
+
+
+def estimate(
+    spec: ModelSpec, size: Shape, work: JobWork, rates: Rates, layers: Layers | None = None
+) -> Estimate:
+    """The cost of one job, in memory or block by block; the formula is this module's docstring, and for bytes
+    that of `kick.matrix.memory`."""
     forward = 2 * size.parameters / rates.flops  # seconds per token
     tokens = work.sequences * work.length
     answer = sum(_answer(task, count, size, work, rates) for task, count in work.items.items())
     compress = work.calibrated * (2 * forward * tokens + SOLVER * size.parameters)
     compress += work.simple * SIMPLE * size.parameters
     weights = size.parameters * BYTES[spec.dtype]
-    states = 2 * tokens * size.hidden * 4 if work.calibrated else 0  # a block's inputs and outputs
-    solving = 3 * 4 * size.widest**2 + 2 * 4 * size.block if work.calibrated else 4 * size.block
-    solving += 4 * size.parameters if work.gradients else 0
-    answering = (work.batch_tokens or BATCH) * 4 * (size.vocabulary + 8 * size.hidden)
+    if layers is None:
+        needed = memory.in_memory(size, spec.dtype, work)
+    else:
+        needed = memory.layered(size, spec.dtype, work, layers.budget, layers.variants)
     return Estimate(
         {"load": weights / READ, "compress": compress, "answer": answer},
-        LIBRARIES + weights + max(states + solving if work.calibrated or work.simple else 0, answering),
-        states,
+        needed,
+        memory.states(size, work),
         sum(work.items.values()) * SAMPLE,
+        memory.compressing(size, work) if work.blockwise else 0,
     )
 
 
@@ -144,12 +175,6 @@ def _answer(task: str, items: int, size: Shape, work: JobWork, rates: Rates) -> 
     if (known := place_of(task, size.parameters)) in rates.items:
         return items * rates.items[known]
     return items * tokens_of(work.kinds.get(task, "")) * 2 * size.parameters / rates.flops
-
-
-def tokens_of(kind: str) -> int:
-    """Tokens read per item, of a protocol's task, or of one with an lm-eval output type."""
-    facts = protocols.facts().get(kind)
-    return facts.tokens if facts else TOKENS.get(kind, OTHER_TOKENS)
 
 
 # ---------------------------------------------------------------------------------------- what fits
@@ -172,6 +197,15 @@ def job_memory() -> int:
     return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
 
 
+def free_memory() -> int:
+    """Bytes of memory that a job may take now: the GPU's if there is one, else what is available."""
+    import torch
+
+    if torch.cuda.is_available():
+        return job_memory()
+    return min(machine_memory(), psutil.virtual_memory().available)
+
+
 def free_disk(folder: Path) -> int:
     """Free bytes on the disk of `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:
@@ -180,7 +214,11 @@ def free_disk(folder: Path) -> int:
 
 
 def preflight(
-    estimates: Mapping[str, Estimate], out: Path | None, memory: int | None = None, disk: int | None = None
+    estimates: Mapping[str, Estimate],
+    out: Path | None,
+    memory: int | None = None,
+    disk: int | None = None,
+    note: str = "",
 ) -> list[str]:
     """Warnings for what may not fit; what cannot fit is refused.
 
@@ -189,6 +227,7 @@ def preflight(
         out: the local folder of the results, None for an object store.
         memory: bytes per job; `job_memory()` by default.
         disk: free bytes at `out`; asked of the system by default.
+        note: what is known about another way, for the refusal.
 
     Raises:
         KickError: a job needs more memory, or all results more disk, than there is.
@@ -200,6 +239,7 @@ def preflight(
         raise KickError(
             f"variant {largest} needs about {gigabytes(most)} of memory, there is {gigabytes(memory)}; "
             "choose a smaller model, a smaller dtype, fewer calibration sequences or another machine"
+            + (f" ({note})" if note else "")
         )
     needed = sum(one.disk for one in estimates.values())
     if out is not None:
@@ -212,8 +252,3 @@ def preflight(
     if most > 0.8 * memory:
         return [f"variant {largest} needs about {gigabytes(most)} of this machine's {gigabytes(memory)}"]
     return []
-
-
-def gigabytes(size: int) -> str:
-    """Bytes as people read them."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

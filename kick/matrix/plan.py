@@ -5,7 +5,7 @@ No weights are loaded. All mistakes are reported at once, each with its line in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,9 @@ from kick.engine.backend import identity
 from kick.errors import KickError
 from kick.matrix import costs, served, stale, stopping
 from kick.matrix.asking import Asking
-from kick.matrix.costs import Estimate, JobWork, Shape
+from kick.matrix.costs import Estimate, Layers
+from kick.matrix.engines import ChosenEngine, choose
+from kick.matrix.memory import JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
 from kick.matrix.schema import ChatKeys, Matrix, OrderKeys
 from kick.matrix.sources import Sources, own_sources
@@ -32,9 +34,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a matrix. `cells` are in order of variants, dense first; `keys` are theirs."""
+    """Plan of a matrix. `cells` are in order of variants, dense first; `keys` are theirs. `engine` is what
+    the matrix names, or what was chosen for it."""
 
     matrix: Matrix
+    engine: ChosenEngine
     variants: tuple[Variant, ...]
     tasks: Mapping[str, Task]
     cells: tuple[Cell, ...]
@@ -83,8 +87,6 @@ def plan(
         KickError: an unknown model, method, option, task or corpus, a level out of range, a variant given
             twice: all that is found, a line each.
     """
-    if limit is not None and limit < 1:
-        raise KickError(f"limit: got {limit}; expected: a whole number of at least 1")
     planner = _Planner(matrix, data_root or matrix.data_root, limit, sources or own_sources())
     variants = planner.variants()
     tasks = planner.tasks()
@@ -100,15 +102,19 @@ def plan(
     planner.problems += asked.problems([one.variant for one in variants], specs)
     planner.refuse()
     cells = _cells([one.variant for one in variants], tasks, specs, asked, matrix)
-    known = rates or load_rates()
-    whole, early = (planner.estimates(variants, tasks, specs, known, early) for early in (False, True))
+    work = variants, tasks, specs, rates or load_rates()
+    whole = planner.estimates(*work)
+    engine = planner.engine(variants, tasks, whole.values())
+    if engine.layers is not None:
+        whole = planner.estimates(*work, layers=engine.layers)
     return Plan(
         matrix,
+        engine,
         tuple(one.variant for one in variants),
         tasks,
         tuple(cells),
         tuple(cell.key for cell in cells),
-        _jobs(cells, early),
+        _jobs(cells, planner.estimates(*work, early=True, layers=engine.layers)),
         whole,
         {one.variant.name: one.given for one in variants},
         planner.data_root,
@@ -161,12 +167,15 @@ def _measured(variant: Variant, task: Task) -> bool:
 
 class _Planner:
     def __init__(self, matrix: Matrix, data_root: str | None, limit: int | None, sources: Sources):
+        if limit is not None and limit < 1:
+            raise KickError(f"limit: got {limit}; expected: a whole number of at least 1")
         self.matrix = matrix
         self.data_root = data_root
         self.limit = limit
         self.sources = sources
         self.problems: list[Problem] = []
         self._groups: dict[str, list[str]] = {}  # the tasks of each name in `tasks`
+        self._shapes: dict[tuple[str, str | None], Shape] = {}
 
     def variants(self) -> list[Expanded]:
         """All variants, dense first, with the digest of their calibration; the models have none yet."""
@@ -333,42 +342,42 @@ class _Planner:
         tasks: Mapping[str, Task],
         specs: Mapping[str, TaskSpec],
         rates: Rates,
-        early: bool,
+        early: bool = False,
+        layers: Layers | None = None,
     ) -> dict[str, Estimate]:
         """Cost of each variant's job; `early`: with the items that are expected under the matrix's rule."""
         kinds = self.sources.kinds()
         items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
-        shapes: dict[tuple[str, str | None], Shape] = {}
         found = {}
         for one in variants:
-            model = one.variant.model
             asked = _of(one.variant, tasks, items)
             if one.variant.endpoint:
                 found[one.variant.name] = served.estimate(asked)
                 continue
-            where = (model.name, model.revision)
-            if where not in shapes:
-                shapes[where] = self.sources.shape(model)
             if early and stopping.stops(one.variant):
                 asked = {name: stopping.expected(self.matrix, tasks[name], n) for name, n in asked.items()}
             work = self._work(one.variant, asked, kinds)
-            found[one.variant.name] = costs.estimate(model, shapes[where], work, rates)
+            size = self._shape(one.variant.model)
+            found[one.variant.name] = costs.estimate(one.variant.model, size, work, rates, layers)
         return found
+
+    def engine(
+        self, variants: Sequence[Expanded], tasks: Mapping[str, Task], estimates: Iterable[Estimate]
+    ) -> ChosenEngine:
+        """The engine that answers; `estimates` are of the jobs in memory."""
+        local = [one.variant for one in variants if not one.variant.endpoint]
+        shapes = [(one, self._shape(one.model)) for one in local]
+        return choose(self.matrix.engine, estimates, shapes, tasks.values())
+
+    def _shape(self, model: ModelSpec) -> Shape:
+        where = (model.name, model.revision)
+        if where not in self._shapes:
+            self._shapes[where] = self.sources.shape(model)
+        return self._shapes[where]
 
     def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> JobWork:
         needs = [self.sources.methods.needs(step.method) for step in variant.recipe]
-        calibrated = sum("calibration" in one for one in needs)
-        calibration = variant.calibration
-        return JobWork(
-            items,
-            kinds,
-            calibrated,
-            len(needs) - calibrated,
-            calibration.sequences if calibration else 0,
-            calibration.length if calibration else 0,
-            self.matrix.engine.batch_tokens,
-            any("gradients" in one for one in needs),
-        )
+        return costs.work_of(variant, items, kinds, needs, self.matrix.engine.batch_tokens)
 
 
 def _of(variant: Variant, tasks: Mapping[str, Task], items: Mapping[str, int]) -> dict[str, int]:

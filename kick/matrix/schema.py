@@ -18,7 +18,7 @@ from pydantic import (
     Tag,
 )
 
-from kick.engine.backend import DEFAULT, named
+from kick.engine.backend import AUTO, LAYERED, named
 from kick.matrix.servers import EndpointEntry, JudgeKeys
 from kick.matrix.sizes import in_bytes
 from kick.matrix.values import (
@@ -52,7 +52,7 @@ PROPAGATE = ("compressed", "dense")
 
 def _engine(value: Any) -> Any:
     try:
-        return named(value).name if isinstance(value, str) else value
+        return named(value).name if isinstance(value, str) and value != AUTO else value
     except UnknownName as error:
         raise Refused(str(error)) from None
 
@@ -164,7 +164,7 @@ class EngineKeys(Keys):
     """Backend that answers. Its name is in a cell's key only if its scores are not shown to be equal to
     those of `packed`; the size of the batch never is."""
 
-    name: Annotated[Text, BeforeValidator(_engine)] = Field(DEFAULT, description="e.g. packed or vllm")
+    name: Annotated[Text, BeforeValidator(_engine)] = Field(AUTO, description="e.g. packed, vllm or layered")
     batch_tokens: Annotated[int | None, BeforeValidator(auto)] = Field(
         None, ge=1, description="auto, or a whole number of tokens, at least 1"
     )
@@ -172,8 +172,8 @@ class EngineKeys(Keys):
     generate: StrictBool = Field(False, description="of layered: true or false")
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse what the engine does not obey."""
-        if self.name != "layered" and (self.generate or (self.memory and self.name != "vllm")):
+        """Refuse what the engine does not obey; 'auto' may choose the layered one."""
+        if self.name not in (AUTO, LAYERED) and (self.generate or (self.memory and self.name != "vllm")):
             raise Refused("engine: memory and generate are of the engine named layered, memory of vllm too")
 
 

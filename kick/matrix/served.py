@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from urllib.parse import urlsplit
 
-from kick.matrix.costs import LIBRARIES, SAMPLE, Estimate
+from kick.matrix.costs import SAMPLE, Estimate
+from kick.matrix.memory import LIBRARIES
 from kick.matrix.schema import Matrix
 from kick.matrix.servers import EndpointEntry, EndpointKeys
 from kick.matrix.yaml_marks import Path, Problem

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from kick import catalog
+from kick.matrix.blockwise import blockwise
 from kick.records import Job, ModelSpec, Variant
-
-LAYERED = "layered"  # the engine's name
 
 
 def one_pass(variant: Variant) -> bool:
@@ -19,8 +17,7 @@ def one_pass(variant: Variant) -> bool:
     """
     if len(variant.recipe) != 1 or variant.replica not in (None, "order") or variant.checkpoint:
         return False
-    facts = catalog.known().get(variant.recipe[0].method)
-    return facts is not None and facts.blockwise and variant.model.dtype == "float32"
+    return blockwise(variant) and variant.model.dtype == "float32"
 
 
 def grouped(jobs: Iterable[Job], places: int) -> list[Job]:

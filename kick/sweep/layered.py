@@ -19,6 +19,7 @@ import torch
 from kick import paths
 from kick.compress.method import methods
 from kick.compress.streamed.compress import compress_checkpoint
+from kick.engine.backend import LAYERED
 from kick.errors import CellFailed
 from kick.model.footprint import footprint
 from kick.model.layered import Layered
@@ -28,7 +29,6 @@ from kick.model.structure import linears
 from kick.model.textual import check_vocabulary
 from kick.records import CalibrationSpec, ModelSpec, Variant, key
 from kick.sweep.clock import timed
-from kick.sweep.groups import LAYERED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

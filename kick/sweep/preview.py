@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kick.errors import KickError
 from kick.matrix import costs, measure, stale, stopping
 from kick.matrix.load import Given
+from kick.matrix.memory import gigabytes
 from kick.matrix.plan import Plan
 from kick.printable import counted
 from kick.records import Cell
@@ -21,6 +22,8 @@ from kick.sweep.run import RunOptions
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+FEW = 4  # variants that are named where many are alike
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a variant's job needs: seconds on one worker, bytes of memory, bytes of disk."""
+    """What a variant's job needs: seconds on one worker, peak bytes of memory, bytes of disk; and the peak of
+    `kick compress` with its recipe, block by block, 0 without a recipe that can be carried out so."""
 
     seconds: float
     memory: int
     disk: int
+    compress: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Preview:
     stale: tuple[str, ...] = ()
     early: Early | None = None
     unmatched: tuple[str, ...] = ()
+    engine: str = ""
+    why: str = ""  # it was chosen, "" where the matrix names it
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -99,14 +106,34 @@ class Preview:
             f"{counted(len(self.cells), 'cell')}: {told}",
             f"estimate: {duration(self.seconds_left)} on one worker{saved}, {memory / 1e9:.1f} GB of memory "
             f"a job, {disk / 1e6:.1f} MB of disk",
+            *([self.why] if self.why else []),
+            *self._peaks(),
             *([str(early)] if early and early.items else []),
             *self.unmatched,
             *(f"warning: {warning}" for warning in self.warnings),
             *self.stale,
         ]
 
+    def _peaks(self) -> list[str]:
+        """Lines with the peak memory of each job, those of one size together, and of `kick compress`."""
+        found = []
+        for title, part in ((f"by {self.engine}", "memory"), ("by `kick compress`", "compress")):
+            sizes: dict[str, list[str]] = {}
+            for name, needs in self.estimates.items():
+                if getattr(needs, part):
+                    sizes.setdefault(gigabytes(getattr(needs, part)), []).append(name)
+            texts = [f"{size} for {_few(names)}" for size, names in sizes.items()]
+            found += [f"peak memory {title}: {'; '.join(texts)}"] if texts else []
+        return found
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+
+def _few(names: Sequence[str]) -> str:
+    """Names, the first ones of many."""
+    more = len(names) - FEW
+    return ", ".join([*names[:FEW], *([f"{more} more"] if more > 0 else [])])
 
 
 def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Preview:
@@ -130,12 +157,17 @@ def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Previ
     return Preview(
         planned.matrix.name,
         cells,
-        {name: Needs(one.total, one.memory, one.disk) for name, one in planned.estimates.items()},
+        {
+            name: Needs(one.total, one.memory, one.disk, one.compressing)
+            for name, one in planned.estimates.items()
+        },
         left,
-        tuple(costs.preflight(planned.estimates, local)),
+        tuple(costs.preflight(planned.estimates, local, note=planned.engine.why)),
         tuple(stale.summary(planned.stale(store))),
         _early(planned, waiting),
         _unmatched(planned, store),
+        planned.engine.name,
+        planned.engine.why,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kick import paths, plugins
-from kick.engine.backend import named
+from kick.engine.backend import AUTO, LAYERED
 from kick.engine.layers import Passing
 from kick.errors import KickError
 from kick.matrix import costs, load, names, needs, stale
@@ -19,7 +19,7 @@ from kick.printable import counted
 from kick.store import Store
 from kick.sweep.contract import Summary
 from kick.sweep.executors import check, ignored, make_executor, places
-from kick.sweep.groups import LAYERED, grouped
+from kick.sweep.groups import grouped
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 
@@ -80,8 +80,10 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     from kick.sweep.rescore import rename, rescore_stale  # brings lm-eval in: after what can be refused
 
     local = None if "://" in options.out else Path(options.out)
-    for warning in costs.preflight(planned.estimates, local):
+    for warning in costs.preflight(planned.estimates, local, note=planned.engine.why):
         say(f"warning: {warning}")
+    if planned.engine.why:
+        say(planned.engine.why)
     moved = rescore_stale(planned, store)
     if moved:
         say(f"{counted(moved, 'cell')} scored again from stored answers: only their scoring had changed")
@@ -97,7 +99,7 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     for line in stale.summary(planned.stale(store)):
         say(line)
     limit, jobs = planned.matrix.time_limit, list(planned.jobs)
-    if planned.matrix.engine.name == LAYERED:
+    if planned.engine.name == LAYERED:
         jobs = grouped(jobs, places(options.executor, options.workers))
     cells = max(len(job.cells) for job in jobs)
     how = make_executor(
@@ -130,9 +132,9 @@ def signs(planned: Plan, store: Store) -> list[str]:
 def engine_options(planned: Plan) -> dict[str, Any]:
     """What the engine, or what serves it, takes beside what every one does."""
     keys = planned.matrix.engine
-    if keys.name == LAYERED:
+    if planned.engine.name == LAYERED:
         return {"how": Passing(keys.memory, keys.generate)}
-    return {"memory": keys.memory} if keys.memory else {}
+    return {"memory": keys.memory} if keys.memory and keys.name != AUTO else {}
 
 
 def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[str]) -> Worker:
@@ -151,7 +153,7 @@ def worker(planned: Plan, store: Store, options: RunOptions, command: Sequence[s
         task_folders=options.task_folders,
         plugins=plugins.load(options.plugins),
         batch_tokens=planned.matrix.engine.batch_tokens,
-        backend=named(planned.matrix.engine.name).name,
+        backend=planned.engine.name,
         engine=engine_options(planned),
         command=tuple(command),
     )

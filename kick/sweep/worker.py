@@ -16,7 +16,7 @@ from kick.analysis import kept
 from kick.analysis.stopping import Stopping
 from kick.compress.calibrate import corpus
 from kick.compress.context import Calibration
-from kick.engine.backend import DEFAULT, Backend, backends, identity
+from kick.engine.backend import DEFAULT, LAYERED, Backend, backends, identity
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
 from kick.errors import KickError
@@ -34,7 +34,7 @@ from kick.store import Store, StoreError
 from kick.sweep import by_vllm, layered, planned, reuse, served
 from kick.sweep.cells import Loaded, chat_notes, dense_samples, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
-from kick.sweep.groups import LAYERED, one_pass
+from kick.sweep.groups import one_pass
 from kick.sweep.onepass import Apart, Member, measure
 from kick.sweep.reuse import Reuse
 from kick.sweep.together import OpenCell, Together

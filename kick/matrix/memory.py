@@ -1,0 +1,187 @@
+"""Peak memory from shapes: of a worker that holds the model, of one that reads it block by block, and of
+`kick compress`. No weights are loaded and torch is not needed.
+
+With P parameters, B of the largest block, L of the largest matrix, E = vocabulary x hidden size, T tokens of
+calibration data, values of b bytes in memory and s in the file, a peak is LIBRARIES plus, in bytes,
+
+    in memory    the largest of  loading P b, and P s too if the type changes, else L b
+                                 compressing  P b + states + solving
+                                 answering    P b + 4 E + forwards + keys and values of what is generated
+    layered      the larger of   a block: B (2 x 4 + 1) + L s, states, solving, evaluation states
+                                 the head: E (4 + s), what is read of the last block
+    compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
+
+A block is there in float32, laid out for the processor, and as a mask. States are a block's inputs and
+outputs on the calibration data. On a GPU there are no packed copies: the formula stays an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kick.tasks.protocol import TOKENS as OTHER_TOKENS
+from kick.tasks.protocol import protocols
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# of an item of lm-eval's kinds, before any was measured; a protocol says its own
+TOKENS = {"multiple_choice": 100, "generate_until": 150}
+READ_ONLY = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "perplexity")  # kinds
+CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
+LIBRARIES = 600_000_000  # bytes that Python, torch, transformers, tokenizer and tasks take by themselves
+BATCH = 1024  # tokens per forward if the engine chooses, on a CPU
+ROWS = 64  # that are generated at once, at most
+CACHE = 2**31  # bytes of their keys and values, at most
+LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
+STATES = 4  # copies of evaluation states: hidden states, rotations and masks, what a block makes of them
+SLICE = 4096  # rows of the head that `kick compress` reads at once
+SHARE = 4  # one part in so many of the free memory is taken by evaluation states if no budget is stated
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's size, read off its files' headers. `block` is the parameters of its largest block, `widest`
+    the longest input of a weight in a block.
+
+    stored: bytes of all tensors in the file. largest: parameters of the largest matrix of a block. blocks:
+    how many. cached: values per token and block that keys and values take. quantized: by someone else.
+    """
+
+    parameters: int
+    block: int
+    widest: int
+    hidden: int
+    vocabulary: int
+    stored: int = field(default=0, compare=False)
+    largest: int = field(default=0, compare=False)
+    blocks: int = field(default=1, compare=False)
+    cached: int = field(default=0, compare=False)
+    quantized: bool = field(default=False, compare=False)
+
+    @property
+    def per_value(self) -> float:
+        """Bytes of a value in the file."""
+        return self.stored / self.parameters if self.stored else 4.0
+
+    @property
+    def head(self) -> int:
+        """Values of the head."""
+        return self.vocabulary * self.hidden
+
+
+@dataclass(frozen=True)
+class JobWork:
+    """Work of a job: items by task, and tokens of the calibration set with how many steps see them."""
+
+    items: Mapping[str, int]
+    kinds: Mapping[str, str]  # task -> how it asks, as `kick.tasks.describe` says
+    calibrated: int = 0  # steps
+    simple: int = 0
+    sequences: int = 0
+    length: int = 0
+    batch_tokens: int | None = None
+    gradients: bool = False  # a step needs one of every weight
+    solves: bool = False  # a step factorises a Hessian of its inputs
+    offload: bool = False  # calibration states are kept on disk
+    blockwise: bool = False  # there are steps, and all go block by block
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of calibration."""
+        return self.sequences * self.length if self.calibrated else 0
+
+    @property
+    def compresses(self) -> bool:
+        """Whether any step changes weights."""
+        return bool(self.calibrated or self.simple)
+
+    @property
+    def asked(self) -> int:
+        """Tokens that all items have."""
+        return sum(count * tokens_of(self.kinds.get(task, "")) for task, count in self.items.items())
+
+
+def tokens_of(kind: str) -> int:
+    """Tokens read per item, of a protocol's task, or of one with an lm-eval output type."""
+    facts = protocols.facts().get(kind)
+    return facts.tokens if facts else TOKENS.get(kind, OTHER_TOKENS)
+
+
+def states(size: Shape, work: JobWork) -> int:
+    """Bytes of a block's inputs and outputs on the calibration data, wherever they are kept."""
+    return 2 * work.tokens * size.hidden * 4
+
+
+def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
+    """Bytes of a worker that holds the model."""
+    value = BYTES[dtype]
+    weights = size.parameters * value
+    loading = size.stored if size.stored and round(size.per_value) != value else size.largest * value
+    compressing = _held(size, work) + _solving(size, work) + 4 * size.block if work.compresses else 0
+    if work.gradients:
+        compressing += 4 * size.parameters
+    head = 4 * size.head if dtype == "float32" else 0  # laid out for the processor, beside the embedding
+    return LIBRARIES + weights + max(loading, compressing, head + _forwards(size, work) + _cache(size, work))
+
+
+def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, variants: int = 1) -> int:
+    """Bytes of a worker that reads the model block by block, for so many variants at once.
+
+    budget: bytes that evaluation states and calibration states may take; None leaves them as they are.
+    """
+    value = BYTES[dtype]
+    evaluated = STATES * work.asked * size.hidden * value
+    passing = variants * (evaluated + _held(size, work))
+    if budget is not None:
+        passing = min(passing, max(budget, _held(size, work)))
+    block = _block(size, value, work.compresses) + _solving(size, work) + _forwards(size, work) - LOGITS
+    read = evaluated // STATES * variants
+    head = round(size.head * (value + size.per_value)) + LOGITS + read
+    return LIBRARIES + max(block + passing, head)
+
+
+def compressing(size: Shape, work: JobWork) -> int:
+    """Bytes of `kick compress` block by block."""
+    stored = round(size.block * size.per_value)
+    head = round(min(SLICE, size.vocabulary) * size.hidden * (4 + size.per_value))
+    return (
+        LIBRARIES
+        + CHECKING
+        + max(_block(size, 4, True) + stored + _held(size, work) + _solving(size, work), head)
+    )
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _block(size: Shape, value: int, masked: bool) -> int:
+    """A block as it is used: its weights, laid out for the processor, a mask, one matrix as it is stored."""
+    packed = 4 * size.block if value == 4 else 0
+    return value * size.block + packed + masked * size.block + round(size.largest * size.per_value)
+
+
+def _held(size: Shape, work: JobWork) -> int:
+    return 0 if work.offload else states(size, work)
+
+
+def _solving(size: Shape, work: JobWork) -> int:
+    """A Hessian, its factor and what is made of it, and the weights of a matrix in two forms; else saliencies
+    of one matrix."""
+    if not work.compresses:
+        return 0
+    return (3 * 4 * size.widest**2 if work.solves else 0) + 2 * 4 * size.largest
+
+
+def _forwards(size: Shape, work: JobWork) -> int:
+    """Activations of a forward, and the logits held at once."""
+    return (work.batch_tokens or BATCH) * 4 * (8 * size.hidden + 2 * size.widest) + LOGITS
+
+
+def _cache(size: Shape, work: JobWork) -> int:
+    """Keys and values of what is generated at once."""
+    kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
+    rows = [(min(ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
+    most = max((count * tokens for count, tokens in rows), default=0)
+    return min(CACHE, most * size.blocks * size.cached * 4)

@@ -1,0 +1,88 @@
+"""`engine: {name: auto}`: in memory if the plan says that it fits, else block by block if that works."""
+
+from dataclasses import replace
+
+import pytest
+
+from kick.engine.backend import AUTO
+from kick.errors import KickError
+from kick.matrix import costs
+from kick.matrix.load import load, parse
+from kick.matrix.memory import Shape
+from tests.support.small_tables import SOURCES, planned
+
+TEXT = """\
+name: trial
+model: tiny
+tasks: [prose]
+calibration: {corpus: wikitext2, sequences: 8}
+variants:
+  - {method: wanda, sparsity: 0.5}
+"""
+LARGE = Shape(
+    7_000_000_000, 200_000_000, 11008, 4096, 32000, 14_000_000_000, 45_000_000, 32, 8192
+)  # of 28 GB in float32, beside the 14 of the file as it is read
+BIG = replace(SOURCES, shape=lambda spec: LARGE)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A machine with 24 GB of memory, of which 20 are free."""
+    monkeypatch.setattr(costs, "free_memory", lambda: 20 * 10**9)
+
+
+def engine(name, more=""):
+    return f"engine: {{name: {name}{more}}}\nvariants:"
+
+
+def test_auto_is_the_default_and_a_small_model_is_answered_in_memory():
+    assert parse(TEXT, "m.yaml").engine.name == AUTO
+    found = planned(TEXT)
+    assert (found.engine.name, found.engine.why) == ("packed", "")
+    assert found.estimates == planned(TEXT.replace("variants:", engine("packed"))).estimates
+
+
+def test_what_does_not_fit_is_read_block_by_block_and_it_says_so():
+    found = planned(TEXT, BIG)
+    assert found.engine.name == "layered"
+    assert "a job needs about 42.6 GB in memory, and 20.0 GB are available" in found.engine.why
+    most = max(one.memory for one in found.estimates.values())
+    assert 2e9 < most < 10e9, "the estimates are of the engine chosen"
+    assert costs.preflight(found.estimates, None, memory=24 * 10**9) == []
+
+
+@pytest.mark.parametrize("name", ["packed", "layered"])
+def test_keys_are_those_of_an_engine_chosen_by_hand(name):
+    by_hand = planned(TEXT.replace("variants:", engine(name)), BIG)
+    assert by_hand.engine.name == name
+    assert by_hand.engine.why == ""
+    assert planned(TEXT, BIG).keys == by_hand.keys == planned(TEXT).keys
+
+
+@pytest.mark.parametrize(
+    ("text", "sources", "reason"),
+    [
+        (TEXT.replace("prose", "diverge"), BIG, "diverge has answers generated"),
+        (TEXT.replace("variants:", "dtype: bfloat16\nvariants:"), BIG, ""),
+        (TEXT, replace(BIG, shape=lambda spec: replace(LARGE, quantized=True)), "dense is quantized"),
+    ],
+)
+def test_where_it_cannot_be_read_block_by_block_it_is_as_before(text, sources, reason):
+    found = planned(text, sources)
+    assert found.engine.name == "packed"
+    assert reason in found.engine.why
+    if reason:
+        with pytest.raises(KickError, match=rf"needs about 42.6 GB .*{reason}"):
+            costs.preflight(found.estimates, None, memory=24 * 10**9, note=found.engine.why)
+
+
+def test_answers_are_generated_layer_by_layer_only_if_that_is_asked_for():
+    text = TEXT.replace("prose", "diverge").replace("variants:", engine("auto", ", generate: true"))
+    assert planned(text, BIG).engine.name == "layered"
+    text = TEXT.replace("variants:", engine("auto", ", memory: 3GB"))
+    assert parse(text, "m.yaml").engine.memory == 3 * 10**9
+
+
+def test_the_presets_are_answered_in_memory():
+    for name in ("demo", "demo-full", "smoke", "methods"):
+        assert load(name).engine.name in (AUTO, "packed")

@@ -1,0 +1,130 @@
+"""Peak memory that `kick plan` predicts: the sums, and what processes are measured to take."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kick import api
+from kick.matrix import memory
+from kick.matrix.memory import JobWork, Shape
+from kick.sweep.run import RunOptions
+
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape(
+    parameters=1000, block=100, widest=8, hidden=4, vocabulary=50, stored=2000, largest=40, blocks=9, cached=6
+)
+DENSE = JobWork({"mcq": 3}, {"mcq": "multiple_choice"}, batch_tokens=10)
+WANDA = JobWork(
+    {"mcq": 3},
+    {"mcq": "multiple_choice"},
+    calibrated=1,
+    sequences=2,
+    length=5,
+    batch_tokens=10,
+    blockwise=True,
+)
+FORWARD = 10 * 4 * (8 * 4 + 2 * 8) + memory.LOGITS
+
+
+def test_in_memory_is_weights_and_the_largest_of_loading_compressing_answering():
+    answering = 4 * 50 * 4 + FORWARD
+    assert memory.in_memory(SHAPE, "float32", DENSE) == memory.LIBRARIES + 4000 + answering
+    one = JobWork({}, {}, batch_tokens=1, calibrated=1, sequences=10**6, length=10)
+    states = 2 * 10**7 * 4 * 4
+    compressing = states + 2 * 4 * 40 + 4 * 100
+    assert memory.in_memory(SHAPE, "float32", one) == memory.LIBRARIES + 4000 + compressing
+    file = Shape(10**9, 100, 8, 4, 50, stored=2 * 10**9)
+    assert memory.in_memory(file, "float32", DENSE) == memory.LIBRARIES + 6 * 10**9, "read as bfloat16"
+    generates = JobWork({"qa": 100}, {"qa": "generate_until"}, batch_tokens=10)
+    cache = 64 * 150 * 9 * 6 * 4
+    assert memory.in_memory(SHAPE, "float32", generates) == memory.LIBRARIES + 4000 + answering + cache
+
+
+def test_layered_is_a_block_and_the_states_of_every_variant_or_the_head():
+    evaluated = 4 * 300 * 4 * 4
+    states, solving = 2 * 10 * 4 * 4, 2 * 4 * 40
+    block = 100 * (4 + 4 + 1) + 40 * 2 + solving + FORWARD - memory.LOGITS
+    shape = Shape(1000, 10**8, 8, 4, 50, stored=2000, largest=40)
+    large = block + (10**8 - 100) * 9
+    for variants in (1, 3):
+        wanted = memory.LIBRARIES + large + variants * (evaluated + states)
+        assert memory.layered(shape, "float32", WANDA, variants=variants) == wanted
+    budget = evaluated + states + 1
+    assert memory.layered(shape, "float32", WANDA, budget, 3) == memory.LIBRARIES + large + budget
+    wide = Shape(1000, 100, 8, 4, 10**7, stored=2000, largest=40)
+    head = 4 * 10**7 * (4 + 2) + memory.LOGITS + evaluated // 4
+    assert memory.layered(wide, "float32", WANDA) == memory.LIBRARIES + head
+
+
+def test_a_hessian_is_counted_for_methods_that_factorise_one():
+    shape = Shape(10**6, 10**8, 1000, 4, 50, stored=4 * 10**6)
+    solves = JobWork(**{**vars(WANDA), "solves": True})
+    assert memory.compressing(shape, solves) - memory.compressing(shape, WANDA) == 12 * 10**6
+    offloaded = JobWork(**{**vars(WANDA), "offload": True})
+    assert memory.compressing(shape, WANDA) - memory.compressing(shape, offloaded) == 2 * 10 * 4 * 4
+
+
+# ------------------------------------------------------------------------------ measured
+
+MATRIX = """
+name: m
+model: {model}
+tasks: [kick_mini_mcq, kick_mini_perplexity]
+limit: {{kick_mini_mcq: 40, kick_mini_perplexity: 4}}
+calibration: {{corpus: kick_mini_calibration, sequences: 4, length: 128}}
+variants:
+  - {{method: wanda, sparsity: 0.5}}
+  - {{method: gptq, bits: 4, group_size: 128}}
+replicas: []
+engine: {{name: {engine}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint of 94 million parameters in bfloat16."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks import memory_models
+
+    shape = memory_models.Shape(8, 768, 2048, 12, 12)
+    return memory_models.make(shape, tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("engine", ["packed", "layered"])
+def test_a_workers_peak_is_predicted_within_a_fifth(engine, model, tmp_path):
+    text = MATRIX.format(model=model, engine=engine)
+    planned = api.plan(text, out=str(tmp_path))
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    command = [sys.executable, "-m", "kick.cli", "run", str(file), "--out", str(tmp_path), "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    runs = [json.loads(one.read_text()) for one in tmp_path.glob("m/*/run.json")]
+    assert len(runs) == 6
+    for run in runs:
+        needs = planned.estimates[run["cell"]["variant"]["name"]]
+        assert needs.memory == pytest.approx(run["peak_memory"], rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("wanda-0.5", ("--method", "wanda", "--sparsity", "0.5")),
+        ("gptq-4bit-g128", ("--method", "gptq", "--bits", "4", "--group_size", "128")),
+    ],
+)
+def test_the_peak_of_kick_compress_is_predicted_within_a_fifth(variant, options, model, tmp_path):
+    from benchmarks.memory import measured
+
+    planned = api.plan(MATRIX.format(model=model, engine="packed"), options=RunOptions(out=str(tmp_path)))
+    small = ("--sequences", "4", "--length", "128", "--out", str(tmp_path / "out"))
+    found = measured(("compress", str(model), *options, *small), ROOT)
+    assert planned.estimates[variant].compress == pytest.approx(found["peak"], rel=0.2)
