@@ -62,6 +62,8 @@ class Candidate:
     """A variant with its size in bytes and its evidence, a task each.
 
     simulated: whether it is quantized, and was measured on dequantized weights: it has no speed of its own.
+    decode, dense_decode: tokens that it and dense generate per second by the engine, device and shapes of
+    cost_of, which are dense's too; NaN and "" if `kick cost` has not measured both so.
     """
 
     label: str
@@ -70,6 +72,9 @@ class Candidate:
     size_of: str
     simulated: bool
     evidence: tuple[Evidence, ...]
+    decode: float = math.nan
+    dense_decode: float = math.nan
+    cost_of: str = ""
 
     @property
     def shown(self) -> bool:
@@ -200,7 +205,20 @@ def _candidate(rows: pd.DataFrame, tasks: Sequence[Task], dense: pd.DataFrame, b
         size_of=first["shipped_as"] if by == "shipped" else "ideal packed format",
         simulated=bool(quantized),
         evidence=tuple(_evidence(own.get(task), theirs.get(task), task) for task in tasks),
+        **_speed(first, dense),
     )
+
+
+def _speed(row: pd.Series, dense: pd.DataFrame) -> dict[str, Any]:
+    """What was measured of a variant's speed, if dense was measured the same way."""
+    same = dense[dense["cost_of"].eq(row["cost_of"]) & dense["decode"].notna()]
+    if not row["cost_of"] or same.empty or not math.isfinite(row["decode"]):
+        return {}
+    return {
+        "decode": float(row["decode"]),
+        "dense_decode": float(same["decode"].iloc[0]),
+        "cost_of": str(row["cost_of"]),
+    }
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -39,6 +39,9 @@ class Stored(Protocol):
     def noted(self, key: str) -> Mapping[str, str]:
         """Such texts that were kept with the cell when it was measured, by name."""
 
+    def costs(self) -> Sequence[Mapping[str, Any]]:
+        """What variants cost to run, a record each."""
+
 
 class Unreadable(KickError):
     """A finished cell whose items are damaged."""

@@ -24,6 +24,7 @@ Columns (NaN or "" if there is nothing):
         how many (0 for none), and whether it holds the dense score (`kick.analysis.bands`)
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
     truncated, seconds, compress_seconds, peak_memory, bits_per_weight, achieved_sparsity, parameters,
+    load_seconds, run_memory, prefill, decode, joules, cost_of, simulated    see `kick.analysis.cost`
     shipped_bytes, shipped_as, bytes            of the files that one would ship, what they are (or why there
                                                 are none), and the size in an ideal packed format
 """
@@ -38,7 +39,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, pairs, stopped, stopping
+from kick.analysis import bands, cost, pairs, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -87,7 +88,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             if not cells:
                 raise
     kept.save()
-    frame = _complete(pd.DataFrame(rows))
+    frame = cost.add(_complete(pd.DataFrame(rows)), cells)
     return Results(frame, tuple(cells), (*doubts(frame, cells), *notes))
 
 

@@ -1,4 +1,4 @@
-"""The command `kick advise`: which variant to take."""
+"""The commands `kick advise`, which variant to take, and `kick cost`, which measures what one costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from kick.cli import panels
 from kick.cli.reading import OneFolder
-from kick.cli.terminal import Json, opened, print_json
+from kick.cli.terminal import DataRoot, Json, Plugins, opened, print_json
 from kick.errors import KickError
 from kick.printable import say
 
@@ -49,6 +49,32 @@ def advise(
     from kick.report import advice_view
 
     print("\n\n".join("\n".join(advice_view.lines(one)) for one in found))
+
+
+@app.command(rich_help_panel=panels.READ)
+def cost(
+    results: OneFolder,
+    engine: Annotated[str, typer.Option(help="packed or plain")] = "packed",
+    prompt: Annotated[int, typer.Option(help="tokens of a prompt")] = 512,
+    new: Annotated[int, typer.Option(help="tokens generated after it")] = 64,
+    batch: Annotated[int, typer.Option(help="requests at a time")] = 1,
+    variant: Annotated[list[str] | None, typer.Option(help="names of variants; else all")] = None,
+    data_root: DataRoot = None,
+    plugins: Plugins = None,
+) -> None:
+    """Measure load time, memory and speed of each variant on this machine, for the page and `kick advise`."""
+    from kick.sweep import cost as sweep_cost
+
+    how = sweep_cost.CostOptions(
+        engine=engine,
+        prompt=prompt,
+        new=new,
+        batch=batch,
+        variants=tuple(variant or ()),
+        data_root=data_root,
+        plugins=tuple(plugins or ()),
+    )
+    sweep_cost.measure(results, how)
 
 
 def size(text: str) -> float:

@@ -48,9 +48,15 @@ def _named(one: Candidate) -> str:
     """ "rtn 4-bit, 174 MB (compressed-tensors pack-quantized, 4 bits; quantization is simulated ...)"."""
     remarks = [one.size_of] if one.size_of else []
     remarks += [SIMULATED] if one.simulated else []
+    remarks += [_speed(one)] if one.cost_of else []
     remarks += ["every item is scored as dense's"] if all(e.identical for e in one.evidence) else []
     about = f" ({'; '.join(remarks)})" if remarks else ""
     return f"{one.label}, {wording.megabytes(one.size)}{about}"
+
+
+def _speed(one: Candidate) -> str:
+    own, dense = (wording.number(rate, "tokens") for rate in (one.decode, one.dense_decode))
+    return f"generates {own} tokens/s against {dense} of dense, {one.cost_of}"
 
 
 def _evidence(found: Sequence[Evidence], indent: str = "  ") -> Iterator[str]:

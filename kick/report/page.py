@@ -111,6 +111,7 @@ class Section:
     unasked: Unasked | None
     books: tuple[tuple[str, ...], ...]
     seeds: tables.Table | None
+    costs: tables.Table | None
     data: Mapping[str, Any]
 
 
@@ -198,7 +199,8 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
         margin=wording.percent(select.margin(rows)),
         unasked=unasked(frame),
         books=tuple(_books(frame)),
-        seeds=_seeds(frame),
+        seeds=_table("seeds", frame),
+        costs=_table("costs", frame),
         data=_data(frame),
     )
 
@@ -232,9 +234,9 @@ def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
             yield f"{text} (most in one cell): {found}."
 
 
-def _seeds(frame: pd.DataFrame) -> tables.Table | None:
+def _table(name: str, frame: pd.DataFrame) -> tables.Table | None:
     try:
-        return tables.known["seeds"].make(frame)
+        return tables.known[name].make(frame)
     except select.Nothing:
         return None
 

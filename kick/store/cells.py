@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from kick.errors import Damaged, KickError
 from kick.records import Cell, Result, Sample
-from kick.store import chunks, claims, index, status
+from kick.store import chunks, claims, costs, index, status
 from kick.store.files import TEMPORARY, LocalFiles, StoreError, open_files
 from kick.store.json_files import FAILED, RUN, Failure, parse_failure, parse_run, render_failure, render_run
 from kick.store.processes import left_by_dead
@@ -143,6 +143,10 @@ class Store:
     def remember(self, texts: Mapping[str, str]) -> None:
         """Keep texts that can be computed again, in place of the ones before; a few are not worth a file."""
         index.remember(self.files, texts, self.matrix or "")
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What variants cost to run, as `kick cost` found it; none if it was not called."""
+        return costs.read(self.files, self.matrix or "")
 
     def note(self, key: str, texts: Mapping[str, str]) -> None:
         """Keep texts that can be computed again with a cell. Raises StoreError."""

@@ -32,7 +32,7 @@ def row(variant, task, said, shipped, **other):
         "higher_is_better": True, "n": 100, "of": 100, "value": 0.5, "dense_value": 0.5, "gap": -0.01,
         "gap_low": -0.04, "gap_high": 0.02, "verdict": "dense" if dense else said, "within_noise": False,
         "within_orders": False, "same": 0.0, "doubt": "", "foreign": False, "shipped_bytes": shipped,
-        "shipped_as": "dense", "bytes": shipped / 2,
+        "shipped_as": "dense", "bytes": shipped / 2, "decode": math.nan, "cost_of": "",
     }  # fmt: skip
     return facts | other
 

@@ -55,6 +55,7 @@ class FakeStore:
     results: dict[str, Result] = field(default_factory=dict)
     items: dict[str, list[Sample]] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    measured: list[dict] = field(default_factory=list)
 
     def runs(self) -> Iterator[Result]:
         yield from self.results.values()
@@ -76,6 +77,9 @@ class FakeStore:
 
     def noted(self, key: str) -> dict[str, str]:
         return {}
+
+    def costs(self) -> list[dict]:
+        return self.measured
 
     def put(self, result: Result, samples: Sequence[Sample]) -> None:
         self.results[result.key] = result

@@ -1,0 +1,221 @@
+"""What a variant costs to run, measured: load, memory, prefill and decode rates, energy where NVML tells.
+
+Each variant of stored results is loaded and compressed again, then asked prompts of random tokens through the
+engine that is named. Prefill is the reading of prompts; a decode rate is of the tokens after the first of an
+answer, by the difference of two calls. Quantization by kick is simulated on dequantized weights: no speed or
+memory of it is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kick import paths, plugins
+from kick.analysis import cost, traits
+from kick.errors import KickError
+from kick.model.heap import give_back
+from kick.provenance import provenance
+from kick.records import Request, Variant
+from kick.registry import unknown
+from kick.store import Store, costs
+from kick.sweep import planned
+from kick.sweep.clock import peak, reset_peak
+from kick.sweep.worker import Worker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from kick.engine.backend import Backend
+
+ENGINES = ("packed", "plain")
+SEED = 17
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """What is measured.
+
+    prompt, new: tokens read and generated per request; batch: requests at a time; variants: names, all by
+    default; repeats: of each call, of which the fastest counts.
+    """
+
+    engine: str = "packed"
+    prompt: int = 512
+    new: int = 64
+    batch: int = 1
+    repeats: int = 2
+    variants: tuple[str, ...] = ()
+    data_root: str | None = None
+    plugins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise KickError(
+                f"--engine: {unknown('engine', self.engine, ENGINES)}; of others costs are theirs"
+            )
+        for name, least in (("prompt", 2), ("new", 2), ("batch", 1), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise KickError(f"--{name}: got {getattr(self, name)}; expected at least {least}")
+
+
+def measure(results: str, how: CostOptions, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Measure the variants of a matrix's folder and keep what was found there; the new records.
+
+    Raises KickError for a folder of several matrices, an unknown variant, or a model that is not here.
+    """
+    store = Store(results)
+    variants, matrix = _variants(store, results, how.variants)
+    loaded = plugins.load(how.plugins)
+    work = Worker(
+        root=results,
+        matrix=matrix,
+        dense=next((one for one in variants if one.dense), variants[0]),
+        task_names=(),
+        data_root=how.data_root,
+        plugins=loaded,
+        backend=how.engine,
+    )
+    found = []
+    for variant in variants:
+        record = _record(variant, work, how)
+        found.append(record)
+        _keep(store, record)
+        say(f"{variant.name}: {_said(record)}")
+    return found
+
+
+def _variants(store: Store, results: str, named: Sequence[str]) -> tuple[list[Variant], str]:
+    """The variants to measure, dense first, and their matrix; replicas, imported and served ones are left."""
+    runs = list(store.runs())
+    if not runs:
+        raise KickError(f"{results} has no finished cell; `kick run` makes some")
+    if len({run.matrix for run in runs}) > 1:
+        raise KickError(f"{results} holds several matrices; name the folder of one")
+    known = {run.cell.variant.name: run.cell.variant for run in runs if not run.cell.imported}
+    known = {name: one for name, one in known.items() if one.replica is None and not one.endpoint}
+    for name in named:
+        if name not in known:
+            raise KickError(f"--variant: {unknown('variant', name, known)}")
+    chosen = [one for name, one in known.items() if not named or name in named]
+    if not chosen:
+        raise KickError(f"{results} has no variant that can be measured here")
+    return sorted(chosen, key=lambda one: not one.dense), runs[0].matrix
+
+
+def _record(variant: Variant, work: Worker, how: CostOptions) -> dict[str, Any]:
+    told = provenance()
+    record: dict[str, Any] = {
+        "variant": variant.name,
+        "identity": cost.identity(variant),
+        "engine": how.engine,
+        "device": _device(told["machine"]),
+        "prompt": how.prompt,
+        "new": how.new,
+        "batch": how.batch,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": told["versions"],
+        "simulated": cost.simulated(variant, traits.traits(variant)["bits"]),
+    }
+    if record["simulated"]:
+        return record
+    planned.check_code(variant)
+    seconds: dict[str, float] = {}
+    give_back()
+    with work._model(variant, seconds) as (network, tokenizer, _):
+        reset_peak()
+        engine = work._engine(variant, network, tokenizer, None)
+        record |= _rates(engine, tokenizer, how)
+        record["run_memory"] = peak()
+    if not variant.recipe:
+        record["load_seconds"] = seconds["load"]
+    return record
+
+
+def _rates(engine: Backend, tokenizer: PreTrainedTokenizerBase, how: CostOptions) -> dict[str, float | None]:
+    """Tokens per second read and generated, and joules per generated token."""
+    reads = [_timed(engine, _reading(tokenizer, how, turn)) for turn in range(how.repeats + 1)][1:]
+    read = how.batch * how.prompt / min(seconds for seconds, _, _ in reads)
+    runs = []
+    for turn in range(how.repeats):
+        prompts = _prompts(tokenizer, how, turn)
+        short, _, first = _timed(engine, _asking(prompts, 1))
+        long, joules, tokens = _timed(engine, _asking(prompts, how.new))
+        if tokens > first and long > short:
+            runs.append(((tokens - first) / (long - short), joules / tokens if joules else None))
+    best = max(runs, key=lambda run: run[0], default=(math.nan, None))
+    rates = {"prefill": read, "decode": best[0], "joules": best[1]}
+    return {
+        name: value if value is not None and math.isfinite(value) else None for name, value in rates.items()
+    }
+
+
+def _timed(engine: Backend, requests: Sequence[Request]) -> tuple[float, float | None, int]:
+    """Seconds and joules of a call, and the tokens that it generated."""
+    before, start = _energy(), time.perf_counter()
+    answers = engine.answer(requests)
+    seconds, after = time.perf_counter() - start, _energy()
+    joules = after - before if before is not None and after is not None else None
+    return seconds, joules, sum(answer.count or 0 for answer in answers if answer.text is not None)
+
+
+def _reading(tokenizer: PreTrainedTokenizerBase, how: CostOptions, turn: int) -> list[Request]:
+    return [Request("tokens", tokens=ids) for ids in _random(tokenizer, how, turn)]
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, how: CostOptions, turn: int) -> list[str]:
+    return [tokenizer.decode(ids) for ids in _random(tokenizer, how, 100 + turn)]
+
+
+def _asking(prompts: Sequence[str], tokens: int) -> list[Request]:
+    return [Request("generate", prompt, max_tokens=tokens) for prompt in prompts]
+
+
+def _random(tokenizer: PreTrainedTokenizerBase, how: CostOptions, turn: int) -> list[tuple[int, ...]]:
+    """Random tokens of plain text, other ones at each turn: nothing is shared and nothing was read before."""
+    import numpy as np
+
+    special = set(tokenizer.all_special_ids)
+    plain = [one for one in range(min(len(tokenizer), tokenizer.vocab_size)) if one not in special]
+    draw = np.random.default_rng([SEED, turn])
+    return [tuple(draw.choice(plain, how.prompt).tolist()) for _ in range(how.batch)]
+
+
+def _device(machine: dict[str, Any]) -> str:
+    if paths.device() == "cpu":
+        return f"cpu ({machine['processor']}, {machine.get('threads', machine['cores'])} threads)"
+    return str((machine.get("accelerators") or ["gpu"])[0])
+
+
+def _energy() -> float | None:
+    """Joules that the GPU has used since its driver started; None without a GPU whose NVML tells."""
+    if paths.device() == "cpu":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1000
+    except pynvml.NVMLError:
+        return None
+
+
+def _keep(store: Store, record: dict[str, Any]) -> None:
+    """Put the record in the folder's file, in place of one of the same variant, engine, device and shapes."""
+    same = ("identity", "engine", "device", "prompt", "new", "batch")
+    place = [record[name] for name in same]
+    others = [one for one in costs.read(store.files) if [one.get(name) for name in same] != place]
+    costs.write(store.files, "", [*others, record])
+
+
+def _said(record: dict[str, Any]) -> str:
+    if record["simulated"]:
+        return "quantization is simulated: it has no speed"
+    rates = [f"{name} {record[name]:,.1f} tokens/s" for name in ("prefill", "decode") if record[name]]
+    return ", ".join([*rates, f"peak memory {record['run_memory'] / 1e6:,.0f} MB"])
