@@ -7,6 +7,7 @@ them asks; if it fails, the process stays off the hub, as with --offline.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from functools import cache
@@ -57,6 +58,12 @@ def _answers(host: str, port: int) -> bool:
     thread.start()
     thread.join(PATIENCE)
     return found == [True]
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache holds, 40 hex digits; None for another folder."""
+    inside = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
+    return folder.name if inside else None
 
 
 def kept(kind: Literal["datasets", "models"], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Commands that exchange results with other programs: export, import."""
+"""Commands that exchange results with other programs and the hub: export, import, push, pull."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from kick.cli import panels
 from kick.cli.reading import OneFolder
 from kick.cli.terminal import DataRoot, TaskFolders, opened, print_table
 from kick.errors import KickError
-from kick.printable import counted
+from kick.printable import counted, plain, say
 from kick.registry import unknown
+
+Repository = Annotated[str, typer.Argument(help="a data set repository of the hub: owner/name")]
 
 app = typer.Typer()
 FORMS = ("lm-eval",)
@@ -66,3 +68,39 @@ def take(
     made = imported.import_files(files, into, how)
     print_table(imported.HEADS, [one.row() for one in made])
     print(f"{counted(len(made), 'cell')} imported into {into}")
+
+
+@app.command(rich_help_panel=panels.SHARE)
+def push(
+    results: OneFolder,
+    repository: Repository,
+    yes: Annotated[bool, typer.Option("--yes", help="send it; without, only say what would be sent")] = False,
+    public: Annotated[bool, typer.Option("--public", help="a new repository is for everyone to see")] = False,
+) -> None:
+    """Send results to the hub as a data set with a data card. A dry run unless told --yes."""
+    from kick.interop import hub_repository
+
+    what = hub_repository.prepare(results, repository)
+    print(f"{counted(what.cells, 'cell')}, {len(what.files) + 1} files, {what.size / 1e6:,.1f} MB")
+    if not yes:
+        print(f"the data card, README.md:\n\n{plain(what.card, keep=chr(10))}")
+        say(f"a dry run: nothing was sent to {repository}; --yes sends it")
+        return
+    print(hub_repository.push(what, private=not public))
+
+
+@app.command(rich_help_panel=panels.SHARE)
+def pull(
+    repository: Repository,
+    out: Annotated[str, typer.Option(help="the folder of results to take them into")] = "results",
+    revision: Annotated[str | None, typer.Option(help="a commit, branch or tag")] = None,
+) -> None:
+    """Take results from a data set repository of the hub; cells that are there already stay."""
+    from kick.interop import hub_repository
+
+    found = hub_repository.pull(repository, out, revision)
+    for left in found.left:
+        say(f"left out: {left}")
+    print(f"{counted(found.taken, 'cell')} taken, {found.known} there already, of commit {found.commit}")
+    for folder in found.folders:
+        print(folder)

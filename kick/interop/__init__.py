@@ -5,4 +5,5 @@ answers         what an answer in another program's file is
 lm_eval_files   reads lm-eval's samples files
 inspect_logs    reads Inspect's JSON logs
 imported        another program's answers as cells, paired with ours by document
+hub_repository  results as a data set repository of the hub
 """

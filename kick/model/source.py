@@ -89,7 +89,7 @@ def resolve(
 
     folder = locate(name, revision)
     formats.check(folder, name)
-    spec = ModelSpec(name, revision, dtype, weights_digest(folder))
+    spec = ModelSpec(name, hub.commit_of(folder) or revision, dtype, weights_digest(folder))
     if any((folder / file).is_file() for file in _TOKENIZERS):
         return replace(spec, tokenizer=tokenizer_digest(folder))
     if base is None:

@@ -1,0 +1,204 @@
+"""Results as a data set repository of the hub: pushed with a data card, pulled cell by cell.
+
+A push sends the cells of a folder (run.json, samples.parquet) and costs.json, nothing else that lies there. A
+pull takes cells whose checksums fit into a folder of results; what is there already stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from kick import hub
+from kick.analysis import frame
+from kick.errors import Damaged, KickError
+from kick.printable import counted, plain
+from kick.records import Result
+from kick.store import Store, costs
+from kick.store.json_files import RUN
+from kick.store.status import SAMPLES
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+KIND = "dataset"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_FILES = (RUN, SAMPLES, costs.FILE)
+HINTS = {401: "is HF_TOKEN set?", 403: "may this token write there?", 404: "is it there?"}
+LISTED = 40  # variants and tasks that the card names
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a push sends: files by their path in the repository, and the card."""
+
+    repository: str
+    files: dict[str, bytes]
+    card: str
+    cells: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files and the card."""
+        return sum(map(len, self.files.values())) + len(self.card.encode())
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull brought: the commit it is of, cells taken, cells that were there, and those left out."""
+
+    commit: str
+    folders: tuple[str, ...]
+    taken: int
+    known: int
+    left: tuple[str, ...]
+
+
+def prepare(results: str, repository: str) -> Push:
+    """What a push of these results would send. Raises KickError for a wrong name or without cells."""
+    _check(repository)
+    store = Store(results)
+    runs = [run for run in store.runs() if store.done(run.key)]
+    if not runs:
+        raise KickError(f"{results} has no finished cell; `kick run` makes some")
+    files: dict[str, bytes] = {}
+    for run in runs:
+        for name in (RUN, SAMPLES):
+            files[f"{run.matrix}/{run.key}/{name}"] = store.files.read(f"{store.folder(run.key)}/{name}")
+    matrices = list(dict.fromkeys(run.matrix for run in runs))
+    if len(matrices) == 1 and costs.read(store.files):
+        files[f"{matrices[0]}/{costs.FILE}"] = costs.text(costs.read(store.files)).encode()
+    return Push(repository, files, card(store, runs, repository), len(runs))
+
+
+def push(what: Push, *, private: bool = True) -> str:
+    """Send it in one commit, into a repository that is made if it is not there; the commit's address.
+
+    Raises KickError if the hub does not answer or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    api = _api()
+    operations = [CommitOperationAdd(path, data) for path, data in what.files.items()]
+    operations.append(CommitOperationAdd("README.md", what.card.encode()))
+    with _told(what.repository):
+        api.create_repo(what.repository, repo_type=KIND, private=private, exist_ok=True)
+        made = api.create_commit(
+            what.repository,
+            operations,
+            repo_type=KIND,
+            commit_message=f"{counted(what.cells, 'cell')} of kick",
+        )
+    return str(made.commit_url)
+
+
+def pull(repository: str, out: str, revision: str | None = None) -> Pulled:
+    """Take the cells of a repository into the folder of results `out`, each checked against its checksums.
+
+    Raises KickError if the hub does not answer, or there is no such repository, revision or cell.
+    """
+    _check(repository)
+    with _told(repository):
+        folder = Path(
+            _api().snapshot_download(
+                repository,
+                repo_type=KIND,
+                revision=revision,
+                allow_patterns=[f"*/{name}" for name in _FILES],
+            )
+        )
+    theirs = Store(folder)
+    taken, known = 0, 0
+    left: list[str] = []
+    matrices: dict[str, None] = {}
+    for run in theirs.runs():
+        ours = Store(out, run.matrix)
+        matrices[run.matrix] = None
+        if ours.done(run.key):
+            known += 1
+            continue
+        try:
+            ours.put(run, theirs.samples(run.key))
+        except Damaged as error:
+            left.append(plain(f"{run.matrix}/{run.key}: {error}"))
+            continue
+        taken += 1
+    if not matrices:
+        raise KickError(f"{repository} has no cell of kick in it (commit {folder.name})")
+    for matrix in matrices:
+        records = costs.read(theirs.files, matrix)
+        if records:
+            costs.add(Store(out).files, matrix, records)
+    folders = tuple(str(Path(out) / matrix) for matrix in matrices)
+    return Pulled(folder.name, folders, taken, known, tuple(left))
+
+
+def card(store: Store, runs: Sequence[Result], repository: str) -> str:
+    """The data card: front matter that the hub reads, what was measured, the scores, how to read it."""
+    from kick.report import tables
+
+    models = sorted({run.cell.variant.model.title for run in runs if run.cell.variant.dense})
+    head = {
+        "pretty_name": f"kick results: {', '.join(models) or 'compressed models'}",
+        "tags": ["kick", "model-compression", "evaluation"],
+        "configs": [{"config_name": "samples", "data_files": "*/*/samples.parquet"}],
+    }
+    scores = tables.known["scores"].make(frame.read([store]).frame)
+    variants = _listed(run.cell.variant.name for run in runs)
+    tasks = _listed(run.cell.task.name for run in runs)
+    versions = _listed(str(run.provenance.get("kick", "")) for run in runs)
+    lines = [
+        f"# What compression does to {', '.join(models) or 'these models'}",
+        f"{counted(len(runs), 'cell')} measured by kick {versions}: variants {variants}; tasks {tasks}.",
+        "Each folder `<matrix>/<key>/` is a variant on a task: `run.json` has its scores with intervals, the "
+        "recipe, versions, machine and command; `samples.parquet` has every answer and item score.",
+        scores.markdown(),
+        f"## Reading it\n\n```\nkick pull {repository} --out results\nkick leaderboard "
+        f"results/{runs[0].matrix} --out page\n```",
+    ]
+    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n" + "\n\n".join(lines) + "\n"
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(dict.fromkeys(plain(name) for name in names if name))
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return ", ".join(found[:LISTED]) + more
+
+
+def _check(repository: str) -> None:
+    if not _NAME.fullmatch(repository):
+        raise KickError(f"{repository!r} is not the name of a repository; expected owner/name")
+
+
+def _api() -> HfApi:
+    """The hub's client. Raises KickError if the hub is not to be asked or does not answer."""
+    if not hub.online():
+        raise KickError("the hub cannot be asked (HF_HUB_OFFLINE, or no network); nothing was sent or taken")
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+@contextmanager
+def _told(repository: str) -> Iterator[None]:
+    """Within it the hub's errors are KickErrors, without the token that requests carry."""
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise KickError("the hub needs a token: `hf auth login`, or set HF_TOKEN") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        why = f"HTTP {status}" if status else type(error).__name__
+        hint = HINTS.get(status or 0, "try again later")
+        raise KickError(f"the hub refused {repository}: {why}; {hint}") from None
