@@ -233,6 +233,8 @@ class _Planner:
                     found[one.variant.model] = self.sources.base(self.matrix.model, self.matrix.revision)[1]
                 elif one.variant.model not in found:
                     found[one.variant.model] = self.sources.facts(one.variant.model)
+                    if one.variant.checkpoint and not variants[0].variant.endpoint:
+                        self.sources.related(one.variant.model, variants[0].variant.model)
             except KickError as error:
                 self._problem(path, error)
                 found[one.variant.model] = ModelFacts()

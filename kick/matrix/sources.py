@@ -37,6 +37,8 @@ class Sources:
     enough: Callable[[ModelSpec, CalibrationSpec, str | None], None] = lambda model, spec, root: None
     # what a model's files say; raises KickError if it is not a causal language model
     facts: Callable[[ModelSpec], ModelFacts] = lambda model: ModelFacts(template="{{ messages }}")
+    # raises KickError for a checkpoint of another vocabulary than the dense model's
+    related: Callable[[ModelSpec, ModelSpec], None] = lambda model, dense: None
     # the tokenizer of a served model's prompts, by name and revision of the matrix's model, and its facts
     base: Callable[[str, str | None], tuple[str, ModelFacts]] = served.base_of
 
@@ -46,7 +48,7 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
     from kick import compress, tasks
     from kick.compress import method
     from kick.compress.calibrate.corpus import digest
-    from kick.model import resolve
+    from kick.model import related, resolve
     from kick.model.facts import facts
     from kick.model.source import locate
 
@@ -64,6 +66,7 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
         lambda: {one["name"]: one["kind"] for one in tasks.describe(extra)},
         _enough,
         lambda spec: facts(spec, locate(spec.name, spec.revision)),
+        related.check,
     )
 
 

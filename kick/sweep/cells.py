@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kick.engine.backend import Backend
 from kick.errors import CellFailed
 from kick.matrix import rates
-from kick.records import Cell, Result, Sample
+from kick.model import related
+from kick.records import Cell, Result, Sample, Variant
 from kick.store import Store
 from kick.sweep.together import OpenCell
 from kick.tasks import evaluate
@@ -31,6 +32,26 @@ class Loaded:
     seconds: Mapping[str, float]
     report: Mapping[str, Any]
     lacks: Mapping[str, str] = field(default_factory=dict)  # what a server does not answer, and why
+    said: tuple[str, ...] = ()  # what readers must know of a checkpoint
+
+
+def beside(variant: Variant, dense: Variant) -> tuple[str, ...]:
+    """What a reader must know of a checkpoint beside the dense model: added tokens, another shape."""
+    if not variant.checkpoint or dense.endpoint:
+        return ()
+    return related.notes(variant.model, dense.model)
+
+
+def identical(cell: Cell, samples: Sequence[Sample], dense: Variant, store: Store) -> tuple[str, ...]:
+    """That a checkpoint gave dense's own answer to every item, to the bit; nothing if it did not."""
+    if not cell.variant.checkpoint or dense.endpoint or cell.variant.endpoint:
+        return ()
+    other = replace(cell, variant=dense, reference=None, task=replace(cell.task, stop=""))
+    if not samples or not store.done(other.key):
+        return ()
+    theirs = {sample.item: sample.responses for sample in store.samples(other.key)}
+    same = all(theirs.get(sample.item) == sample.responses for sample in samples)
+    return (f"all {len(samples)} answers are identical to dense's",) if same else ()
 
 
 def dense_samples(cell: Cell, store: Store) -> dict[str, Sample] | None:

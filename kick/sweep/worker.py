@@ -32,7 +32,7 @@ from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
 from kick.sweep import by_vllm, layered, planned, reuse, served
-from kick.sweep.cells import Loaded, chat_notes, dense_samples, keeper, learn
+from kick.sweep.cells import Loaded, beside, chat_notes, dense_samples, identical, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.groups import one_pass
 from kick.sweep.onepass import Apart, Member, measure
@@ -118,7 +118,8 @@ class Worker:
                 self._load_tasks()
             with self._reference(job, store, tokenizer) as reference:
                 engine = self._engine(job.variant, network, tokenizer, reference)
-                self._ask(job, Loaded(engine, tokenizer, store, seconds, report))
+                said = beside(job.variant, self.dense)
+                self._ask(job, Loaded(engine, tokenizer, store, seconds, report, said=said))
 
     def _group(self, job: Job, store: Store) -> None:
         """Do the cells of variants that go through the blocks of their model together."""
@@ -268,7 +269,12 @@ class Worker:
             cell=one.cell,
             scores=found.scores,
             counts=found.counts,
-            warnings=(*found.warnings, *served.lacking(found.scores, task, loaded.lacks)),
+            warnings=(
+                *found.warnings,
+                *served.lacking(found.scores, task, loaded.lacks),
+                *loaded.said,
+                *identical(one.cell, found.samples, self.dense, loaded.store),
+            ),
             seconds={name: round(seconds, 3) for name, seconds in one.seconds.items()},
             peak_memory=peak(),
             compression=loaded.report,
@@ -360,7 +366,7 @@ class Worker:
         variant: Variant,
         network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        reference: Reference,
+        reference: Reference | None,
     ) -> Backend:
         tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
 
