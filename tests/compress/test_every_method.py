@@ -27,7 +27,7 @@ SPECIAL = {
 OWN_SHARES = {"owl"}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
 WIDTHS = {"llama", "qwen3"}
-NARROWING = ["flap", "llm-pruner", "transact", "seap", "adapt-pruner", "bonsai", "loraprune"]
+NARROWING = ["flap", "llm-pruner", "liar", "transact", "seap", "adapt-pruner", "bonsai", "loraprune"]
 REFUSED = {
     "llm.int8": UNCALLED,
     "smoothquant": UNCALLED,
