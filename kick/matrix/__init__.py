@@ -10,6 +10,9 @@ sources      tables in which names are looked up
 plan         Matrix -> cells, jobs, estimates
 stopping     rules by which cells end early
 costs        seconds, memory and disk of a job
+memory       peak memory from sizes: in memory, layered, `kick compress`
+blockwise    which recipes go block by block
+engines      the engine of a matrix that names none
 rates        how fast this machine is
 measure      one timed forward for better rates
 stale        stored cells whose keys a change left behind

@@ -103,10 +103,7 @@ def plan(
     planner.refuse()
     cells = _cells([one.variant for one in variants], tasks, specs, asked, matrix)
     work = variants, tasks, specs, rates or load_rates()
-    whole = planner.estimates(*work)
-    engine = planner.engine(variants, tasks, whole.values())
-    if engine.layers is not None:
-        whole = planner.estimates(*work, layers=engine.layers)
+    engine = planner.engine(variants, tasks, planner.estimates(*work).values())
     return Plan(
         matrix,
         engine,
@@ -115,7 +112,7 @@ def plan(
         tuple(cells),
         tuple(cell.key for cell in cells),
         _jobs(cells, planner.estimates(*work, early=True, layers=engine.layers)),
-        whole,
+        planner.estimates(*work, layers=engine.layers),
         {one.variant.name: one.given for one in variants},
         planner.data_root,
     )
