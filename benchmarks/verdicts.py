@@ -4,7 +4,8 @@
 
 replay   `benchmarks/replay/` holds what a full run of demo-full answered; the rule is replayed on it
 paper    the same answers drawn again to the sizes of the paper's data sets
-seconds  two real runs, CPU seconds of answering: commit 897272f, which asks every item, and this checkout
+seconds  demo-full on three tasks, CPU seconds of answering: commit 897272f, which asks every item (today's
+         items, copied into its checkout), and this checkout
 matrix   the whole small matrix of `verdicts_matrix.py`, from nothing to stored results
 
 Prints a table and writes benchmarks/out/verdicts.json, where lines of earlier runs stay. A ratio is theirs
@@ -18,15 +19,18 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from contest import Line, show
 from engine import write
 from verdicts_record import ITEMS
@@ -47,20 +51,8 @@ PAPER = {
     "kick_mini_open": 1_000,
 }
 DRAWS = 5  # of the answers, to a paper's size
-OLD_ITEMS = {"kick_mini_mcq": 256, "kick_mini_factoid": 256, "kick_mini_closed": 132}
-SUBSET = {
-    "name": "subset",
-    "model": "smollm2-135m",
-    "tasks": list(OLD_ITEMS),
-    "limit": OLD_ITEMS,  # both checkouts have these items, in this order
-    "calibration": {"corpus": "kick_mini_calibration", "sequences": 16, "length": 256},
-    "replicas": [],
-    "variants": [
-        "dense",
-        {"method": ["magnitude", "wanda"], "sparsity": 0.5},
-        {"method": "gptq", "bits": [8, 4], "group_size": 32},
-    ],
-}
+ASKED = ["kick_mini_mcq", "kick_mini_factoid", "kick_mini_closed"]
+DATA = "tasks/kick_mini/data"
 # seconds are CPU seconds: the run is one process, and its clock is that of the process
 DRIVER = """
 import pathlib, runpy, sys, time
@@ -143,6 +135,7 @@ def seconds(python: str | None) -> list[Line]:
             print(f"`seconds` is left out: commit {BEFORE} is not in this history", file=sys.stderr)
             return []
         try:
+            shutil.copytree(ROOT / DATA, before / DATA, dirs_exist_ok=True)  # today's items, the old code
             if python is None:
                 subprocess.run(["make", ".venv/installed"], cwd=before, check=True)
                 python = str(before / ".venv/bin/python")
@@ -156,11 +149,17 @@ def seconds(python: str | None) -> list[Line]:
     return [Line(work, f"commit {BEFORE}", theirs / ours, 1 / 0.55, ours, theirs, note)]
 
 
+def subset() -> dict[str, Any]:
+    """The preset demo-full, on its right/wrong tasks that are answered in a few words, without replicas."""
+    preset = yaml.safe_load((ROOT / "kick/matrix/presets/demo-full.yaml").read_text())
+    return {**preset, "name": "subset", "tasks": ASKED, "replicas": []}
+
+
 def answered(checkout: Path, python: str, folder: Path, stop: bool) -> dict[str, float]:
     """CPU seconds of answering, by cell, of a run in a checkout."""
     name = "after" if stop else "without"
     matrix, out = folder / f"{name}.yaml", folder / name
-    matrix.write_text(json.dumps({**SUBSET, **({"stop": "decided"} if stop else {})}))
+    matrix.write_text(json.dumps({**subset(), **({"stop": "decided"} if stop else {})}))
     subprocess.run(
         [python, "-c", DRIVER, checkout, matrix, out],
         cwd=checkout,
