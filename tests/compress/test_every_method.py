@@ -20,11 +20,12 @@ SPECIAL = {
     "hqq": {"group_size": 8},
     "seap": {"first": 0, "last": 0},
     "adapt-pruner": {"steps": 4},
+    "llm-surgeon": {"shots": 2},
     "bonsai": {"part": 0.2, "pairs": 2, "sequences": 1},
     "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
     "mka": {"length": 4, "entropy_neighbours": 20},
 }
-OWN_SHARES = {"owl"}  # methods that choose how much of each matrix goes, see test_owl.py
+OWN_SHARES = {"owl", "llm-surgeon"}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
 WIDTHS = {"llama", "qwen3"}
 NARROWING = ["flap", "llm-pruner", "liar", "transact", "seap", "adapt-pruner", "bonsai", "loraprune"]
@@ -33,6 +34,7 @@ REFUSED = {
     "smoothquant": UNCALLED,
     "eora": UNCALLED,
     "flexigpt": UNCALLED,
+    "llm-surgeon": UNCALLED,
     **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
     "expert-usage": set(ARCHITECTURES) - {"mixtral"},

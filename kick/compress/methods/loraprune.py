@@ -88,9 +88,9 @@ class LoraPrune:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        first, *left = remaining(model, self.share, fit=True)
+        first, groups_left, channels_left = remaining(model, self.share, fit=True)
         found = structures(model)
-        gone = first.size.groups - left[0], first.size.channels - left[1]
+        gone = first.size.groups - groups_left, first.size.channels - channels_left
         on = [(torch.ones(one.kv_heads), torch.ones(one.channels)) for one in found]
         for (groups, channels), structure in zip(
             self._ranked(model, calibration, on, gone), found, strict=True
@@ -99,7 +99,7 @@ class LoraPrune:
                 *(mask.nonzero().flatten().to(structure.o.weight.device) for mask in (groups, channels))
             )
             cut(structure, kept)
-        describe(model, *left, first)
+        describe(model, groups_left, channels_left, first)
         calibration.note("passes", method="loraprune", forward=len(calibration), backward=len(calibration))
 
     def _ranked(
