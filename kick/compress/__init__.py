@@ -72,6 +72,10 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
         made = build(step)
         if number < len(recipe) - 1 and (why := getattr(made, "alone", "")):
             raise KickError(f"{step.method} must be the last step: {why}")
+        if getattr(made, "rotates", False) and set(kinds[:number]) - {"structure"}:
+            raise KickError(
+                f"{step.method} rotates all weights: it must come before {recipe[number - 1].method}"
+            )
         if hasattr(made, "check"):
             made.check(model)
         Scope.of(step).check(model)

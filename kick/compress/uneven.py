@@ -28,11 +28,11 @@ def check_uneven(model: nn.Module) -> None:
     structures(model)
 
 
-def refuse_saved(method: str) -> None:
+def refuse_saved(method: str, what: str = "blocks of different widths") -> None:
     """Raise KickError: the result of this method is not a checkpoint."""
     raise KickError(
-        f"{method} leaves blocks of different widths, and no config of transformers describes them, so that "
-        "the result cannot be saved; `kick run` measures it; choose flap, llm-pruner or transact to save one"
+        f"{method} leaves {what}, and no config of transformers describes them, so that the result cannot be "
+        "saved; `kick run` measures it; choose flap, llm-pruner or transact to save one"
     )
 
 
