@@ -59,7 +59,7 @@ class Curvature:
                 )
             inverses.append(torch.cholesky_inverse(lower))
         added = [share * float(one.diagonal().mean()) for share, one in zip(damping, (a, g), strict=True)]
-        return cls(*damped, *inverses, (added[0], added[1]))
+        return cls(damped[0], damped[1], inverses[0], inverses[1], (added[0], added[1]))
 
     def elements(self, weight: Tensor) -> Tensor:
         """(out, in): the loss of removing each weight."""
