@@ -1,7 +1,8 @@
 """A variant's model for the engine 'vllm': a checkpoint on disk that one process of vLLM serves.
 
 A variant that kick makes is compressed in memory, as for any other engine, and saved as `kick compress` saves
-it; vLLM serves that. A checkpoint, and the dense model, are served as they are. The saved folder goes when
+it; vLLM serves that. In float32 quantized weights are saved dequantized: vLLM multiplies packed ones in half
+precision alone. A checkpoint, and the dense model, are served as they are. The saved folder goes when
 the job is done; of a job that was killed, the next one takes it.
 """
 
@@ -12,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,9 @@ def _made(
         network, tokenizer = model.load(variant.model, device=paths.device())
     with timed(seconds, "compress"):
         report, context = compressing(network, tokenizer)
+    running = any(stored.activation_bits for stored in context.formats.values())  # `save` refuses these
+    if variant.model.dtype == "float32" and not running:
+        context = replace(context, formats={})
     with timed(seconds, "save"):
         save(network, tokenizer, context, report, folder)
     del network, context

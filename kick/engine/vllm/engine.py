@@ -186,18 +186,13 @@ class VllmEngine(Engine):
         for i in sorted(set(range(len(requests))) - set(asked)):
             values, _ = fidelity.measure(_Rows(), None, (), None, None)  # type: ignore[arg-type]
             finish(i, Response(values=values, truncated=prompts[i].truncated))
-        if not asked:
-            return
-        ids = [prompts[i].ids + requests[i].tokens[:-1] for i in asked]
-        messages = [
-            {"rows": one, "count": len(requests[i].tokens), "file": str(self.served.scratch / f"{i}.npy")}
-            for i, one in zip(asked, ids, strict=True)
-        ]
-        for place, reply in self.services.replies(messages, max(map(len, ids)) + 1):
-            i = asked[place]
-            rows = _read(Path(reply["file"]), len(requests[i].tokens))
-            values = self._values(requests[i], rows)
-            finish(i, Response(values=values, truncated=prompts[i].truncated))
+        longest = max((len(prompts[i].ids) + len(requests[i].tokens) for i in asked), default=0)
+        for i in asked:  # one after the other: a row of the vocabulary for each token of a prompt is large
+            ids, count = prompts[i].ids + requests[i].tokens[:-1], len(requests[i].tokens)
+            message = {"rows": ids, "count": count, "file": str(self.served.scratch / "rows.npy")}
+            for _, reply in self.services.replies([message], longest):
+                values = self._values(requests[i], _read(Path(reply["file"]), count))
+                finish(i, Response(values=values, truncated=prompts[i].truncated))
 
     def _values(self, request: Request, rows: Tensor) -> dict[str, float]:
         """The numbers of a continuation from the log-probabilities (N, V) that predict its tokens."""
