@@ -32,6 +32,7 @@ class Llama:
     def __init__(self, folder):
         self.config = json.loads((Path(folder) / "config.json").read_text())
         self.weights = load_file(Path(folder) / "model.safetensors")
+        self.weights.setdefault("lm_head.weight", self.weights["model.embed_tokens.weight"])
 
     def norm(self, x, name):
         size = np.sqrt((x**2).mean(-1, keepdims=True) + self.config["rms_norm_eps"])

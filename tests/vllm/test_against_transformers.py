@@ -199,7 +199,7 @@ engine: {{name: vllm}}
 
 def test_a_matrix_is_answered_by_vllm(checkpoint, tmp_path):
     text = MATRIX.format(name=NAME, folder=checkpoint("W4A16"))
-    ran = api.run(text, out=str(tmp_path), executor="inline")
+    ran = api.run(text, out=str(tmp_path))
     assert (ran.failed, ran.done) == (0, 6)
     scores = {}
     for run in Store(str(tmp_path), "served").runs():
