@@ -108,7 +108,7 @@ def trouble(kind, one):
 
 
 def write(model, one):
-    np.save(one["file"], model(one["rows"])[-one["count"] :], allow_pickle=False)
+    np.save(one["file"], model(one["row"])[-1], allow_pickle=False)
     say({"id": one["id"], "file": one["file"]})
 
 

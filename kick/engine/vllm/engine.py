@@ -187,12 +187,25 @@ class VllmEngine(Engine):
             values, _ = fidelity.measure(_Rows(), None, (), None, None)  # type: ignore[arg-type]
             finish(i, Response(values=values, truncated=prompts[i].truncated))
         longest = max((len(prompts[i].ids) + len(requests[i].tokens) for i in asked), default=0)
-        for i in asked:  # one after the other: a row of the vocabulary for each token of a prompt is large
-            ids, count = prompts[i].ids + requests[i].tokens[:-1], len(requests[i].tokens)
-            message = {"rows": ids, "count": count, "file": str(self.served.scratch / "rows.npy")}
-            for _, reply in self.services.replies([message], longest):
-                values = self._values(requests[i], _read(Path(reply["file"]), count))
-                finish(i, Response(values=values, truncated=prompts[i].truncated))
+        for i in asked:
+            values = self._values(requests[i], self._rows_of(prompts[i].ids, requests[i].tokens, longest))
+            finish(i, Response(values=values, truncated=prompts[i].truncated))
+
+    def _rows_of(self, prompt: tuple[int, ...], tokens: tuple[int, ...], longest: int) -> Tensor:
+        """Log-probabilities (N, V) that predict the tokens of a continuation.
+
+        One request per token: of a prompt vLLM gives them at every token or at none, as Python's numbers, and
+        a vocabulary at each of several hundred tokens takes gigabytes. It keeps what a prefix computed.
+        """
+        folder = self.served.scratch
+        messages = [
+            {"row": prompt + tokens[:place], "file": str(folder / f"{place}.npy")}
+            for place in range(len(tokens))
+        ]
+        rows: dict[int, Tensor] = {}
+        for place, reply in self.services.replies(messages, longest):
+            rows[place] = _read(Path(reply["file"]))
+        return torch.stack([rows[place] for place in range(len(tokens))])
 
     def _values(self, request: Request, rows: Tensor) -> dict[str, float]:
         """The numbers of a continuation from the log-probabilities (N, V) that predict its tokens."""
@@ -217,10 +230,8 @@ def _score(target: tuple[int, ...], reply: Message, last: Mapping[int, float]) -
     return logprob, chosen == list(target)
 
 
-def _read(file: Path, count: int) -> Tensor:
-    """Rows that the process wrote; the file is removed."""
-    rows = np.load(file, allow_pickle=False)
+def _read(file: Path) -> Tensor:
+    """Row that the process wrote; the file is removed."""
+    row = np.load(file, allow_pickle=False)
     file.unlink()
-    if rows.ndim != 2 or len(rows) != count:
-        raise CellFailed(f"vLLM gave log-probabilities {rows.shape} for {count} tokens")
-    return torch.from_numpy(rows)
+    return torch.from_numpy(row)

@@ -10,13 +10,13 @@ of its own. kick.engine.vllm.process starts it, speaks with it and ends it; wher
     -> {"id": 2, "generate": [ids], "limit": 64, "ends": [ids], "temperature": 0.0, "top_p": 1.0, "seed": 0}
     <- {"id": 2, "tokens": [ids], "done": false}           as they come
     -> {"stop": 2}                                          end that answer
-    -> {"id": 3, "rows": [ids], "count": 4, "file": "/folder/3.npy"}
-    <- {"id": 3, "file": "/folder/3.npy"}                   float32 (4, V): log-probabilities after each
+    -> {"id": 3, "row": [ids], "file": "/folder/3.npy"}
+    <- {"id": 3, "file": "/folder/3.npy"}                   float32 (V,): log-probabilities after the ids
     <- {"id": 3, "error": "..."}                            a request that vLLM refuses
 
 score: `count` are the last tokens of the ids, each with its log-probability and the token that would have
 been chosen there; after the ids `chosen` is what comes next, and `last` has the log-probabilities of the
-asked ones there. rows: after each of the last `count` ids the log-probability of every token.
+asked ones there. row: after the ids the log-probability of every token.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Serving:
                 self.engine.abort_request([name])
             return
         name = str(message["id"])
-        kind = next(one for one in ("score", "generate", "rows") if one in message)
+        kind = next(one for one in ("score", "generate", "row") if one in message)
         try:
             self.engine.add_request(name, {"prompt_token_ids": message[kind]}, self.params(kind, message))
         except ValueError as error:  # of which vLLM's own are
@@ -96,9 +96,8 @@ class Serving:
                 **plain,
             )
         only = {"max_tokens": 1, "temperature": 0.0, "output_kind": RequestOutputKind.FINAL_ONLY, **plain}
-        if kind == "rows":
-            before = {"prompt_logprobs": -1} if message["count"] > 1 else {}
-            return SamplingParams(logprobs=-1, **before, **only)
+        if kind == "row":
+            return SamplingParams(logprobs=-1, **only)
         before = {"prompt_logprobs": TOP} if message["count"] else {}
         return SamplingParams(logprob_token_ids=message["last"], **before, **only)
 
@@ -117,7 +116,7 @@ class Serving:
         elif output.finished and "score" in message:
             self.say({"id": message["id"], **scored(output, message)})
         elif output.finished:
-            write_rows(output, message)
+            write_row(output, message)
             self.say({"id": message["id"], "file": message["file"]})
 
 
@@ -136,21 +135,16 @@ def scored(output: Any, message: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_rows(output: Any, message: Mapping[str, Any]) -> None:
-    """Write the log-probabilities of every token after each of the last `count` ids."""
+def write_row(output: Any, message: Mapping[str, Any]) -> None:
+    """Write the log-probabilities of every token after the ids."""
     import numpy as np
 
-    ids, count = message["rows"], message["count"]
-    parts = [(output.prompt_logprobs, place) for place in range(len(ids) - count + 1, len(ids))]
-    parts.append((output.outputs[0].logprobs, 0))
-    rows = []
-    for found, place in parts:
-        own = slice(found.start_indices[place], found.end_indices[place])
-        tokens = np.asarray(found.token_ids[own], np.int64)
-        row = np.full(len(set(tokens.tolist())), np.nan, np.float32)
-        row[tokens] = np.asarray(found.logprobs[own], np.float32)
-        rows.append(row)
-    np.save(message["file"], np.stack(rows), allow_pickle=False)
+    found = output.outputs[0].logprobs
+    own = slice(found.start_indices[0], found.end_indices[0])
+    tokens = np.asarray(found.token_ids[own], np.int64)
+    row = np.full(len(set(tokens.tolist())), np.nan, np.float32)
+    row[tokens] = np.asarray(found.logprobs[own], np.float32)
+    np.save(message["file"], row, allow_pickle=False)
 
 
 def read(stream: Any, lines: Lines) -> None:
