@@ -293,7 +293,12 @@ def _write_masks(masks: Mapping[str, Tensor], file: Path) -> None:
 def _difference(model: PreTrainedModel, folder: Path) -> float:
     """The largest difference of logits between the model and what is loaded from its folder."""
     dtype = next(model.parameters()).dtype
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
+    except RuntimeError as error:  # such as tensors of other shapes
+        raise CellFailed(
+            f"transformers cannot load the checkpoint by its config ({error}); it was not kept"
+        ) from error
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.vocab_size, (1, 32), generator=generator)
     wanted = model(ids.to(model.device)).logits.float().cpu()

@@ -5,13 +5,14 @@ import torch
 
 from kick.compress import canonical, check, check_saved, compress
 from kick.compress.calibrate.statistics import Moments
+from kick.compress.checkpoint import save
 from kick.compress.context import Calibration
 from kick.compress.methods.flap import score
 from kick.compress.methods.seap import logistic
 from kick.compress.sparsity import Sparsity
 from kick.compress.widths import largest
-from kick.errors import KickError
-from kick.model import blocks
+from kick.errors import CellFailed, KickError
+from kick.model import blocks, load, resolve
 from tests.support.architectures import sequences, tiny
 from tests.support.golden import seeds
 
@@ -100,3 +101,12 @@ def test_it_is_not_saved_and_nothing_of_equal_width_may_follow():
     steps = [canonical("seap", {"share": 0.3, **ALL}), canonical("flap", {"share": 0.5})]
     with pytest.raises(KickError, match="blocks of 3 different widths"):
         compress(tiny("llama"), steps, sequences())
+
+
+def test_saving_it_all_the_same_fails_in_words_and_leaves_nothing(tmp_path):
+    model, calibration = tiny("llama"), Calibration(tuple(sequences()))
+    report = compress(model, [canonical("seap", {"share": 0.3, "bias": False, **ALL})], calibration)
+    assert "different widths" in report["footprint"]["shipped_as"]
+    with pytest.raises(CellFailed, match="cannot load the checkpoint by its config"):
+        save(model, load(resolve("smoke"))[1], calibration, report, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
