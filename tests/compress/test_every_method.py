@@ -38,6 +38,7 @@ REFUSED = {
     "llm-surgeon": UNCALLED,
     **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
+    "ssm-pruning": set(ARCHITECTURES),  # Mamba-2 alone: see test_ssm_pruning.py
     "expert-usage": set(ARCHITECTURES) - {"mixtral"},
 }
 RANKED = [name for name in methods if methods[name].kind == "prune" and name not in OWN_SHARES]
