@@ -106,6 +106,8 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
         ValueError: the method needs an option that is not given.
     """
     entry = methods[name]
+    if hasattr(entry.cls, "complete"):  # what the options name outside the matrix has to count in keys
+        options = entry.cls.complete(options)
     fields = {field.name: field for field in dataclasses.fields(entry.cls)}
     beside = scope.OPTIONS if entry.kind == "prune" else ()
     for key in options:
