@@ -69,7 +69,8 @@ class LayeredEngine(Engine):
 
         Raises KickError for a request that does not fit the model's window, or has to be generated.
         """
-        self.layers.prepare(self.readings(requests))
+        kinds = {request.kind: None for request in requests}
+        self.layers.prepare([self.readings([r for r in requests if r.kind == kind]) for kind in kinds])
         try:
             return super().answer(requests, on_done)
         finally:

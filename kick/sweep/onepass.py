@@ -81,12 +81,17 @@ class Member:
     cells: Sequence[OpenCell]
     apart: Apart
     sequences: Sequence[Tensor] = ()
-    readings: list[Reading] = field(default_factory=list)
-    jobs: list[SharedForward] = field(default_factory=list)
+    readings: list[list[Reading]] = field(default_factory=list)  # of each cell
+    parts: list[list[SharedForward]] = field(default_factory=list)  # the forwards that give them
     forwards: list[Forward] = field(default_factory=list)
     step: Stepwise | None = None
     looks: bool = False
     seconds: float = 0.0  # of sending evaluation tokens through blocks
+
+    @property
+    def jobs(self) -> list[SharedForward]:
+        """The forwards of all its cells."""
+        return [job for part in self.parts for job in part]
 
     @property
     def calibration(self) -> int:
@@ -123,22 +128,26 @@ def _whole(member: Member) -> bool:
 
 
 def _planned(layers: LayeredReader, members: Sequence[Member]) -> list[Member]:
-    """Those whose forwards fit the budget; variants with the same questions share what does not change."""
+    """Those whose forwards fit the budget; variants with the same questions share what does not change.
+
+    Each cell has forwards of its own, and of all its requests: its numbers are then the same bit by bit
+    whatever else is asked, and whatever of it was answered before a kill.
+    """
     known: dict[tuple[Reading, ...], list[SharedForward]] = {}
     for one in members:
-        one.readings = list(dict.fromkeys(_readings(one)))
-        place = tuple(one.readings)
-        if place not in known:
-            known[place] = layers.shared(one.readings)
-        one.jobs = known[place]
+        one.readings = [list(dict.fromkeys(part)) for part in _readings(one)]
+        for part in one.readings:
+            if tuple(part) not in known:
+                known[tuple(part)] = layers.shared(part)
+        one.parts = [known[tuple(part)] for part in one.readings]
     return [one for one in members if one.readings and layers.bytes_of(one.jobs) <= layers.memory]
 
 
-def _readings(member: Member) -> Iterator[Reading]:
-    """What answering will read; nothing of a cell whose requests are refused, which it is told when asked."""
-    for requests in member.asking.requests():
+def _readings(member: Member) -> Iterator[list[Reading]]:
+    """What answering each cell will read; none whose requests are refused, which it is told when asked."""
+    for requests in member.asking.phases():
         try:
-            yield from member.engine.readings(requests)
+            yield member.engine.readings(requests)
         except KickError as error:
             log.info("%s: %s", member.variant.name, error)
 
@@ -221,7 +230,10 @@ class _Pass:
         """Hand the variant what was found."""
         if one.step is None:
             raise RuntimeError("a variant has no step")
-        one.engine.layers.take(one.readings, one.jobs, one.forwards)
+        left = iter(one.forwards)
+        for readings, jobs in zip(one.readings, one.parts, strict=True):
+            one.engine.layers.take(readings, jobs, [next(left) for _ in jobs])
+        one.engine.layers.passes = 1
         one.forwards = []
         one.apart.report |= one.step.report()
         one.apart.seconds["compress"] = round(one.step.seconds, 3)

@@ -41,6 +41,12 @@ class OpenCell:
         """The requests that it waits for."""
         return [self.phase.requests[index] for index in self.phase.todo] if self.phase else []
 
+    def whole_phase(self) -> list[Request]:
+        """The requests of its phase, also those that an interrupted run has answered."""
+        if self.phase is None:
+            return []
+        return [one for index, one in enumerate(self.phase.requests) if index not in self.phase.known]
+
     def took(self, seconds: float) -> None:
         """Add to the seconds of answering."""
         self.seconds["answer"] = self.seconds.get("answer", 0.0) + seconds
@@ -77,6 +83,10 @@ class Together:
     def requests(self) -> list[list[Request]]:
         """What each open cell asks next."""
         return [one.asked_next() for one in self._open]
+
+    def phases(self) -> list[list[Request]]:
+        """What each open cell asks next, with what was answered of it before."""
+        return [one.whole_phase() for one in self._open]
 
     def go(self) -> None:
         """Ask until every cell that was taken has ended."""

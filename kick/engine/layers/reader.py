@@ -66,13 +66,16 @@ class LayeredReader(Reader):
         for found in self._read([readings[i] for i in rest]):
             yield [(rest[index], hidden) for index, hidden in found]
 
-    def prepare(self, readings: Sequence[whole.Reading]) -> None:
-        """Read all of these together, for `read` to give, if their states fit the budget."""
-        distinct = [reading for reading in dict.fromkeys(readings) if reading not in self.known]
-        if self._bytes(sum(count for _, count in distinct)) * COPIES > self.memory:
+    def prepare(self, parts: Sequence[Sequence[whole.Reading]]) -> None:
+        """Read all of these together, for `read` to give, if their states fit the budget.
+
+        Readings of two parts share no forward: the numbers of one do not hang on what else is asked.
+        """
+        new = [[one for one in dict.fromkeys(part) if one not in self.known] for part in parts]
+        if self._bytes(sum(count for part in new for _, count in part)) * COPIES > self.memory:
             return
-        for found in self._read(distinct):
-            self.known |= {distinct[index]: hidden.clone() for index, hidden in found}
+        for part, found in self._parts(new):
+            self.known |= {part[index]: hidden.clone() for index, hidden in found}
 
     def take(
         self, readings: Sequence[whole.Reading], jobs: Sequence[SharedForward], forwards: Sequence[Forward]
@@ -102,16 +105,23 @@ class LayeredReader(Reader):
         return self._bytes(sum(job.tokens for job in jobs)) * COPIES
 
     def _read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
-        jobs = self.shared(readings)
+        for _, found in self._parts([readings]):
+            yield found
+
+    def _parts(
+        self, parts: Sequence[Sequence[whole.Reading]]
+    ) -> Iterator[tuple[Sequence[whole.Reading], whole.Found]]:
+        """The states of each part's readings, in as few passes as the budget allows."""
+        jobs = [(job, part) for part in parts for job in self.shared(part)]
         while jobs:
-            part = [jobs.pop(0)]
-            while jobs and self.bytes_of([*part, jobs[0]]) <= self.memory:
-                part.append(jobs.pop(0))
+            now = [jobs.pop(0)]
+            while jobs and self.bytes_of([job for job, _ in (*now, jobs[0])]) <= self.memory:
+                now.append(jobs.pop(0))
             self.network.release()
-            run(self.network, [job.forward for job in part])
+            run(self.network, [job.forward for job, _ in now])
             self.passes += 1
-            for job in part:
-                yield job.found(job.forward)
+            for job, part in now:
+                yield part, job.found(job.forward)
 
     def _packs(self, length: int) -> bool:
         return self.packed and (self.trusted is None or length <= self.trusted)
@@ -191,11 +201,13 @@ class VariantReader(LayeredReader):
         """Let the head go: readings may be asked for again."""
         self.network.release()
 
-    def _read(self, readings: Sequence[whole.Reading]) -> Iterator[whole.Found]:
-        if readings:
+    def _parts(
+        self, parts: Sequence[Sequence[whole.Reading]]
+    ) -> Iterator[tuple[Sequence[whole.Reading], whole.Found]]:
+        if any(parts):
             alone = self.apart()
             before = alone.passes
-            yield from alone._read(readings)
+            yield from alone._parts(parts)
             self.passes += alone.passes - before
 
 
