@@ -39,8 +39,8 @@ def signs(cells: Iterable[StoredCell]) -> list[str]:
 def _without_dense(frame: pd.DataFrame) -> Iterator[str]:
     """Tasks of which the dense model's cell is not there, while cells of variants are."""
     for (matrix, base), section in frame.groupby(["matrix", "base"], sort=False):
-        asked = section.groupby(["title", "setting"], sort=False)["dense"].any()
-        lost = list(dict.fromkeys(title for (title, _), there in asked.items() if not there))
+        there = section.groupby(["title", "setting"], sort=False)["dense"].transform("any")
+        lost = list(dict.fromkeys(section.loc[~there, "title"]))
         if lost:
             yield (
                 f"The matrix {matrix} has no answers of the dense model {base} on {_listed(lost)}: nothing "
