@@ -17,6 +17,7 @@ from kick.records import Request, Response, Sample, Score, TaskSpec
 from kick.stats import intervals, metrics
 from kick.stats.metrics import support_of, units_of
 from kick.stats.sequential import Decision
+from kick.tasks.ahead import calls
 from kick.tasks.lm_eval_task import unflatten
 from kick.tasks.signs import warnings
 from kick.tasks.task import Aggregate, Item, Task
@@ -152,20 +153,25 @@ def in_waves(
 ) -> Steps[Evaluation]:
     """The steps of an evaluation that asks items in order up to a look, and ends there if that decides.
 
-    The answers of a wave are kept under its phases' names and its first item's place.
+    The answers of a call are kept under its phases' names and its first item's place. A call can have the
+    items of several looks (`kick.tasks.ahead`), of which those behind the end are dropped.
     """
     keep, known = keep or _in_memory, known or {}
     samples: list[Sample] = []
-    for look in waves.looks:
+    for looks in calls(items, waves.looks):
         start = len(samples)
-        part = items[start:look]
+        part = items[start : looks[-1]]
 
         def here(phase: str, total: int, start: int = start) -> AbstractContextManager[Answers]:
             return keep(f"{phase} from {start}", total)
 
         responses = yield from _responses(task, part, here, known)
-        samples += score(task, part, responses)
-        decision = waves.decide(samples)
+        scored = score(task, part, responses)
+        for look in looks:
+            samples += scored[len(samples) - start : look - start]
+            decision = waves.decide(samples)
+            if decision.done:
+                break
         if decision.done:
             break
     return replace(summarised(task, items[: len(samples)], samples), stopping=decision.record)
