@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -92,18 +93,15 @@ def slice_to(model: nn.Module, calibration: Calibration, kept: int) -> None:
     basis = components(gram(signals), kept)
     entry = embeddings.register_forward_hook(Turned(basis.float()).on_output)
     modules = block_list(model)[1]
-    runs = 0
-    try:
+    with ExitStack() as undo:  # if it ends early, the embeddings give again what they gave
+        undo.callback(entry.remove)
         for block in walk(model, calibration, runs=True):
             block.feed.reach(block.index)  # before its module is another
             structure = coupled(block.module, model)
             fold(structure, block.module)
             sliced, basis = _slice(block, structure, basis, kept)
             modules[block.index] = sliced
-            runs += 1
-    except BaseException:
-        entry.remove()
-        raise
+        undo.pop_all()
     final_norm(model, "slicegpt").register_forward_pre_hook(Turned(basis.t().float()).on_input)
     calibration.note("hidden channels", kept=kept, of=len(basis), outside_blocks=2 * basis.numel())
     calibration.note("passes", method="slicegpt", forward=3 * len(calibration), backward=0)
