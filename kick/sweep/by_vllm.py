@@ -1,9 +1,9 @@
 """A variant's model for the engine 'vllm': a checkpoint on disk that one process of vLLM serves.
 
-A variant that kick makes is compressed in memory, as for any other engine, and saved as `kick compress` saves
-it; vLLM serves that. In float32 quantized weights are saved dequantized: vLLM multiplies packed ones in half
-precision alone. A checkpoint, and the dense model, are served as they are. The saved folder goes when
-the job is done; of a job that was killed, the next one takes it.
+A variant that kick makes is compressed in memory, in float32, and saved in the matrix's dtype as `kick
+compress` saves it; vLLM serves that. In float32 quantized weights are saved dequantized: vLLM multiplies packed
+ones in half precision alone. A checkpoint, and the dense model, are served as they are. The saved folder is
+removed when the job is done; of a job that was killed, the next one takes it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from kick import model, paths
 from kick.compress.checkpoint import save
@@ -112,15 +114,16 @@ def _saved(folder: Path) -> Mapping[str, Any] | None:
 def _made(
     variant: Variant, folder: Path, compressing: Compressing, seconds: dict[str, float]
 ) -> Mapping[str, Any]:
-    with timed(seconds, "load"):
-        network, tokenizer = model.load(variant.model, device=paths.device())
+    with timed(seconds, "load"):  # in float32 as `kick compress` does: scales are rounded when they are saved
+        network, tokenizer = model.load(replace(variant.model, dtype="float32"), device=paths.device())
     with timed(seconds, "compress"):
         report, context = compressing(network, tokenizer)
     running = any(stored.activation_bits for stored in context.formats.values())  # `save` refuses these
-    if variant.model.dtype == "float32" and not running:
+    dtype = None if variant.model.dtype == "float32" else getattr(torch, variant.model.dtype)
+    if dtype is None and not running:
         context = replace(context, formats={})
     with timed(seconds, "save"):
-        save(network, tokenizer, context, report, folder)
+        save(network, tokenizer, context, report, folder, dtype=dtype)
     del network, context
     give_back()
     return report
