@@ -25,7 +25,8 @@ NAME = os.environ.get("KICK_VLLM_MODEL", "smollm2-135m")
 ITEMS = int(os.environ.get("KICK_VLLM_ITEMS", "16"))
 # Nats per scored token, and the lead of a choice that may turn out otherwise, by dtype: vLLM multiplies
 # packed weights in half precision alone.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
+AVERAGE = {"float32": 1e-4, "bfloat16": 0.15}
 TIE = {"float32": 5e-3, "bfloat16": 0.5}
 RECIPES = {
     "dense": (None, "float32"),
@@ -172,6 +173,7 @@ def test_answers_are_those_of_transformers(checkpoint, requests, tmp_path, name)
         print(f"  on average {sum(off) / len(off):.2g}; {ties} ties, {flips} choices otherwise, at a tie")
         print(f"  transformers {middle - start:.1f} s, vLLM {end - middle:.1f} s, start {one.seconds:.1f} s")
         assert max(off) < TOLERANCE[dtype]
+        assert sum(off) / len(off) < AVERAGE[dtype]
         continued = [
             Request("fidelity", request.context, tokens=answer.tokens[:24])
             for request, answer in zip(flat, theirs, strict=True)
