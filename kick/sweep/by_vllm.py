@@ -1,9 +1,9 @@
 """A variant's model for the engine 'vllm': a checkpoint on disk that one process of vLLM serves.
 
 A variant that kick makes is compressed in memory, in float32, and saved in the matrix's dtype as
-`kick compress` saves it; vLLM serves that. In float32 quantized weights are saved dequantized: vLLM multiplies
-packed ones in half precision alone. A checkpoint, and the dense model, are served as they are. The saved folder
-is removed when the job is done; of a job that was killed, the next one takes it.
+`kick compress` saves it; vLLM serves that. In float32 quantized weights are saved dequantized: vLLM
+multiplies packed ones in half precision alone. A checkpoint, and the dense model, are served as they are. The
+saved folder is removed when the job is done; of a job that was killed, the next one takes it.
 """
 
 from __future__ import annotations
