@@ -1,6 +1,7 @@
 """Orders of the calibration sequences: the same ones in another order, and whose results can show it."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,15 @@ from kick.compress.method import methods
 from kick.model import load, resolve
 from kick.records import CalibrationSpec
 from tests.compress.test_every_method import recipe
+from tests.compress.test_ssm_pruning import mamba2
 from tests.support.architectures import sequences as tokens
 from tests.support.architectures import tiny
+
+MODELS = {  # of methods that serve one kind of model alone
+    "moe-pruner": partial(tiny, "mixtral"),
+    "expert-usage": partial(tiny, "mixtral"),
+    "ssm-pruning": mamba2,
+}
 
 
 def test_an_order_gives_the_same_sequences_in_another_order():
@@ -41,9 +49,10 @@ def test_there_are_no_more_orders_than_there_are():
 
 @pytest.mark.parametrize("name", [name for name in methods if methods[name].calibrated])
 def test_methods_that_sum_over_samples_block_by_block_are_marked(name, monkeypatch):
+    model = MODELS.get(name, partial(tiny, "llama"))()
     seen, add = set(), Statistic.add
     monkeypatch.setattr(Statistic, "add", lambda self, x: (seen.add(type(self)), add(self, x))[1])
-    compress(tiny("llama"), recipe(name), tokens())
+    compress(model, recipe(name), tokens())
     assert bool(seen - {AbsMax}) == methods[name].feeds_forward  # a maximum is the same in every order
 
 
