@@ -8,7 +8,7 @@ demo: .venv/installed  ## run the preset matrix `demo`, render its leaderboard a
 	$(BIN)/kick figures results/demo --out leaderboards/demo/figures
 
 test: lint  ## lint, then the tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its lists say what the methods say
 	$(BIN)/python docs/_site/methods.py

@@ -6,6 +6,7 @@ pale on white. Nothing is told by colour alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,4 +84,6 @@ def _own(name: str, text: str) -> Look:
 
 def numbered(place: int) -> Look:
     """The look of the n-th of things that have none of their own."""
-    return Look(_COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)], _LINES[place % len(_LINES)])
+    rounds = place // math.lcm(len(_COLORS), len(_MARKERS), len(_LINES))  # else the same three would meet
+    line = _LINES[(place + rounds) % len(_LINES)]
+    return Look(_COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)], line)
