@@ -51,6 +51,7 @@ def killed(folder, kills, chance):
     return contents(folder / "whole", "m"), [contents(folder / f"killed-{one}", "m") for one in sweeps]
 
 
+@pytest.mark.slow
 def test_killed_once_or_twice(tmp_path):
     whole, others = killed(tmp_path, 2, random.Random(int.from_bytes(os.urandom(4))))
     assert len(whole) == 2 * 8

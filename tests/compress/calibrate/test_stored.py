@@ -40,8 +40,8 @@ print(json.dumps(resident("VmHWM") - before))
     ("method", "options", "propagate"),
     [
         ("gptq", {"bits": 4}, "compressed"),
-        ("sparsegpt", {"sparsity": 0.5}, "dense"),
-        ("wanda", {"sparsity": 0.5}, "compressed"),
+        pytest.param("sparsegpt", {"sparsity": 0.5}, "dense", marks=pytest.mark.slow),
+        pytest.param("wanda", {"sparsity": 0.5}, "compressed", marks=pytest.mark.slow),
     ],
 )
 def test_a_pass_takes_one_blocks_statistics(method, options, propagate):
