@@ -50,11 +50,29 @@ def test_the_method_prunes_what_is_asked(tmp_path):
         assert (gone.amax(dim=1) <= kept.amin(dim=1)).all()
 
 
-def test_the_task_runs_in_a_matrix(tmp_path):
+@pytest.fixture
+def my_tasks(tmp_path):
+    """A folder with README's task and its data."""
     folder = tmp_path / "my_tasks"
     folder.mkdir()
     (folder / "opposites.yaml").write_text(block("yaml", "task: opposites"))
     (folder / "opposites.jsonl").write_text(block("json", '"opposite"'))
+    return folder
+
+
+def test_the_task_scores_an_answer_as_models_give_it(my_tasks):
+    from kick import tasks
+    from kick.records import Response, TaskSpec
+    from kick.tasks import evaluate
+
+    task = tasks.load(["opposites"], None, [my_tasks])["opposites"]
+    items = task.items(TaskSpec("opposites"), None)
+    answers = [[Response(text=text, count=2)] for text in (" Cold", " up")]  # a blank first, as after "is"
+    found = evaluate.score(task, items, answers)
+    assert [sample.scores["exact_match"] for sample in found] == [1.0, 0.0]
+
+
+def test_the_task_runs_in_a_matrix(tmp_path, my_tasks):
     text = "name: m\nmodel: smoke\ntasks: [opposites]\nvariants: [dense]\nreplicas: []\n"
     (tmp_path / "m.yaml").write_text(text)
     command = [

@@ -211,6 +211,17 @@ def test_requests_say_so_too(folder, tokenizer):
 
 
 @pytest.mark.parametrize(
+    ("keys", "end"),
+    [("true", "\n<a>"), ("{arguments: {enable_thinking: false}}", "\n<a><think>\n\n</think>\n\n")],
+)
+def test_the_template_gets_its_arguments(keys, end, folder, tokenizer):
+    (cell, _) = cells(folder, f"chat_template: {keys}\n")
+    task = tasks.load(["kick_mini_closed"])["kick_mini_closed"]
+    for item in task.items(cell.task, Tokenizer(tokenizer, QWEN)):
+        assert all(request.context.endswith(end) for request in item.requests)
+
+
+@pytest.mark.parametrize(
     ("more", "words"),
     [
         ("chat_template: {arguments: {enable_thinkin: false}}\n", "reads no argument 'enable_thinkin'"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers as tf
 
+from kick import cli
 from kick.compress import canonical, check, check_saved, compress
 from kick.compress.checkpoint import save
 from kick.compress.context import Calibration
@@ -104,6 +105,36 @@ def test_what_the_config_cannot_say_is_refused_before_the_work(name, method, opt
     check(model, recipe)  # it can be measured
     with pytest.raises(KickError, match=word):
         check_saved(model, recipe)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Save a tiny model with a tokenizer; its folder."""
+
+    def store(name):
+        made(CONFIGS[name]()).save_pretrained(tmp_path / "model")
+        load(resolve("smoke"))[1].save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return store
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("mistral", ["--method", "flap", "--share", "0.5"], "flap with `bias: false`"),
+        ("deepseek", ["--method", "shortgpt", "--layers", "2"], "model.layers.1.mlp.experts"),
+        ("gpt2", ["--method", "wanda", "--sparsity", "0.5"], "length 256, but the model has 128 positions"),
+    ],
+)
+def test_the_command_refuses_it_before_the_work(name, arguments, words, stored, tmp_path, capsys):
+    """Both of its ways, through memory and block by block, ask what the tests above ask."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compress", str(stored(name)), *arguments, "--out", str(tmp_path / "out")])
+    said = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2, said
+    assert words in said
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(("name", "method", "options"), [("mistral", "flap", {"share": 0.5})])
