@@ -88,10 +88,10 @@ def carry_out(library: str, job: dict[str, Any]) -> None:
 def main() -> None:
     """The command line: a library and a job's file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library", choices=["llmcompressor", "autoround"])
+    parser.add_argument("name", choices=["llmcompressor", "autoround"])
     parser.add_argument("job", type=Path)
     given = parser.parse_args()
-    carry_out(given.library, json.loads(given.job.read_text("utf-8")))
+    carry_out(given.name, json.loads(given.job.read_text("utf-8")))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from kick.compress.widths import Coupled, KeptWidths, coupled
 from kick.model import blocks
 from kick.model.structure import device_of
 
-LARGEST = 1e8  # a perplexity that is regressed is no larger
+LARGEST = 1e8  # perplexities above it count as it in the regression
 On = list[tuple[Tensor, Tensor]]  # of each block: its groups, its channels
 
 

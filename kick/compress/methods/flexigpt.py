@@ -129,16 +129,16 @@ def truncated(difference: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return root[:, None] * right[:rank], left[:, :rank] * root
 
 
-def added_by(model: nn.Module, calibration: Calibration, wanted: Sequence[int]) -> dict[int, Tensor]:
+def added_by(model: nn.Module, calibration: Calibration, chosen: Sequence[int]) -> dict[int, Tensor]:
     """The root mean square of what each of some blocks adds to the hidden states, (hidden,), by block."""
     modules = blocks(model)
     sums: dict[int, Tensor] = {}
 
     def see(place: int, before: Tensor, after: Tensor) -> None:
         change = (after.double() - before.double()).flatten(0, 1).square().sum(dim=0)
-        sums[wanted[place]] = sums.get(wanted[place], 0) + change
+        sums[chosen[place]] = sums.get(chosen[place], 0) + change
 
-    with outputs_of([modules[index] for index in wanted], see):
+    with outputs_of([modules[index] for index in chosen], see):
         count = run(model, calibration)
     return {index: (total / count).sqrt() for index, total in sums.items()}
 

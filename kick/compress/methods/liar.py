@@ -220,8 +220,8 @@ def repaired(
         columns = columns + weight[:, gone] @ torch.cholesky_solve(gram[kept][:, gone], lower).t()
     elif how == "factors":
         among = (columns.t() @ columns) * gram[kept][:, kept]
-        wanted = (gram[kept] * (columns.t() @ weight)).sum(dim=1)
-        columns = columns * torch.linalg.lstsq(among.cpu(), wanted[:, None].cpu()).solution[:, 0].to(among)
+        target = (gram[kept] * (columns.t() @ weight)).sum(dim=1)
+        columns = columns * torch.linalg.lstsq(among.cpu(), target[:, None].cpu()).solution[:, 0].to(among)
     shift = weight @ mean - columns @ mean[kept] if constant else torch.zeros_like(weight[:, 0])
     return columns, shift
 

@@ -196,5 +196,5 @@ def _divides(norm: nn.Module) -> bool:
     if not isinstance(weight, Tensor) or len(list(norm.parameters())) != 1:
         return False
     x = torch.linspace(-3, 5, len(weight), dtype=torch.float32, device=weight.device)[None]
-    wanted = x / x.square().mean().sqrt() * weight.float()
-    return torch.allclose(norm(x.to(weight.dtype)).float(), wanted, rtol=2e-2, atol=2e-2)
+    expected = x / x.square().mean().sqrt() * weight.float()
+    return torch.allclose(norm(x.to(weight.dtype)).float(), expected, rtol=2e-2, atol=2e-2)

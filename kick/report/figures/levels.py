@@ -186,7 +186,7 @@ def leveled(chosen: pd.DataFrame, what: str) -> pd.DataFrame:
     parts = [select.level(chosen, kind).assign(kind=kind) for kind in PANELS]
     rows = pd.concat(parts)
     alone = rows.groupby(["kind", "task", "setting", "metric"])["dense"].transform("all")
-    return select.wanted(rows[~alone.astype(bool)], what)  # dense alone is no panel: the others ended early
+    return select.wanted(rows[~alone.astype(bool)], what)  # not dense alone: the others ended early
 
 
 def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
