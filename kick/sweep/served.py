@@ -60,6 +60,7 @@ class ServedBackend:
         )
         self.lacks: dict[str, str] = {}
         self._texts = False  # whether prompts go as texts: the server refused ids
+        self._scores = False  # whether it has given a score: then a refusal is about its prompt alone
         self._models: set[str] = set()
         self._lock = threading.Lock()
 
@@ -139,7 +140,7 @@ class ServedBackend:
         """The log-probability of the windows' targets together; missing if the server does not give it."""
         total, greedy, count = 0.0, True, 0
         for window in windows:
-            found = None if "scores" in self.lacks else self._window(endpoint, window)
+            found = None if "scores" in self.lacks and not self._scores else self._window(endpoint, window)
             if found is None:
                 return MISSING if kind == "loglikelihood" else Response(logprob=math.nan, count=0)
             total, greedy, count = total + found[0], greedy and found[1], count + len(window.targets)
@@ -177,12 +178,14 @@ class ServedBackend:
         if not all(isinstance(one, int | float) for one in numbers) or None in best:
             self._lacking("a token of the prompt has no log-probability")
             return None
+        self._scores = True
         greedy = all(one >= top for one, top in zip(numbers, best, strict=True) if top is not None)
         return float(sum(numbers)), greedy
 
     def _lacking(self, why: str) -> None:
+        given = "did not give every item" if self._scores else "does not give"
         with self._lock:
-            self.lacks["scores"] = f"{self.served.host} does not give {SCORED}: {why}"
+            self.lacks["scores"] = f"{self.served.host} {given} {SCORED}: {why}"
 
     # ------------------------------------------------------------------------------------ generation
 

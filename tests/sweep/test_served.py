@@ -1,6 +1,7 @@
 """Variants that a server answers for, beside the same model on this machine."""
 
 import json
+import math
 
 import pytest
 
@@ -81,6 +82,25 @@ def test_what_it_cannot_answer_is_missing_and_says_so(run):
     assert any("(fidelity)" in one for one in found["kick_mini_fidelity"].warnings)
     assert not any("does not give" in one for one in found["tiny_words"].warnings)
     assert not any("echo" in one for one in found["kick_mini_fidelity"].warnings)
+
+
+def test_a_refused_prompt_costs_its_own_item_only(run):
+    model, echoes = ModelServer(), []
+
+    def narrow(asked):
+        echoes.append(asked.number)
+        return refused(400, "the prompt is too long") if len(echoes) == 6 else model(asked)
+
+    with serving(narrow) as server:
+        ran, found = run("dense", endpoint(server, workers=1), names=("tiny_numbers",))
+    stored = Store(ran.folder)
+    cell = found["tiny_numbers"]
+    logs = [one.logprob for sample in stored.samples(cell.key) for one in sample.responses]
+    assert len(echoes) == len(logs) == 12
+    assert sum(math.isnan(one) for one in logs) == 1
+    score = next(score for score in cell.scores if score.metric == "acc")
+    assert (score.missing, score.value is None) == (1, False)
+    assert any("did not give every item log-probabilities" in one for one in cell.warnings)
 
 
 def test_a_server_without_token_ids_gets_texts(run):
