@@ -135,7 +135,8 @@ def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, v
     if budget is not None:
         passing = min(passing, max(budget, _held(size, work)))
     block = _block(size, value, work.compresses) + _solving(size, work) + _forwards(size, work) - LOGITS
-    read = evaluated // STATES * variants
+    together = variants * evaluated if budget is None else min(variants * evaluated, budget)
+    read = together // STATES  # of the variants of one pass
     head = round(size.head * (value + size.per_value)) + LOGITS + read
     return LIBRARIES + max(block + passing, head)
 

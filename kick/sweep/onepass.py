@@ -105,19 +105,32 @@ class Member:
 def measure(base: LayeredEngine, members: Sequence[Member]) -> None:
     """Answer in passes what the members' cells ask first, then what they ask after it, one by one.
 
+    The cells of a pass are stored before the next one: a kill costs a pass, and memory holds the states of one.
+
     base: the engine of the dense model.
     """
     able = _planned(base.layers, [one for one in members if _whole(one)])
     for part in _parts(base.layers, able):
         _Pass(base.layers, part).run()
+        for one in part:
+            _finish(one)
     for one in members:
+        if one not in able:
+            _finish(one)
+
+
+def _finish(one: Member) -> None:
+    """Answer the variant's cells, which stores them, and let go what was made and read for it."""
+    try:
         if one.step is None and any(one.asking.requests()):
             say(f"kick: {one.variant.name}: compressed to a folder, not in a pass with its group")
             one.asking.guard(one.apart)
         for cell in one.cells:
             cell.seconds |= one.apart.seconds
         one.asking.go()
+    finally:
         one.apart.close()
+        one.engine.layers.known.clear()
 
 
 def _whole(member: Member) -> bool:

@@ -58,6 +58,10 @@ def test_layered_is_a_block_and_the_states_of_every_variant_or_the_head():
     wide = Shape(1000, 100, 8, 4, 10**7, stored=2000, largest=40)
     head = 4 * 10**7 * (4 + 2) + memory.LOGITS + evaluated // 4
     assert memory.layered(wide, "float32", WANDA) == memory.LIBRARIES + head
+    three = head + 2 * (evaluated // 4)
+    assert memory.layered(wide, "float32", WANDA, variants=3) == memory.LIBRARIES + three
+    one_pass = head + (2 * evaluated) // 4 - evaluated // 4
+    assert memory.layered(wide, "float32", WANDA, 2 * evaluated, 3) == memory.LIBRARIES + one_pass
 
 
 def test_a_hessian_is_counted_for_methods_that_factorise_one():

@@ -10,11 +10,12 @@ import transformers as tf
 import kick
 from kick import api
 from kick.compress.methods.wanda import Wanda
-from kick.engine.layers.reader import LayeredReader
+from kick.engine.layers.reader import LayeredReader, _Tree
 from kick.model.layered import Layered
 from kick.model.source import locate
 from kick.records import ModelSpec, Step, Variant
 from kick.store import Store
+from kick.sweep import onepass
 from kick.sweep.executors.local import Local
 from kick.sweep.groups import grouped, one_pass, split, title
 from kick.sweep.loop import run_sweep
@@ -131,6 +132,26 @@ def test_a_budget_for_one_variant_means_a_pass_for_each(tmp_path, loads, monkeyp
     run(matrix(LAYERED), tmp_path)
     assert loads[-16:] == list(range(4)) * 4
     same(answers(tmp_path), answers(once))
+
+
+def test_a_passs_cells_are_stored_and_its_states_let_go_before_the_next(tmp_path, monkeypatch):
+    go, stored, members = onepass._Pass.run, [], []
+
+    def watched(self):
+        stored.append(len(list(Store(str(tmp_path), "m").runs())))
+        assert not any(one.engine.layers.known for one in members)
+        go(self)
+        members.extend(self.members)
+        assert self.members[0].engine.layers.known
+
+    monkeypatch.setattr(LayeredReader, "bytes_of", lambda self, jobs: 60_000_000)
+    monkeypatch.setattr(onepass._Pass, "run", watched)
+    assert run(matrix(LAYERED), tmp_path).failed == 0
+    assert stored == [2, 4, 6, 8], "dense's two cells, then two of each variant"
+    assert not any(one.engine.layers.known for one in members)
+    trees = [job for one in members for job in one.jobs if isinstance(job, _Tree)]
+    assert trees
+    assert all(node.hidden is None for tree in trees for node, _, _ in tree.pack.placed)
 
 
 def test_what_does_not_fit_at_all_is_read_in_parts_from_a_folder(tmp_path, once):

@@ -248,7 +248,10 @@ class _Tree:
             end = start + len(node.ids)
             node.hidden = hidden[end - node.wanted : end]
             ends += [node] if node.readings else []
-        return [(self.chosen[one], gather(node, self.counts[one])) for node in ends for one in node.readings]
+        found = [(self.chosen[one], gather(node, self.counts[one])) for node in ends for one in node.readings]
+        for node, _, _ in self.pack.placed:
+            node.hidden = None  # variants share the tree: it must not keep the states of the last one
+        return found
 
 
 class _Rows:
