@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _WIDTHS = {"num_heads": "num_attention_heads"}  # what modules call a width that the config names otherwise
-KEPT = "kick_kept"  # attribute of o and down after a cut: which of the dense model's inputs they still have
+KEPT = "kick_kept"  # attribute of o and down: which inputs before their last cut they still have
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -252,5 +252,4 @@ def _rows(linear: Linear, kept: Tensor) -> None:
 def _columns(linear: Linear, kept: Tensor) -> None:
     linear.set_weight(linear.weight[:, kept])
     vars(linear.module)["in_features"] = len(kept)
-    before = vars(linear.module).get(KEPT)
-    vars(linear.module)[KEPT] = kept if before is None else before[kept.to(before.device)]
+    vars(linear.module)[KEPT] = kept

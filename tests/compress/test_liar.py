@@ -7,7 +7,7 @@ from kick.compress import canonical, check_saved, compress
 from kick.compress.context import Calibration
 from kick.compress.methods.liar import Gram, error, repaired
 from kick.errors import CellFailed
-from kick.model import named_linears
+from kick.model import blocks, named_linears
 from tests.support.architectures import sequences, tiny
 from tests.support.golden import seeds
 
@@ -108,3 +108,23 @@ def test_too_few_tokens_are_named_and_llama_can_be_saved():
     with pytest.raises(CellFailed, match="on 6 tokens; use more or longer"):
         compress(tiny("llama"), [step], sequences(1, 6))
     check_saved(tiny("llama"), [step])
+
+
+def test_after_an_earlier_width_step_it_chooses_as_its_chooser():
+    """In the first block, whose inputs no repair has changed: what was cut before is not cut again."""
+    flap, plain = ("flap", {"share": 0.25, "bias": False}), ("liar", {"share": 0.25, "repair": "none"})
+    found = []
+    for recipe in ([flap, flap], [flap, plain]):
+        model = tiny("llama")
+        compress(model, [canonical(*step) for step in recipe], sequences(8))
+        found.append(blocks(model)[0].state_dict())
+    assert found[0].keys() == found[1].keys()
+    for name, weight in found[0].items():
+        assert torch.equal(weight, found[1][name]), name
+
+
+@pytest.mark.parametrize("earlier", ["liar", "transact"])
+def test_its_repair_runs_after_an_earlier_width_step(earlier):
+    model = tiny("llama")
+    compress(model, [canonical(one, {"share": 0.25}) for one in (earlier, "liar")], sequences(8))
+    assert torch.isfinite(model(sequences(1)[0]).logits).all()

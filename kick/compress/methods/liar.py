@@ -142,17 +142,13 @@ class Liar:
         context = Calibration(calibration.sequences, calibration.propagate, calibration.offload)
         chooser(other, context)
         calibration.notes.extend(note for note in context.notes if note not in calibration.notes)
-        return [_kept(block, other, dense) for block, dense in zip(blocks(other), blocks(model), strict=True)]
+        return [_kept(coupled(block, other)) for block in blocks(other)]
 
 
-def _kept(block: nn.Module, model: nn.Module, dense: nn.Module) -> KeptWidths:
-    """What a block kept of the dense one."""
-    structure = coupled(block, model)
+def _kept(structure: Coupled) -> KeptWidths:
+    """What a block that was just cut kept."""
     width = structure.heads_a_group * structure.head
-    inputs = coupled(dense, model).o.weight.shape[1]
-    device = structure.o.weight.device
-    queries = vars(structure.o.module).get(KEPT, torch.arange(inputs, device=device))
-    channels = vars(structure.down.module).get(KEPT, torch.arange(structure.channels, device=device))
+    queries, channels = (vars(linear.module)[KEPT] for linear in (structure.o, structure.down))
     return KeptWidths(queries[::width] // width, channels)
 
 
