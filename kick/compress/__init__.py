@@ -23,7 +23,7 @@ import kick.compress.methods as _package
 from kick.compress import twin
 from kick.compress.calibrate.corpus import check_positions
 from kick.compress.context import Calibration, Propagate, Quantized
-from kick.compress.dense import DenseWeights
+from kick.compress.dense import SIDES, DenseWeights
 from kick.compress.depth import check_depth
 from kick.compress.method import build, canonical, describe, describe_all, option
 from kick.compress.method import methods as _methods
@@ -169,7 +169,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     made = build(step)
     if later and hasattr(made, "check"):
         made.check(model)  # an earlier step may have made it smaller
-    pruned, whole = set(calibration.masks), _weights(model)
+    pruned, whole = set(calibration.masks), _held(model)
     with _snapshot(model, calibration) as before:
         made(model, calibration)
         calibration.scope.check_followed(step.method, calibration.masks, pruned)
@@ -180,7 +180,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     facts = {"method": step.method, "options": dict(step.options), "version": step.version}
     facts |= _methods[step.method].record(step.options)
     if _methods[step.method].structured:
-        gone = whole - _weights(model)
+        gone = whole - _held(model)
         facts["removed"] = {"weights": gone, "of": whole, "share": gone / whole}
     return facts | {"seconds": seconds} | _pruned(model, calibration)
 
@@ -274,6 +274,16 @@ def settle(
 def _weights(model: nn.Module) -> int:
     """How many weights the blocks' matrices have."""
     return sum(linear.weight.numel() for block in blocks(model) for linear in linears(block))
+
+
+def _held(model: nn.Module) -> int:
+    """How many weights the blocks' matrices and side branches have; those that blocks share count once."""
+    distinct: dict[int, int] = {}
+    for block in blocks(model):
+        sides = [tensor for name, tensor in block.named_buffers() if name.endswith(SIDES)]
+        for tensor in [linear.weight for linear in linears(block)] + sides:
+            distinct[tensor.data_ptr()] = tensor.numel()
+    return sum(distinct.values())
 
 
 def _pruned(model: nn.Module, calibration: Calibration) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 
 from kick.compress.context import Calibration, Quantized
-from kick.compress.dense import DenseWeights, merge_branch
+from kick.compress.dense import SIDES, DenseWeights, merge_branch
 from kick.compress.grid import Grid
 from kick.compress.packing import packed, quantization_config, rounded, scale_type
 from kick.errors import CellFailed, KickError
@@ -250,8 +250,7 @@ def _merged(model: nn.Module, folder: Path) -> Iterator[None]:
 
 
 def _without_branches(model: nn.Module) -> dict[str, Tensor]:
-    sides = (".side_down", ".side_up")
-    return {name: value for name, value in model.state_dict().items() if not name.endswith(sides)}
+    return {name: value for name, value in model.state_dict().items() if not name.endswith(SIDES)}
 
 
 def _round_to(model: nn.Module, calibration: Calibration, dtype: torch.dtype, scales: torch.dtype) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from kick.model import blocks, linears
 
+SIDES = (".side_down", ".side_up")  # how the names of a side branch's buffers end
+
 
 class DenseWeights:
     """A folder with one safetensors file for each block; the model is never held twice in memory."""

@@ -84,6 +84,14 @@ def test_branches_are_counted():
     assert grown == sides == note["branch_parameters"]
 
 
+def test_removed_is_what_is_no_longer_stored():
+    size = sum(weight.numel() for weight in matrices(blocks(tiny("llama"))[0]).values())
+    for rank in (0, 3):
+        _, note, report = shared(rank=rank)
+        gone = size - note["branch_parameters"]
+        assert report["steps"][0]["removed"] == {"weights": gone, "of": 3 * size, "share": gone / (3 * size)}
+
+
 def test_later_steps_and_saving_are_refused():
     step = canonical("flexigpt", {"layers": 1})
     with pytest.raises(KickError, match="must be the last step: its blocks share weights"):
