@@ -2,6 +2,7 @@
 
 export          stored cells as lm-eval's results and samples files
 answers         what an answer in another program's file is
+checked         another program's JSON with its types checked
 lm_eval_files   reads lm-eval's samples files
 inspect_logs    reads Inspect's JSON logs
 imported        another program's answers as cells, paired with ours by document

@@ -121,7 +121,7 @@ def responses(file: AnswerFile, item: Item, answer: TheirAnswer) -> tuple[Respon
         )
     try:
         return tuple(map(_response, item.requests, answer.replies))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise KickError(
             f"{file.path}: a reply to {_shown(item)} is not one to a request of {file.task}: {error}"
         ) from None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -70,7 +71,7 @@ def changed(file, folder, change):
     """A copy of a samples file of which `change` has changed the lines (dicts)."""
     lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     copy = folder / file.name
-    copy.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in change(lines)))
+    copy.write_text("".join(json.dumps(line) + "\n" for line in change(lines)))
     return copy
 
 
@@ -138,6 +139,11 @@ def test_two_imports_of_one_program_have_verdicts(made, tmp_path, take):
     assert set(read.loc[read["variant"] == "theirs", "matrix"]) == {"new"}
 
 
+def with_first(**keys):
+    """A change of the first line's keys."""
+    return lambda lines: [lines[0] | keys, *lines[1:]]
+
+
 WRONG = {
     "a document less": (lambda lines: lines[1:], "1 of the 6 documents of tiny_numbers have no answer"),
     "another document": (
@@ -157,6 +163,27 @@ WRONG = {
         lambda lines: [{**lines[0], "resps": [["a"], ["b"]]}, *lines[1:]],
         "expected a log-probability and True or False",
     ),
+    "a number of a list": (with_first(doc_id=[1]), ":1: doc_id: got [1]; expected a valid integer"),
+    "a filter of a list": (with_first(filter=["a"]), ":1: filter: got ['a']; expected a valid string"),
+    "no arguments": (with_first(arguments=7), ":1: arguments: got 7; expected a valid list"),
+    "numbers as arguments": (with_first(arguments=[5, 6]), ":1: arguments.0: got 5; expected a valid list"),
+    "numbers by name": (
+        with_first(arguments={"gen_args_0": 5}),
+        ":1: arguments: got 5; expected a valid list",
+    ),
+    "arguments of nothing": (
+        with_first(arguments=[[]]),
+        ":1: arguments.0: got []; List should have",
+    ),
+    "a stop that is a number": (
+        with_first(arguments=[["a", {"until": [5]}]]),
+        "expected a text or a list of texts as until",
+    ),
+    "a metric of a number": (with_first(metrics=5), ":1: metrics: got 5; expected a valid list"),
+    "a metric of a list": (with_first(metrics=[["a"]]), ":1: metrics.0: got ['a']; expected a valid string"),
+    "a score too large": (with_first(metrics=["acc"], acc=10**400), "the acc of the document 0 is 1000"),
+    "a reply too large": (with_first(resps=[[["1", "True"]], [[10**400, "True"]]]), "a reply to"),
+    "half of a character": (with_first(target="\ud800"), ":1: not JSON: 'utf-8' codec"),
 }
 
 
@@ -173,7 +200,34 @@ def test_what_does_not_pair_is_refused_and_nothing_is_written(made, results, tak
     status, _, error = take(samples_file(made[2], "tiny_words"), file)
     assert status == 2
     assert said in error
+    assert error.count("\n") == 1
     assert sorted(results.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("results_file", "said"),
+    [
+        ({"n-shot": [1]}, "n-shot: got [1]; expected a valid dictionary"),
+        ({"config": {"model_sha": [1]}}, "config.model_sha: got [1]; expected a valid string"),
+        ([], "got []; expected a valid dictionary"),
+    ],
+)
+def test_a_results_file_of_another_form_is_refused(made, take, tmp_path, results_file, said):
+    file = Path(shutil.copy(samples_file(made[2], "tiny_words"), tmp_path))
+    time = file.stem.rpartition("_")[2]
+    (tmp_path / f"results_{time}.json").write_text(json.dumps(results_file))
+    status, _, error = take(file)
+    assert status == 2
+    assert f"results_{time}.json: {said}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["samples_tiny_words_2026-01-01T00-00-00.jsonl", "log.json"])
+def test_brackets_without_end_are_refused(take, tmp_path, name):
+    (tmp_path / name).write_text("[" * 200_000)
+    status, _, error = take(tmp_path / name)
+    assert status == 2
+    assert "not JSON: maximum recursion depth" in error
 
 
 def test_other_prompts_and_other_scores_are_said(made, results, take, tmp_path):
@@ -284,12 +338,22 @@ def test_multiple_choice_of_inspect_keeps_its_grades_and_says_so(results, take, 
         (log(word_samples()[:3]), "1 of the 4 documents of tiny_words have no answer"),
         (log(word_samples(scores={"a": {"value": "C"}, "b": {"value": "I"}})), "name one with --scorer"),
         (log(word_samples(value={"x": 1})), "expected C, I, P, N or a number"),
+        (log(word_samples(value=10**400)), "expected C, I, P, N or a number"),
+        (log(word_samples(), eval={"packages": [1]}), "eval.packages: got [1]; expected a valid dictionary"),
+        (log(word_samples(scores=[1])), "samples.0.scores: got [1]; expected a valid dictionary"),
+        (log(word_samples(output=[1])), "samples.0.output: got [1]; expected a valid dictionary"),
+        (log(word_samples(output={"choices": [1]})), "samples.0.output.choices.0: got 1; expected"),
+        (log(word_samples(output={"completion": 5})), "samples.0.output.completion: got 5; expected a valid"),
+        (log(word_samples(choices=[1])), "samples.0.choices.0: got 1; expected a valid string"),
+        (log(word_samples(epoch=[1])), "samples.0.epoch: got [1]; expected a valid integer"),
+        (log(word_samples(input=7)), "samples.0.input: got 7; expected a valid string"),
     ],
 )
 def test_a_log_that_does_not_pair_is_refused(results, take, tmp_path, value, said):
     status, _, error = take(write(tmp_path, value))
     assert status == 2
     assert said in error
+    assert error.count("\n") == 1
     assert not cells(results, "theirs")
 
 
