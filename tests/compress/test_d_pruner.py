@@ -60,7 +60,7 @@ def test_without_penalty_the_first_order_is_weight_times_gradient():
     model, ids = tiny("gpt2"), sequences(1)
     found = [linear for _, _, linear in named_linears(model)]
     pruner = DPruner(Sparsity(0.5), penalty=0.0, order="first")
-    sums = pruner._importances(model, ids, found, zeros(found))
+    sums = pruner._importances(model, Calibration(tuple(ids)), found, zeros(found))
     true = Gradients(model, Calibration(tuple(ids)), "sum")
     for _, index, linear in named_linears(model):
         wanted = (linear.weight * true.of(index, linear)).abs()

@@ -8,7 +8,7 @@ disk.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -45,9 +45,7 @@ class Gradients:
         total = sums[_key(linear)]
         if not total.sum().isfinite():
             raise CellFailed(f"the gradient of {linear.name} in block {block} has NaN or infinity in it")
-        if linear.expert is not None:
-            return total[linear.expert]
-        return total.t() if isinstance(linear.module, Conv1D) else total
+        return part_of(total, linear)
 
     @staticmethod
     def _read(folder: Path, block: int, linear: Linear) -> dict[str, Tensor]:
@@ -61,10 +59,16 @@ class Gradients:
             for linear in linears(self.modules[index])
         }
         sums = {place: torch.zeros_like(weight, dtype=torch.float32) for place, weight in wanted.items()}
-        with _collected(wanted, sums, reduce):
-            for ids in tokens(calibration, device_of(model)):
-                with torch.enable_grad():
-                    model(ids, labels=ids, use_cache=False).loss.backward()
+        totals = {id(parameter): sums[place] for place, parameter in wanted.items()}
+
+        def see(parameter: nn.Parameter, gradient: Tensor) -> None:
+            if reduce == "squares":
+                totals[id(parameter)].addcmul_(gradient, gradient)
+            else:
+                totals[id(parameter)].add_(gradient)
+
+        with collected(wanted.values(), see):
+            backward(model, calibration)
         for index in chosen:
             own = {key: total for (block, key), total in sums.items() if block == index}
             if self.folder:
@@ -81,37 +85,48 @@ def _key(linear: Linear) -> str:
     return f"{name}.{linear.parameter}"
 
 
+def part_of(total: Tensor, linear: Linear) -> Tensor:
+    """The part (out, in) of a tensor shaped as a parameter that is of a matrix: a view."""
+    if linear.expert is not None:
+        return total[linear.expert]
+    return total.t() if isinstance(linear.module, Conv1D) else total
+
+
 @contextmanager
-def _collected(
-    wanted: dict[tuple[int, str], nn.Parameter], sums: dict[tuple[int, str], Tensor], reduce: Reduce
+def collected(
+    parameters: Iterable[nn.Parameter], see: Callable[[nn.Parameter, Tensor], None]
 ) -> Iterator[None]:
-    """While open, these parameters get gradients, which go into the sums at once."""
+    """While open, these parameters get gradients: `see` is called with each, float32, which is then freed."""
     handles = []
-    for place, parameter in wanted.items():
+
+    def take(parameter: nn.Parameter) -> None:
+        if parameter.grad is None:
+            raise RuntimeError("a gradient was announced and is not there")
+        see(parameter, parameter.grad.float())
+        parameter.grad = None
+
+    parameters = list(parameters)
+    for parameter in parameters:
         parameter.requires_grad_(True)
-        handles.append(parameter.register_post_accumulate_grad_hook(_adder(sums[place], reduce)))
+        handles.append(parameter.register_post_accumulate_grad_hook(take))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in wanted.values():
+        for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
 
 
-def _adder(total: Tensor, reduce: Reduce) -> Callable[[nn.Parameter], None]:
-    def add(parameter: nn.Parameter) -> None:
-        if parameter.grad is None:
-            raise RuntimeError("a gradient was announced and is not there")
-        gradient = parameter.grad.float()
-        if reduce == "squares":
-            total.addcmul_(gradient, gradient)
-        else:
-            total.add_(gradient)
-        parameter.grad = None
-
-    return add
+def backward(model: nn.Module, calibration: Calibration) -> int:
+    """Run each sequence forward and its mean loss backward, for what hooks see; the number of tokens."""
+    count = 0
+    for ids in tokens(calibration, device_of(model)):
+        with torch.enable_grad():
+            model(ids, labels=ids, use_cache=False).loss.backward()
+        count += ids.numel()
+    return count
 
 
 @contextmanager

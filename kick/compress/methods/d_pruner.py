@@ -14,25 +14,23 @@ penalty a thousandth as large. Open and domain text come from the matrix's one c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from kick.compress.calibrate.gradients import backward, collected, part_of
 from kick.compress.calibrate.statistics import Hessian
 from kick.compress.calibrate.walk import shared, walk
-from kick.compress.context import Calibration, calibration_of, tokens
+from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import Comparison, check_pattern, prune, put
 from kick.compress.solver import BLOCK, Factor, across, arithmetic, factor, silence, sweep
 from kick.compress.sparsity import Sparsity, mask
 from kick.errors import CellFailed, KickError
 from kick.model import Linear, named_linears
-from kick.model.structure import device_of
 
 FIRST = 0.5  # of a matrix goes while its general importance is taken, as published
 PENALTY, SECOND = 1000, 2000  # what the published code divides by
@@ -73,7 +71,7 @@ class DPruner:
         of_domain = list(calibration)[self.general :]
         found = [linear for _, _, linear in named_linears(model)]
         known = self._general(model, calibration, found)
-        importances = self._importances(model, of_domain, found, known)
+        importances = self._importances(model, replace(calibration, sequences=of_domain), found, known)
         for block in walk(model, calibration):
             for linear in block.linears:
                 saliency = part(importances, linear)
@@ -105,58 +103,42 @@ class DPruner:
         return known
 
     def _importances(
-        self, model: nn.Module, sequences: Sequence[Tensor], found: Sequence[Linear], known: Sums
+        self, model: nn.Module, calibration: Calibration, found: Sequence[Linear], known: Sums
     ) -> Sums:
         """Sums over sequences of each weight's importance. Raises CellFailed at NaN or infinity."""
         sums = zeros(found)
-        with _seen(found, lambda parameter: self._add(parameter, known, sums)), torch.enable_grad():
-            for ids in tokens(Calibration(tuple(sequences)), device_of(model)):
-                model(ids, labels=ids, use_cache=False).loss.backward()
+
+        def see(parameter: nn.Parameter, gradient: Tensor) -> None:
+            weight, general = parameter.detach().float(), known[id(parameter)]
+            gradient = regularised(gradient, general, self._scale, self.rate)
+            sums[id(parameter)] += importance(gradient, weight, self.order)
+
+        with collected(parameters(found), see):
+            backward(model, calibration)
         for linear in found:
             if not part(sums, linear).sum().isfinite():
                 raise CellFailed(f"the importance of {linear.name} has NaN or infinity in it")
         return sums
 
-    def _add(self, parameter: nn.Parameter, known: Sums, sums: Sums) -> None:
-        if parameter.grad is None:
-            raise RuntimeError("a gradient was announced and is not there")
-        weight, gradient = parameter.detach().float(), parameter.grad.float()
-        scale = self.penalty / PENALTY if self.order == "published" else self.penalty
-        gradient = regularised(gradient, known[id(parameter)], scale, self.rate)
-        sums[id(parameter)] += importance(gradient, weight, self.order)
-        parameter.grad = None
+    @property
+    def _scale(self) -> float:
+        return self.penalty / PENALTY if self.order == "published" else self.penalty
 
 
 def part(tensors: Sums, linear: Linear) -> Tensor:
     """The part (out, in) of a parameter's tensor that is of a matrix: a view."""
-    whole = tensors[id(getattr(linear.module, linear.parameter))]
-    if linear.expert is not None:
-        return whole[linear.expert]
-    return whole.t() if isinstance(linear.module, Conv1D) else whole
+    return part_of(tensors[id(getattr(linear.module, linear.parameter))], linear)
+
+
+def parameters(found: Sequence[Linear]) -> list[nn.Parameter]:
+    """The parameters that matrices are in, once each."""
+    held = [getattr(linear.module, linear.parameter) for linear in found]
+    return list({id(one): one for one in held}.values())
 
 
 def zeros(found: Sequence[Linear]) -> Sums:
     """A tensor of zeros for each parameter, float32."""
-    parameters = [getattr(linear.module, linear.parameter) for linear in found]
-    return {id(one): torch.zeros_like(one, dtype=torch.float32) for one in parameters}
-
-
-@contextmanager
-def _seen(found: Sequence[Linear], see: Callable[[Any], None]) -> Iterator[None]:
-    """Within it the matrices get gradients, and `see` is called with each parameter that has one."""
-    parameters = {id(one): one for one in (getattr(x.module, x.parameter) for x in found)}.values()
-    handles = []
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-        handles.append(parameter.register_post_accumulate_grad_hook(see))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+    return {id(one): torch.zeros_like(one, dtype=torch.float32) for one in parameters(found)}
 
 
 def general_importance(weight: Tensor, inverse: Factor) -> Tensor:

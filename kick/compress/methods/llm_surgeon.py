@@ -23,13 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kick.compress.context import Calibration, calibration_of, tokens
+from kick.compress.calibrate.gradients import backward
+from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.pruning import check_pattern, clear
 from kick.compress.sparsity import Sparsity, mask
 from kick.errors import CellFailed, KickError
 from kick.model import Linear, named_linears
-from kick.model.structure import check_called, device_of
+from kick.model.structure import check_called
 
 ITERATIONS = 200  # of conjugate gradients; more are noted
 RESIDUAL = 1e-7  # of the right side, at which they end
@@ -181,11 +182,8 @@ def curvature(
         rows, columns = linear.weight.shape
         device = linear.weight.device
         sums.append((torch.zeros(columns, columns, device=device), torch.zeros(rows, rows, device=device)))
-    count = 0
-    with _watched(model, found, sums), torch.enable_grad():
-        for ids in tokens(calibration, device_of(model)):
-            model(ids, labels=ids, use_cache=False).loss.backward()
-            count += ids.numel()
+    with _watched(model, found, sums):
+        count = backward(model, calibration)
     return [(a / count, g / count) for a, g in sums]
 
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kick.compress.context import Calibration, calibration_of, tokens
+from kick.compress.calibrate.gradients import backward
+from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.switches import switched
 from kick.compress.twin import Form
@@ -41,7 +42,6 @@ from kick.compress.widths import (
 )
 from kick.errors import CellFailed
 from kick.model import Linear
-from kick.model.structure import device_of
 
 DECAY = 0.9  # of the running mean over steps
 RAMP = 0.1  # of the steps at either end in which the share stays
@@ -114,10 +114,9 @@ class LoraPrune:
         factors = [{part: self._drawn(getattr(one, part)) for part in ATTENTION + MLP} for one in found]
         means = [(torch.zeros_like(groups), torch.zeros_like(channels)) for groups, channels in on]
         total = len(calibration)
-        for step, ids in enumerate(tokens(calibration, device_of(model)), 1):
-            adding = branches(found, factors, self.alpha / self.rank)
-            with switched(found, on), adding, torch.enable_grad():
-                model(ids, labels=ids, use_cache=False).loss.backward()
+        for step, ids in enumerate(calibration, 1):
+            with switched(found, on), branches(found, factors, self.alpha / self.rank):
+                backward(model, replace(calibration, sequences=[ids]))
             ramp = 1.0 if step == total else schedule(step, total)
             for block, structure in enumerate(found):
                 new = importance(structure, factors[block], self.alpha / self.rank)
