@@ -105,7 +105,8 @@ class Member:
 def measure(base: LayeredEngine, members: Sequence[Member]) -> None:
     """Answer in passes what the members' cells ask first, then what they ask after it, one by one.
 
-    The cells of a pass are stored before the next one: a kill costs a pass, and memory holds the states of one.
+    The cells of a pass are stored before the next one: a kill costs a pass, and memory holds the states
+    of one.
 
     base: the engine of the dense model.
     """
