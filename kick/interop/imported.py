@@ -67,7 +67,8 @@ def import_files(files: Sequence[str], folder: str, how: ImportOptions) -> list[
 
     Raises:
         KickError: a file that is not read, whose documents are not those of our task, a variant that is
-            there already, two files of one task. Nothing is written then.
+            there already, answers that are there as another variant, two files of one task. Nothing is
+            written then.
     """
     if not how.variant.strip() or plain(how.variant) != how.variant:
         raise KickError(f"--variant: got {how.variant!r}; expected a name that can be printed")
@@ -80,6 +81,7 @@ def import_files(files: Sequence[str], folder: str, how: ImportOptions) -> list[
         [Path(one) for one in how.task_folders],
     )
     made = [_cell(file, known[file.task], matrix, runs, how) for file in read]
+    _check_keys(made, runs)
     return [replace(one, result=store.put(one.result, one.samples)) for one in made]
 
 
@@ -117,6 +119,15 @@ def _check_names(read: Sequence[AnswerFile], runs: Sequence[Result], how: Import
             raise KickError(
                 f"--variant: {how.variant!r} was measured on {run.cell.task.name} here; choose another name"
             )
+
+
+def _check_keys(made: Sequence[Imported], runs: Sequence[Result]) -> None:
+    """Raise KickError for answers that are here under another name, which is not in a cell's key."""
+    names = {run.key: run.cell.variant.name for run in runs}
+    for one in made:
+        name, new = names.get(one.result.key), one.result.cell.variant.name
+        if name not in (None, new):
+            raise KickError(f"--variant: got {new!r}; the answers of {one.path} are here as {name!r} already")
 
 
 def _cell(

@@ -255,6 +255,18 @@ def test_names_that_are_taken_are_refused(made, results, take):
     assert "no such file" in take("nowhere.jsonl")[2]
 
 
+def test_the_same_answers_under_another_name_are_refused(made, results, take):
+    file = samples_file(made[2], "tiny_words")
+    assert take(file)[0] == 0
+    before = cells(results, "theirs")
+    status, _, error = take(file, variant="mine")
+    assert status == 2
+    assert "are here as 'theirs' already" in error
+    assert not cells(results, "mine")
+    assert take(file)[0] == 0
+    assert cells(results, "theirs").keys() == before.keys()
+
+
 # ------------------------------------------------------------------------------ Inspect
 
 
