@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kick import tasks
+from kick.analysis.headlines import headline
 from kick.errors import KickError
 from kick.interop import inspect_logs, lm_eval_files
 from kick.interop.answers import AnswerFile, TheirAnswer, asked, differing, paired, responses
@@ -154,12 +155,12 @@ def _cell(
         cell=cell,
         scores=found.scores,
         counts=found.counts,
-        warnings=(*file.notes, *found.warnings, *_doubts(file, items, answers, samples)),
         about=task.about,
         margin=dense.margin if dense else MARGIN,
         provenance={**provenance(list(how.command)), "imported": origin},
     )
-    return Imported(result, samples, file.path)
+    said = (*file.notes, *found.warnings, *_doubts(file, items, answers, samples, headline(result)))
+    return Imported(replace(result, warnings=said), samples, file.path)
 
 
 def _dense(runs: Sequence[Result], task: tasks.Task) -> Result | None:
@@ -188,9 +189,8 @@ def _scored(
     file: AnswerFile, task: HarnessTask, items: Sequence[Item], answers: Sequence[TheirAnswer]
 ) -> tuple[evaluate.Evaluation, tuple[Sample, ...]]:
     """The items with their answers and scores; an item without an answer is missing in every metric."""
-    chosen = file.scored and any(one.kind != "generate" for item in items for one in item.requests)
     theirs = [asked(item, answer) for item, answer in zip(items, answers, strict=True)]
-    if chosen:  # letters were generated: no log-probability of a choice is known
+    if _graded_there(file, items):  # letters were generated: no log-probability of a choice is known
         samples = tuple(map(lambda item, answer: _graded(file, item, answer), theirs, answers))
         return _summary(task, samples, ()), samples
     places = [place for place, answer in enumerate(answers) if answer.replies]
@@ -203,6 +203,11 @@ def _scored(
     whole = tuple(scored.get(place, item.sample((), nothing)) for place, item in enumerate(theirs))
     summary = evaluate.summarised(task, [theirs[place] for place in places], there)
     return _summary(task, whole, summary.warnings), whole
+
+
+def _graded_there(file: AnswerFile, items: Sequence[Item]) -> bool:
+    """Whether the file's grades count, because its answers are not of the form that our task scores."""
+    return bool(file.scored) and any(one.kind != "generate" for item in items for one in item.requests)
 
 
 def _summary(
@@ -224,11 +229,16 @@ def _graded(file: AnswerFile, item: Item, answer: TheirAnswer) -> Sample:
 
 
 def _doubts(
-    file: AnswerFile, items: Sequence[Item], answers: Sequence[TheirAnswer], samples: Sequence[Sample]
+    file: AnswerFile,
+    items: Sequence[Item],
+    answers: Sequence[TheirAnswer],
+    samples: Sequence[Sample],
+    primary: str,
 ) -> list[str]:
-    """What a reader must know of a file's prompts and scores."""
+    """What a reader must know of a file's prompts and scores; `primary`: our headline metric."""
     said = []
-    if file.scored and "acc" in samples[0].scores:
+    graded = _graded_there(file, items)
+    if graded:
         said.append(f"graded by Inspect's scorer {file.scored}, not by log-likelihood")
     others = sum(
         bool(answer.arguments) and asked(item, answer).prompt != item.prompt
@@ -237,6 +247,21 @@ def _doubts(
     if others:
         said.append(f"{others} of {len(items)} prompts are not those of the task as it is asked here")
     scores: list[Any] = [sample.scores for sample in samples]
-    for name, number in differing(scores, answers).items():
-        said.append(f"{number} items have another {name} in the file than their answers have here")
+    if not file.scored:
+        for name, number in differing(scores, answers).items():
+            said.append(f"{number} items have another {name} in the file than their answers have here")
+    elif not graded and all(_right_or_wrong(one.get(primary)) for one in scores):
+        theirs = [_as(answer, file.scored, primary) for answer in answers]
+        for number in differing(scores, theirs).values():
+            said.append(f"{number} items have another {file.scored} in the file than {primary} here")
     return said
+
+
+def _right_or_wrong(score: float | None) -> bool:
+    return score is not None and (score in (0, 1) or math.isnan(score))
+
+
+def _as(answer: TheirAnswer, name: str, ours: str) -> TheirAnswer:
+    """The answer with the score of this name alone, by our name."""
+    scores = answer.scores or {}
+    return replace(answer, scores={ours: scores[name]} if name in scores else {})

@@ -320,6 +320,7 @@ def test_a_log_of_inspect_is_scored_as_our_answers_are(results, take, tmp_path):
     assert scores["exact_match@whole"] == (2 / 3, 3, 1)
     assert run.cell.variant.model.name == "openai/some-model"
     assert "asked by Inspect" in told
+    assert "1 items have another match in the file than exact_match@whole here" in told  # "C" of " wrong"
 
 
 def test_multiple_choice_of_inspect_keeps_its_grades_and_says_so(results, take, tmp_path):
