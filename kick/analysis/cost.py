@@ -5,7 +5,7 @@ Columns of the frame (NaN or "" if nothing was measured):
     load_seconds        of a model as it is loaded; of dense and of checkpoints only
     run_memory          bytes at the peak while it answered
     prefill, decode     tokens per second at the shapes in `cost_of`; NaN of simulated quantization
-    joules              per generated token, where the device tells
+    joules              per generated token without reading the prompt, where the device tells
     cost_of             engine, device and shapes in words
     simulated           whether it is quantized and would be measured on dequantized weights: it has no speed
 """

@@ -1,8 +1,8 @@
 """What a variant costs to run, measured: load, memory, prefill and decode rates, energy where NVML tells.
 
 Each variant of stored results is loaded and compressed again, then asked prompts of random tokens through the
-engine that is named. Prefill is the reading of prompts; a decode rate is of the tokens after the first of an
-answer, by the difference of two calls. Quantization by kick is simulated on dequantized weights: no speed or
+engine that is named. Prefill is the reading of prompts; a decode rate and joules per token are of the tokens
+after the first of an answer, by the difference of two calls. Quantization by kick is simulated on dequantized weights: no speed or
 memory of it is measured.
 """
 
@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from kick import paths, plugins
 from kick.analysis import cost, traits
@@ -143,10 +145,12 @@ def _rates(engine: Backend, tokenizer: PreTrainedTokenizerBase, how: CostOptions
     runs = []
     for turn in range(how.repeats):
         prompts = _prompts(tokenizer, how, turn)
-        short, _, first = _timed(engine, _asking(prompts, 1))
+        short, read_joules, first = _timed(engine, _asking(prompts, 1))
         long, joules, tokens = _timed(engine, _asking(prompts, how.new))
         if tokens > first and long > short:
-            runs.append(((tokens - first) / (long - short), joules / tokens if joules else None))
+            energy = joules - read_joules if joules is not None and read_joules is not None else 0.0
+            rate = (tokens - first) / (long - short)
+            runs.append((rate, energy / (tokens - first) if energy > 0 else None))
     best = max(runs, key=lambda run: run[0], default=(math.nan, None))
     rates = {"prefill": read, "decode": best[0], "joules": best[1]}
     return {
@@ -192,16 +196,18 @@ def _device(machine: dict[str, Any]) -> str:
 
 
 def _energy() -> float | None:
-    """Joules that the GPU has used since its driver started; None without a GPU whose NVML tells."""
+    """Joules that this process's GPU has used since its driver started; None without one whose NVML tells."""
     if paths.device() == "cpu":
         return None
     try:
         import pynvml
     except ImportError:
         return None
+    uuid = torch.cuda.get_device_properties(0).uuid  # NVML's own numbers ignore CUDA_VISIBLE_DEVICES
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1000
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
     except pynvml.NVMLError:
         return None
 

@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+import torch
 
 from kick import cli, paths
 from kick.analysis import advised, cost, frame
@@ -49,18 +50,20 @@ def test_every_variant_is_measured_but_simulated_quantization_has_no_speed(resul
     assert lines["rtn 4-bit"][-1] == "simulated"
 
 
-def test_a_rate_is_tokens_over_seconds():
+def test_a_rate_is_tokens_over_seconds(monkeypatch):
     class Engine:
-        """Reads 1000 tokens per second and generates 50."""
+        """Reads 1000 tokens per second and generates 50; a token read takes 2 joules, a generated one 7."""
 
         def __init__(self):
-            self.now = 0.0
+            self.now = self.joules = 0.0
 
         def answer(self, requests):
             from kick.records import Response
 
             for request in requests:
-                self.now += (len(request.tokens) or 10) / 1000 + request.max_tokens / 50
+                read = len(request.tokens) or 10
+                self.now += read / 1000 + request.max_tokens / 50
+                self.joules += 2 * read + 7 * request.max_tokens
             return [
                 Response(text="x", count=request.max_tokens) if request.kind == "generate" else Response()
                 for request in requests
@@ -76,27 +79,29 @@ def test_a_rate_is_tokens_over_seconds():
             return " ".join(map(str, ids))
 
     engine = Engine()
-    before = measuring.time.perf_counter
-    measuring.time.perf_counter = lambda: engine.now
-    try:
-        found = measuring._rates(engine, Tokenizer(), measuring.CostOptions(prompt=100, new=20, batch=3))
-    finally:
-        measuring.time.perf_counter = before
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: engine.now)
+    options = measuring.CostOptions(prompt=100, new=20, batch=3)
+    found = measuring._rates(engine, Tokenizer(), options)
     assert found["prefill"] == pytest.approx(1000)
     assert found["decode"] == pytest.approx(50)
     assert found["joules"] is None
+    monkeypatch.setattr(measuring, "_energy", lambda: engine.joules)
+    assert measuring._rates(engine, Tokenizer(), options)["joules"] == pytest.approx(7)
 
 
-def test_energy_is_nvmls_counter_in_joules(monkeypatch):
+def test_energy_is_nvmls_counter_in_joules_of_the_gpu_that_torch_uses(monkeypatch):
+    counters = {"GPU-0a": 99_000, "GPU-0b": 12_500}  # millijoules
     nvml = types.SimpleNamespace(
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12_500,  # millijoules
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=counters.get,
         NVMLError=RuntimeError,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert measuring._energy() is None
     monkeypatch.setattr(paths, "device", lambda: "cuda")
+    second = types.SimpleNamespace(uuid="0b")  # CUDA_VISIBLE_DEVICES=1
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {0: second}.get)
     assert measuring._energy() == 12.5
     nvml.nvmlInit = lambda: (_ for _ in ()).throw(RuntimeError("no permission"))
     assert measuring._energy() is None
