@@ -18,7 +18,7 @@ outputs on the calibration data. On a GPU there are no packed copies: the formul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kick.tasks.protocol import TOKENS as OTHER_TOKENS
 from kick.tasks.protocol import protocols
@@ -52,11 +52,11 @@ class Shape:
     widest: int
     hidden: int
     vocabulary: int
-    stored: int = field(default=0, compare=False)
-    largest: int = field(default=0, compare=False)
-    blocks: int = field(default=1, compare=False)
-    cached: int = field(default=0, compare=False)
-    quantized: bool = field(default=False, compare=False)
+    stored: int = 0
+    largest: int = 0
+    blocks: int = 1
+    cached: int = 0
+    quantized: bool = False
 
     @property
     def per_value(self) -> float:

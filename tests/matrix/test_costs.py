@@ -1,5 +1,6 @@
 """Estimates of time, memory and disk: what they grow with, what is learned, and what is refused for them."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -64,8 +65,21 @@ def test_a_shape_is_read_off_headers(tmp_path):
         "model.layers.1.up.weight": np.zeros((24, 8), np.float32),
     }
     save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"hidden_size": 8, "vocab_size": 32}')
-    assert costs.shape(tmp_path) == Shape(256 + 3 * 192, 384, 24, 8, 32)
+    wanted = Shape(
+        parameters=256 + 3 * 192, block=384, widest=24, hidden=8, vocabulary=32,
+        stored=4 * (256 + 3 * 192), largest=192, blocks=2, cached=2 * 8,
+    )  # fmt: skip
+    sizes = {"hidden_size": 8, "vocab_size": 32}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    for config, found in (
+        (sizes, wanted),
+        ({**sizes, **heads}, replace(wanted, cached=2 * 2 * 2)),
+        ({**sizes, **heads, "head_dim": 6}, replace(wanted, cached=2 * 2 * 6)),
+        ({**sizes, "quantization_config": {"quant_method": "gptq"}}, replace(wanted, quantized=True)),
+        ({"text_config": {**sizes, **heads}}, replace(wanted, cached=2 * 2 * 2)),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert costs.shape(tmp_path) == found
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(KickError, match="header cannot be read"):
         costs.shape(tmp_path)
