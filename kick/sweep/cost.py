@@ -2,8 +2,8 @@
 
 Each variant of stored results is loaded and compressed again, then asked prompts of random tokens through the
 engine that is named. Prefill is the reading of prompts; a decode rate and joules per token are of the tokens
-after the first of an answer, by the difference of two calls. Quantization by kick is simulated on dequantized weights: no speed or
-memory of it is measured.
+after the first of an answer, by the difference of two calls. Quantization by kick is simulated on dequantized
+weights: no speed or memory of it is measured.
 """
 
 from __future__ import annotations
