@@ -58,6 +58,11 @@ def rates_file() -> Path:
     return cache_root() / "rates.json"
 
 
+def tokens_folder(tokenizer: str) -> Path:
+    """The folder for the token ids of texts, by the tokenizer's digest."""
+    return cache_root() / "tokens" / tokenizer[:16]
+
+
 def reference_folder(root: str, matrix: str, dense: Variant, engine: str = "") -> Path:
     """The folder of the dense model's reference: beside the cells, or in the cache for a store by URL.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "packed"
 LAYERED = "layered"  # the one for models larger than memory
+VLLM = "vllm"
 AUTO = "auto"  # the default's name in a matrix: DEFAULT where the model fits, else LAYERED
 
 

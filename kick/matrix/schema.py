@@ -18,7 +18,7 @@ from pydantic import (
     Tag,
 )
 
-from kick.engine.backend import AUTO, LAYERED, named
+from kick.engine.backend import AUTO, LAYERED, VLLM, named
 from kick.matrix.servers import EndpointEntry, JudgeKeys
 from kick.matrix.sizes import in_bytes
 from kick.matrix.values import (
@@ -173,7 +173,7 @@ class EngineKeys(Keys):
 
     def model_post_init(self, _: Any) -> None:
         """Refuse what the engine does not obey; 'auto' may choose the layered one."""
-        if self.name not in (AUTO, LAYERED) and (self.generate or (self.memory and self.name != "vllm")):
+        if self.name not in (AUTO, LAYERED) and (self.generate or (self.memory and self.name != VLLM)):
             raise Refused("engine: memory and generate are of the engine named layered, memory of vllm too")
 
 

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import torch
 
 from kick import model, paths
 from kick.compress.checkpoint import save
+from kick.engine.backend import VLLM
 from kick.engine.vllm.served import Served
 from kick.engine.vllm.where import installed
 from kick.model import decoding
@@ -28,16 +29,15 @@ from kick.model.footprint import footprint
 from kick.model.heap import give_back
 from kick.model.shipped import as_loaded
 from kick.model.source import locate, tokenizer_of
-from kick.records import ModelSpec, Variant, key
+from kick.records import ModelSpec, Variant
 from kick.sweep.clock import timed
+from kick.sweep.scratch import REPORTED, folder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from kick.compress.context import Calibration
 
-NAME = "vllm"
-_REPORTED = ("steps", "propagate", "notes", "footprint")
 # What compresses a model in memory: the report, and the context that knows masks and formats.
 Compressing = Callable[
     ["PreTrainedModel", "PreTrainedTokenizerBase"], tuple[Mapping[str, Any], "Calibration"]
@@ -58,7 +58,7 @@ def opened(
     installed()
     folder = locate(variant.model.name, variant.model.revision)
     if variant.recipe:
-        folder = _scratch(variant)
+        folder = folder_of(variant, VLLM)
         report = _saved(folder)
         if report is None:
             report = _made(variant, folder, compressing, seconds)
@@ -94,21 +94,13 @@ def _as_it_is(
     return tokenizer, report
 
 
-def _scratch(variant: Variant) -> Path:
-    """Where the variant's checkpoint lies while it is measured."""
-    calibration = None if variant.calibration is None else variant.calibration.identity()
-    recipe = [[step.method, dict(step.options), step.version, step.digest] for step in variant.recipe]
-    name = key([asdict(variant.model), recipe, calibration])
-    return (paths.offload_folder() or paths.cache_root()) / NAME / name
-
-
 def _saved(folder: Path) -> Mapping[str, Any] | None:
     """The report on the checkpoint in a folder, None if there is none; what is there is whole."""
     manifest = folder / "kick" / "manifest.json"
     if not manifest.is_file():
         return None
     made = json.loads(manifest.read_text("utf-8"))
-    return {name: made[name] for name in _REPORTED if name in made}
+    return {name: made[name] for name in REPORTED if name in made}
 
 
 def _made(

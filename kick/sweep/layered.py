@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,12 @@ from kick.model.shipped import as_loaded, note_origin
 from kick.model.source import check_unchanged, files_of, locate, tokenizer_of
 from kick.model.structure import linears
 from kick.model.textual import check_vocabulary
-from kick.records import CalibrationSpec, ModelSpec, Variant, key
+from kick.records import CalibrationSpec, ModelSpec, Variant
 from kick.sweep.clock import timed
+from kick.sweep.scratch import REPORTED, folder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_REPORTED = ("steps", "propagate", "notes", "footprint")
 
 
 @contextmanager
@@ -57,7 +55,7 @@ def opened(
         raise CellFailed(
             f"the engine 'layered' compresses in float32, got dtype {variant.model.dtype}; expected: float32"
         )
-    folder = _scratch(variant)
+    folder = folder_of(variant, LAYERED)
     with timed(seconds, "compress"):
         report = _compressed(variant, folder, data_root)
     with timed(seconds, "load"):
@@ -77,14 +75,6 @@ def load(spec: ModelSpec) -> tuple[Layered, PreTrainedTokenizerBase]:
     return layered, tokenizer
 
 
-def _scratch(variant: Variant) -> Path:
-    """Where the variant's weights lie while they are measured."""
-    calibration = None if variant.calibration is None else variant.calibration.identity()
-    recipe = [[step.method, dict(step.options), step.version, step.digest] for step in variant.recipe]
-    name = key([asdict(variant.model), recipe, calibration])
-    return (paths.offload_folder() or paths.cache_root()) / LAYERED / name
-
-
 def _compressed(variant: Variant, folder: Path, data_root: str | None) -> dict[str, Any]:
     """The report on the compression that the folder holds, carried out if it is not there."""
     manifest = folder / "kick" / "manifest.json"
@@ -95,7 +85,7 @@ def _compressed(variant: Variant, folder: Path, data_root: str | None) -> dict[s
         made = compress_checkpoint(
             variant.model, variant.recipe, spec, folder, dtype="float32", data_root=data_root, packed=False
         )
-    return {name: made[name] for name in _REPORTED}
+    return {name: made[name] for name in REPORTED}
 
 
 def _zeros(layered: Layered) -> dict[str, int]:

@@ -21,7 +21,7 @@ from kick.judge.endpoint import Endpoint, Reply, Stopped, Unanswered
 from kick.judge.settings import Settings
 from kick.matrix.served import ServedModel
 from kick.model.source import tokenizer_folder, tokenizer_of
-from kick.paths import cache_root
+from kick.paths import tokens_folder
 from kick.records import ModelSpec, Request, Response, Score, Variant
 from kick.store import Store
 from kick.sweep.cells import Loaded
@@ -273,8 +273,7 @@ def loaded(variant: Variant, store: Store) -> Loaded:
     with timed(seconds, "load"):
         tokenizer = tokenizer_of(variant.model)
         model, window = ServedModel.read(variant.endpoint), _window(variant.model, tokenizer)
-        tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
-        engine = ServedBackend(model, tokenizer, window, tokens)
+        engine = ServedBackend(model, tokenizer, window, tokens_folder(variant.model.tokenizer))
     return Loaded(engine, tokenizer, store, seconds, {}, engine.lacks)
 
 

@@ -16,7 +16,7 @@ from kick.analysis import kept
 from kick.analysis.stopping import Stopping
 from kick.compress.calibrate import corpus
 from kick.compress.context import Calibration
-from kick.engine.backend import DEFAULT, LAYERED, Backend, backends, identity
+from kick.engine.backend import DEFAULT, LAYERED, VLLM, Backend, backends, identity
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
 from kick.errors import KickError
@@ -25,7 +25,7 @@ from kick.model.heap import give_back
 from kick.model.owned import own
 from kick.model.packed import settle
 from kick.model.shipped import as_loaded
-from kick.paths import cache_root, reference_folder
+from kick.paths import cache_root, reference_folder, tokens_folder
 from kick.provenance import provenance
 from kick.records import Cell, Job, Request, Result, Variant, key
 from kick.stats.paired import MARGIN
@@ -161,7 +161,7 @@ class Worker:
             with layered.opened(variant, self.data_root, seconds) as made:
                 yield made
             return
-        if self.backend == by_vllm.NAME:
+        if self.backend == VLLM:
             compressing = partial(self._compress, variant)
             with by_vllm.opened(variant, compressing, seconds, self.engine) as made:
                 yield made
@@ -345,7 +345,7 @@ class Worker:
         """The dense model, to be asked again what was lost."""
         if self.backend == LAYERED:
             yield layered.load(self.dense.model)[0]
-        elif self.backend == by_vllm.NAME:
+        elif self.backend == VLLM:
             with self._model(self.dense, {}) as (network, _, _):
                 yield network
         else:
@@ -368,7 +368,7 @@ class Worker:
         tokenizer: PreTrainedTokenizerBase,
         reference: Reference | None,
     ) -> Backend:
-        tokens = cache_root() / "tokens" / variant.model.tokenizer[:16]
+        tokens = tokens_folder(variant.model.tokenizer)
 
         def engine(batch_tokens: int | None) -> Backend:
             return backends[self.backend](
@@ -377,7 +377,7 @@ class Worker:
                 batch_tokens=batch_tokens,
                 reference=reference,
                 token_cache=tokens,
-                **({} if self.backend == by_vllm.NAME else self.engine),
+                **({} if self.backend == VLLM else self.engine),
             )
 
         made = engine(self.batch_tokens)

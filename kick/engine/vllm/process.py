@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import psutil
 
+from kick.engine.vllm.where import environment
 from kick.errors import CellFailed
 from kick.printable import plain
 
@@ -72,7 +73,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
-                env=_environment(),
+                env={**DEFAULTS, **environment(), **ENVIRONMENT},
                 start_new_session=True,
                 text=True,
                 encoding="utf-8",
@@ -158,12 +159,6 @@ class ServerProcess:
     def _tail(self) -> str:
         lines = self.log.read_text("utf-8", errors="replace").splitlines()
         return "\n".join(plain(line) for line in lines[-TAIL:]) or "nothing"
-
-
-def _environment() -> dict[str, str]:
-    """What the process inherits: not PYTHONPATH, which is of another interpreter."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**DEFAULTS, **kept, **ENVIRONMENT}
 
 
 def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:

@@ -36,6 +36,11 @@ class Installed:
     version: str
 
 
+def environment() -> dict[str, str]:
+    """What a process of that Python inherits: not PYTHONPATH, which is of another interpreter."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def installed() -> Installed:
     """The vLLM of KICK_VLLM_PYTHON, or of this interpreter. Raises KickError in one line if there is none."""
     return _installed(os.environ.get(PYTHON) or sys.executable)
@@ -51,7 +56,7 @@ def _installed(python: str) -> Installed:
             text=True,
             timeout=SECONDS,
             check=False,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            env=environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KickError(
