@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from kick.store import Store
-from kick.sweep.executors import ignored, local, make_executor, process
+from kick.sweep.executors import ignored, local, make_executor, places, process
 from kick.sweep.executors.local import Local, default_workers, visible_gpus
 from kick.sweep.executors.process import settings_for
 from kick.sweep.loop import run_sweep
@@ -276,3 +276,12 @@ def test_a_setting_that_an_executor_has_no_use_for_is_said():
         == "workers: 2 has no effect, because the executor inline is this process, one job after the other"
     )
     assert ignored("inline", workers=None) == ignored("local", workers=2) == []
+
+
+def test_how_many_jobs_run_at_once_is_a_fact_of_the_executor(monkeypatch):
+    monkeypatch.setattr("kick.sweep.executors.process.os.sched_getaffinity", lambda _: range(16))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [places(name, None) for name in ("inline", "local", "ray")] == [1, 4, 4]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert [places(name, None) for name in ("inline", "local", "ray")] == [1, 3, 4]
+    assert places("local", 5) == 5

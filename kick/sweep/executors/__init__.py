@@ -11,8 +11,6 @@ from kick.registry import unknown
 from kick.sweep.contract import Executor
 from kick.sweep.executors.entry import executors
 
-SLOTS = 4
-
 
 def make_executor(
     name: str,
@@ -42,14 +40,15 @@ def make_executor(
 
 
 def places(name: str, workers: int | None) -> int:
-    """How many jobs run at once; a cluster that is not asked yet has SLOTS."""
+    """How many jobs run at once, as far as it is known before the executor is made."""
     if workers is not None:
         return workers
-    if name == "local":
-        from kick.sweep.executors.local import default_workers, visible_gpus
+    known = executors.facts()[name].at_once
+    if known is not None:
+        return known
+    from kick.sweep.executors.local import default_workers, visible_gpus
 
-        return default_workers(visible_gpus())
-    return SLOTS if "workers" in executors.facts()[name].takes else 1
+    return default_workers(visible_gpus())
 
 
 def ignored(name: str, **settings: object) -> list[str]:

@@ -1,6 +1,6 @@
 """The table of executors: each a class in one file of this folder, found by its decorator.
 
-@executor("local", title="worker processes of this machine", takes=("workers", "time_limit"))
+@executor("local", title="worker processes of this machine", takes=("workers", "time_limit"), at_once=None)
 class Local: ...
 """
 
@@ -17,13 +17,15 @@ class ExecutorFacts:
     """What `@executor(...)` says of an executor.
 
     title: where it runs jobs, in words. takes: the settings that its class takes by keyword, of workers,
-    time_limit, address and gpus.
+    time_limit, address and gpus. at_once: the number of jobs at once if `workers` is not given, as far as it
+    is known before the executor is made; None for as many as this machine has room for.
     """
 
     name: str
     _: KW_ONLY
     title: str
     takes: tuple[str, ...] = ()
+    at_once: int | None = 1
 
 
 executors: FileRegistry[type[Executor]] = FileRegistry("executor", "kick.sweep.executors", ExecutorFacts)

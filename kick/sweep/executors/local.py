@@ -35,7 +35,7 @@ def default_workers(gpus: Sequence[str]) -> int:
     return len(gpus) or max(min(cores(), 2), cores() // 4)
 
 
-@executor("local", title="worker processes of this machine", takes=("workers", "time_limit"))
+@executor("local", title="worker processes of this machine", takes=("workers", "time_limit"), at_once=None)
 class Local:
     """A pool of worker processes, kept from one `run` to the next while the work is the same.
 

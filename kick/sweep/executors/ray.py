@@ -99,7 +99,7 @@ def connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
     return ray, address is None
 
 
-@executor("ray", title="a Ray cluster", takes=("address", "workers", "time_limit", "gpus"))
+@executor("ray", title="a Ray cluster", takes=("address", "workers", "time_limit", "gpus"), at_once=4)
 class Ray:
     """Slots on a cluster, spread over its nodes, kept from one `run` to the next.
 
