@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import kick.compress.methods as _package
 from kick.compress import twin
 from kick.compress.calibrate.corpus import check_positions
-from kick.compress.context import Calibration, Propagate, Quantized
+from kick.compress.context import Calibration, Passes, Propagate, Quantized
 from kick.compress.dense import SIDES, DenseWeights
 from kick.compress.depth import check_depth
 from kick.compress.method import build, canonical, describe, describe_all, option
@@ -123,8 +123,8 @@ def compress(
 
     Returns:
         JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
-        seconds, pruned, weights, sparsity; `removed` by structured pruning), notes, propagate, footprint:
-        with `shipped_bytes`, of what `kick compress` would write (None if it cannot), and its `shipped_as`.
+        seconds, pruned, weights, sparsity; perhaps `removed` and `passes`), notes, propagate, footprint: with
+        `shipped_bytes`, of what `kick compress` would write (None if it cannot), and its `shipped_as`.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.
@@ -169,6 +169,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     made = build(step)
     if later and hasattr(made, "check"):
         made.check(model)  # an earlier step may have made it smaller
+    calibration.passes, layers = Passes(), len(blocks(model))
     pruned, whole = set(calibration.masks), _held(model)
     with _snapshot(model, calibration) as before:
         made(model, calibration)
@@ -182,6 +183,8 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     if _methods[step.method].structured:
         gone = whole - _held(model)
         facts["removed"] = {"weights": gone, "of": whole, "share": gone / whole}
+    if _methods[step.method].calibrated and not _methods[step.method].blockwise:
+        facts["passes"] = calibration.passes.facts(layers)
     return facts | {"seconds": seconds} | _pruned(model, calibration)
 
 

@@ -67,6 +67,19 @@ class Supply(Protocol):
 
 
 @dataclass(eq=False)
+class Passes:
+    """How many sequences a step ran through the model and back, and through single blocks."""
+
+    forward: int = 0
+    backward: int = 0
+    blocks: int = 0
+
+    def facts(self, blocks: int) -> dict[str, float]:
+        """As JSON values: of the model's so many blocks, each that was run is a part of a forward pass."""
+        return {"forward": round(self.forward + self.blocks / blocks, 3), "backward": self.backward}
+
+
+@dataclass(eq=False)
 class Calibration(Sequence[Tensor]):
     """Token sequences (1, length), and the state of a recipe.
 
@@ -83,6 +96,7 @@ class Calibration(Sequence[Tensor]):
         dense: the dense weights, where a step of the recipe asks for them.
         notes: what has to be said about the result, for run.json.
         supply: where blocks come from, if the model is not in memory.
+        passes: what the step at hand ran.
     """
 
     sequences: Sequence[Tensor] = ()
@@ -97,6 +111,7 @@ class Calibration(Sequence[Tensor]):
     dense: DenseWeights | None = None
     notes: list[dict[str, Any]] = field(default_factory=list)
     supply: Supply | None = None
+    passes: Passes = field(default_factory=Passes)
 
     def __len__(self) -> int:
         return len(self.sequences)

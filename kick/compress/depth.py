@@ -118,6 +118,7 @@ def run(model: nn.Module, calibration: Calibration, most: int | None = None) -> 
     count = 0
     for ids in list(tokens(calibration, device_of(model)))[:most]:
         model(ids, use_cache=False, logits_to_keep=1)
+        calibration.passes.forward += 1
         count += ids.numel()
     return count
 

@@ -125,6 +125,8 @@ def backward(model: nn.Module, calibration: Calibration) -> int:
     for ids in tokens(calibration, device_of(model)):
         with torch.enable_grad():
             model(ids, labels=ids, use_cache=False).loss.backward()
+        calibration.passes.forward += 1
+        calibration.passes.backward += 1
         count += ids.numel()
     return count
 

@@ -269,6 +269,7 @@ class Feed:
         """Block `index` on a sample; None where a hook stopped it."""
         hidden = self.states.get(index, sample)
         args, kwargs = self.calls[sample][index]
+        self.calibration.passes.blocks += 1
         try:
             return hidden_of(self.modules[index](hidden, *args, **kwargs))
         except _Stop:

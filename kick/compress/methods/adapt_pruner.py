@@ -68,12 +68,11 @@ class AdaptPruner:
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
         whole = [one.size for one in uneven.structures(model)]
-        shares, passes = [0.0] * len(whole), 0
+        shares = [0.0] * len(whole)
         matter: list[float] | None = None
         for step in range(1, self.steps + 1):
             if matter is None:  # something changed since it was measured
                 scores, matter = _measured(model, calibration)
-                passes += len(calibration)
             target = self.share * step / self.steps
             shares = moved(shares, raised(shares, matter, self.share / self.steps, self.amplitude), target)
             last = step == self.steps
@@ -84,7 +83,6 @@ class AdaptPruner:
             if _narrow(model, scores, sizes):
                 matter = None
         calibration.note("shares", method="adapt-pruner", values=[round(share, 6) for share in shares])
-        calibration.note("passes", method="adapt-pruner", forward=passes, backward=passes)
 
 
 Scores = list[tuple[Tensor, Tensor]]  # of each block's groups and channels

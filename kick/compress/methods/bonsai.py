@@ -95,16 +95,14 @@ class Bonsai:
         calibration = calibration_of(calibration)
         whole = _weights(model)
         rounds = math.ceil(self.share / self.part - 1e-9)
-        forwards = 0
         for number in range(1, rounds + 1):
             left = _weights(model)
             budget = int(self.share * whole * number / rounds + 1e-6) - (whole - left)
-            forwards += self._round(model, calibration, budget, min(budget / left, 0.5))
+            self._round(model, calibration, budget, min(budget / left, 0.5))
             calibration.memory = None  # later rounds do not measure the dense model
-        calibration.note("passes", method="bonsai", forward=forwards, backward=0)
 
-    def _round(self, model: nn.Module, calibration: Calibration, budget: int, part: float) -> int:
-        """Remove units of so many weights; the sequences that were run for it."""
+    def _round(self, model: nn.Module, calibration: Calibration, budget: int, part: float) -> None:
+        """Remove units of so many weights."""
         found, modules = uneven.structures(model), []
         for one in _priors(model, calibration):
             modules += [candidates(prior, part) for prior in one]
@@ -116,11 +114,11 @@ class Bonsai:
             for masks in (first, _complement(modules, first)):
                 with switched(found, _pairs(modules, masks)):
                     loss = loss_of(model, batches)
+                calibration.passes.forward += len(chosen)
                 values.append(-loss if self.regress == "loss" else -min(math.exp(min(loss, 700)), LARGEST))
                 drawn.append(torch.cat(masks))
         scores = regression(torch.stack(drawn), torch.tensor(values, dtype=torch.float64), self.ridge)
         _remove(model, found, modules, scores, budget)
-        return len(calibration) + 2 * self.pairs * len(chosen)
 
 
 def _weights(model: nn.Module) -> int:

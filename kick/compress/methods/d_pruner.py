@@ -83,9 +83,6 @@ class DPruner:
                     saliency = saliency.masked_fill(~before, -torch.inf)
                 sparsity = calibration.scope.sparsity(block.full(linear), self.sparsity)
                 put(block, linear, by_columns(saliency, sparsity), sparsity)
-        open_text = self.general or len(calibration)
-        passes = open_text + len(of_domain)
-        calibration.note("passes", method="d-pruner", forward=passes, backward=len(of_domain))
 
     def _general(self, model: nn.Module, calibration: Calibration, found: Sequence[Linear]) -> Sums:
         """The general importance of each matrix, of the model as it is."""

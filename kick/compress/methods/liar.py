@@ -139,7 +139,9 @@ class Liar:
             return [KeptWidths(largest(a, groups), largest(b, channels)) for a, b in scores]
         other = copy.deepcopy(model)
         chooser = build(canonical(self.after, {"share": self.share}))
-        context = Calibration(calibration.sequences, calibration.propagate, calibration.offload)
+        context = Calibration(
+            calibration.sequences, calibration.propagate, calibration.offload, passes=calibration.passes
+        )
         chooser(other, context)
         calibration.notes.extend(note for note in context.notes if note not in calibration.notes)
         return [_kept(coupled(block, other)) for block in blocks(other)]

@@ -115,8 +115,6 @@ class LlmSurgeon:
         for name, linear in found.items():
             clear(linear.weight, kept[name])
             calibration.keep(name, kept[name], self.sparsity)
-        passes = self.shots * len(calibration)
-        calibration.note("passes", method="llm-surgeon", forward=passes, backward=passes)
 
     def _measured(
         self, model: nn.Module, calibration: Calibration, found: Mapping[str, Linear]

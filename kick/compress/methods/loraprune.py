@@ -100,7 +100,6 @@ class LoraPrune:
             )
             cut(structure, kept)
         describe(model, groups_left, channels_left, first)
-        calibration.note("passes", method="loraprune", forward=len(calibration), backward=len(calibration))
 
     def _ranked(
         self,

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class Mka:
                 f"mka has {len(parts)} samples, and its estimates need {least}: more than "
                 "`entropy_neighbours`; use more sequences, or `length` to cut them into shorter ones"
             )
-        return Calibration(tuple(parts))
+        return replace(calibration, sequences=tuple(parts))
 
     def _similarities(self, states: list[np.ndarray]) -> np.ndarray:
         """(blocks, blocks): the NPIB of each pair that the choice and the weight look at, else 0."""

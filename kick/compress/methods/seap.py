@@ -79,7 +79,6 @@ class Seap:
             found = block.measure(Moments, [structure.o, structure.down])
             self._cut(model, block.module, structure, found, size)
         calibration.note("shares", method="seap", values=[round(share, 6) for share in shares])
-        calibration.note("passes", method="seap", forward=len(calibration), backward=0)
 
     def _shares(self, model: nn.Module) -> list[float]:
         weights = [one.size.weights for one in uneven.structures(model)]

@@ -104,7 +104,6 @@ def slice_to(model: nn.Module, calibration: Calibration, kept: int) -> None:
         undo.pop_all()
     final_norm(model, "slicegpt").register_forward_pre_hook(Turned(basis.t().float()).on_input)
     calibration.note("hidden channels", kept=kept, of=len(basis), outside_blocks=2 * basis.numel())
-    calibration.note("passes", method="slicegpt", forward=3 * len(calibration), backward=0)
 
 
 def _slice(block: Block, structure: Coupled, before: Tensor, kept: int) -> tuple[SlicedBlock, Tensor]:

@@ -70,7 +70,7 @@ class TransAct:
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
         first, groups, channels = remaining(model, self.share, fit=True)
-        size, walks = (first.kv_heads, first.channels), 0
+        size = first.kv_heads, first.channels
         for left in range(self.shots, 0, -1):
             smaller = after_shot(size[0], groups, left), after_shot(size[1], channels, left)
             if smaller == size:
@@ -78,8 +78,7 @@ class TransAct:
             self._shot(model, calibration, smaller)
             describe(model, *smaller, first)
             calibration.memory = None  # the next shot does not measure the dense model
-            size, walks = smaller, walks + 1
-        calibration.note("passes", method="transact", forward=walks * len(calibration), backward=0)
+            size = smaller
 
     def _shot(self, model: nn.Module, calibration: Calibration, size: tuple[int, int]) -> None:
         for block in walk(model, calibration):
