@@ -12,6 +12,7 @@ from kick.compress.context import Calibration
 from kick.compress.method import methods
 from kick.errors import KickError
 from kick.model import block_list, linears
+from kick.model.structure import skeleton
 from tests.support.architectures import ARCHITECTURES, sequences, tiny
 
 REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2}
@@ -96,6 +97,17 @@ def test_refused_before_anything_is_run(method, name):
     with pytest.raises(KickError, match="choose"):
         check(model, recipe(method))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("method", "name"), PAIRS)
+def test_a_plan_can_check_without_weights(method, name):
+    """`kick plan` has only the config: no weight may be read."""
+    bare = skeleton(tiny(name).config)
+    if name in REFUSED.get(method, ()):
+        with pytest.raises(KickError, match="choose"):
+            check(bare, recipe(method))
+    else:
+        check(bare, recipe(method))
 
 
 @pytest.mark.parametrize(("method", "name"), PAIRS)

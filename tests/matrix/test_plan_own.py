@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kick.catalog import level_of
 from kick.errors import KickError
 from kick.matrix.load import load, parse
 from kick.matrix.plan import plan
@@ -96,19 +97,35 @@ def test_a_mistyped_model_names_its_neighbour():
         plan(parse(text, "m.yaml"), rates=Rates())
 
 
-WITHOUT_PRESET = {  # not run on the demo model yet, or of architectures that it is not of
-    *("adapt-pruner", "bonsai", "d-pruner", "expert-usage", "flexigpt", "liar", "llm-streamline"),
-    *("llm-surgeon", "loraprune", "mka", "moe-pruner", "quarot", "seap", "slicegpt", "ssm-pruning"),
-    "transact",
-}
+WITHOUT_PRESET = {"d-pruner", "quarot", "seap"}  # not run on the demo model yet
+OF_OTHER_MODELS = {"expert-usage", "moe-pruner", "ssm-pruning"}  # of mixtures of experts, of Mamba-2
 
 
-def test_the_preset_methods_has_every_method_but_those_not_run_yet(sources):
-    # the recorded ones: a file that is added has its row without an entry in the preset
+def used_by(preset):
+    found = plan(load(preset), sources=own_sources(), rates=Rates())
+    return {step.method for variant in found.variants for step in variant.recipe}
+
+
+def test_presets_have_every_method_but_those_not_run_yet(sources):
+    # the recorded ones: a file that is added has its row without an entry in a preset
     recorded = json.loads((Path(__file__).parents[1] / "golden" / "meanings.json").read_text())["methods"]
-    found = plan(load("methods"), sources=own_sources(), rates=Rates())
-    used = {step.method for variant in found.variants for step in variant.recipe}
-    assert used == set(recorded) - WITHOUT_PRESET
+    used = used_by("methods") | used_by("structured")
+    assert used == set(recorded) - WITHOUT_PRESET - OF_OTHER_MODELS
+
+
+def test_structured_asks_each_method_for_the_same_shares():
+    """Of 30 blocks 3, 6 and 9, or shares of the blocks' weights; each method at all three."""
+    variants = plan(load("structured"), sources=own_sources(), rates=Rates()).variants
+    levels: dict[str, list[float]] = {}
+    for variant in variants:
+        for step in variant.recipe:
+            options = step.options
+            assert options.get("fit", True), variant.name
+            share = options["layers"] / 30 if "layers" in options else level_of(options)
+            levels.setdefault(step.method, []).append(float(share))
+    assert len(levels) == 15
+    assert all(found == [0.1, 0.2, 0.3] for found in levels.values())
+    assert [variant.replica for variant in variants if variant.replica] == ["batch", "dtype"]
 
 
 def test_a_step_on_some_matrices_only_is_a_variant_with_their_names():

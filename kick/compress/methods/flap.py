@@ -56,6 +56,9 @@ class Flap:
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
     bias: bool = option("add the mean of what is pruned to the biases", True)
+    fit: bool = option(
+        "the share is of the blocks' weights: channels make up for groups of heads that do not fit", False
+    )
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's."""
@@ -63,15 +66,15 @@ class Flap:
 
     def check_saved(self, model: nn.Module) -> None:
         """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share)
+        check_saved(model, self.share, self.fit)
 
     def forms(self, model: nn.Module) -> list[Form]:
         """What the model becomes."""
-        return forms(self.share, self.bias)
+        return forms(self.share, self.bias, self.fit)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        first, groups, channels = remaining(model, self.share)
+        first, groups, channels = remaining(model, self.share, self.fit)
         for block in walk(model, calibration):
             structure = coupled(block.module, model)
             found = block.measure(Moments, [structure.o, structure.down])

@@ -71,6 +71,9 @@ class Liar:
     repair: str = option("what is fitted", "fold", choices=("fold", "factors", "mean", "none"))
     bias: bool = option("fit a constant too, which becomes a bias", True)
     damping: float = option("share of the kept activations' mean square added to their diagonal", 0.01, low=0)
+    fit: bool = option(
+        "the share is of the blocks' weights: channels make up for groups of heads that do not fit", False
+    )
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's."""
@@ -78,11 +81,11 @@ class Liar:
 
     def check_saved(self, model: nn.Module) -> None:
         """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share)
+        check_saved(model, self.share, self.fit)
 
     def forms(self, _model: nn.Module) -> list[Form]:
         """What the model becomes."""
-        return forms(self.share, self._biased)
+        return forms(self.share, self._biased, self.fit)
 
     @property
     def _biased(self) -> bool:
@@ -90,7 +93,7 @@ class Liar:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        first, groups, channels = remaining(model, self.share)
+        first, groups, channels = remaining(model, self.share, self.fit)
         kept = self._choose(model, calibration)
         for block in walk(model, calibration):
             structure, keeps = coupled(block.module, model), kept[block.index]
@@ -133,12 +136,12 @@ class Liar:
     def _choose(self, model: nn.Module, calibration: Calibration) -> list[KeptWidths]:
         """What each block keeps."""
         if self.after in ("magnitude", "random"):
-            _, groups, channels = remaining(model, self.share)
+            _, groups, channels = remaining(model, self.share, self.fit)
             structures = [coupled(block, model) for block in blocks(model)]
             scores = [sizes(one) if self.after == "magnitude" else lots(one) for one in structures]
             return [KeptWidths(largest(a, groups), largest(b, channels)) for a, b in scores]
         other = copy.deepcopy(model)
-        chooser = build(canonical(self.after, {"share": self.share}))
+        chooser = build(canonical(self.after, {"share": self.share, "fit": self.fit}))
         context = Calibration(
             calibration.sequences, calibration.propagate, calibration.offload, passes=calibration.passes
         )

@@ -51,6 +51,9 @@ class LlmPruner:
     """Heads and channels are removed by weight times gradient; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
+    fit: bool = option(
+        "the share is of the blocks' weights: channels make up for groups of heads that do not fit", False
+    )
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's."""
@@ -58,15 +61,15 @@ class LlmPruner:
 
     def check_saved(self, model: nn.Module) -> None:
         """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share)
+        check_saved(model, self.share, self.fit)
 
     def forms(self, model: nn.Module) -> list[Form]:
         """What the model becomes."""
-        return forms(self.share)
+        return forms(self.share, fit=self.fit)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        first, groups, channels = remaining(model, self.share)
+        first, groups, channels = remaining(model, self.share, self.fit)
         with gradients(model, calibration, "sum") as sums:
             for block in walk(model, calibration):
                 structure = coupled(block.module, model)
