@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kick.engine.backend import AUTO, DEFAULT, LAYERED, named
+from kick.engine.layers import SHARE
 from kick.matrix import costs
 from kick.matrix.blockwise import whole
 from kick.matrix.costs import Estimate, Layers
-from kick.matrix.memory import SHARE, Shape, gigabytes
+from kick.matrix.memory import Shape, gigabytes
 from kick.matrix.schema import EngineKeys
 from kick.records import Variant
 

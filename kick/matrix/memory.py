@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kick.engine.layers import COPIES
 from kick.tasks.protocol import TOKENS as OTHER_TOKENS
 from kick.tasks.protocol import protocols
 
@@ -33,9 +34,8 @@ BATCH = 1024  # tokens per forward if the engine chooses, on a CPU
 ROWS = 64  # that are generated at once, at most
 CACHE = 2**31  # bytes of their keys and values, at most
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
-STATES = 4  # copies of evaluation states: hidden states, rotations and masks, what a block makes of them
+HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that `kick compress` reads at once
-SHARE = 4  # one part in so many of the free memory is taken by evaluation states if no budget is stated
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def tokens_of(kind: str) -> int:
 
 def states(size: Shape, work: JobWork) -> int:
     """Bytes of a block's inputs and outputs on the calibration data, wherever they are kept."""
-    return 2 * work.tokens * size.hidden * 4
+    return HELD * work.tokens * size.hidden * 4
 
 
 def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
@@ -130,13 +130,13 @@ def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, v
     budget: bytes that evaluation states and calibration states may take; None leaves them as they are.
     """
     value = BYTES[dtype]
-    evaluated = STATES * work.asked * size.hidden * value
+    evaluated = COPIES * work.asked * size.hidden * value
     passing = variants * (evaluated + _held(size, work))
     if budget is not None:
         passing = min(passing, max(budget, _held(size, work)))
     block = _block(size, value, work.compresses) + _solving(size, work) + _forwards(size, work) - LOGITS
     together = variants * evaluated if budget is None else min(variants * evaluated, budget)
-    read = together // STATES  # of the variants of one pass
+    read = together // COPIES  # of the variants of one pass
     head = round(size.head * (value + size.per_value)) + LOGITS + read
     return LIBRARIES + max(block + passing, head)
 

@@ -27,6 +27,7 @@ from kick.engine.layers.passes import Forward
 from kick.engine.layers.reader import LayeredReader, SharedForward
 from kick.engine.whole import Reading
 from kick.errors import KickError
+from kick.matrix.memory import HELD
 from kick.model.heap import give_back
 from kick.printable import say
 from kick.records import Request, Response, Variant
@@ -34,7 +35,6 @@ from kick.sweep import layered
 from kick.sweep.together import OpenCell, Together, tokens
 
 log = logging.getLogger(__name__)
-STATES = 2  # copies of a block's calibration inputs: they and its outputs
 
 
 class Apart:
@@ -99,7 +99,7 @@ class Member:
         if paths.offload_folder() is not None:
             return 0
         width = self.engine.layers.network.embedding.weight.shape[1]
-        return sum(ids.numel() for ids in self.sequences) * width * 4 * STATES
+        return sum(ids.numel() for ids in self.sequences) * width * 4 * HELD
 
 
 def measure(base: LayeredEngine, members: Sequence[Member]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COPIES = 4  # hidden states, what a block makes of them, rotations and masks, in sizes of the hidden states
+SHARE = 4  # one part in so many of the free memory is taken by a pass if no budget is stated
+
 
 @dataclass(frozen=True)
 class Passing:

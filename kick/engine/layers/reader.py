@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kick.engine import budget, whole
-from kick.engine.layers import Passing
+from kick.engine.layers import COPIES, SHARE, Passing
 from kick.engine.layers.network import LayeredNetwork
 from kick.engine.layers.passes import Forward, run
 from kick.engine.network import mask_of, pad_right
@@ -26,8 +26,6 @@ from kick.model import decoding
 from kick.model.layered import Layered
 
 WORTH = 16  # tokens that sharing a prefix must save
-COPIES = 4  # hidden states, what a block makes of them, rotations and masks, in sizes of the hidden states
-SHARE = 4  # one part in so many of the free memory is taken if no budget is stated
 
 
 class LayeredReader(Reader):
