@@ -43,12 +43,11 @@ _BLOCK = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Needs of a job: seconds by part, peak bytes of memory, of which for calibration, bytes of disk, peak
-    bytes of `kick compress` with the recipe, block by block; 0 without one, or if that is not possible."""
+    """Needs of a job: seconds by part, peak bytes of memory, bytes of disk, peak bytes of `kick compress`
+    with the recipe, block by block; 0 without one, or if that is not possible."""
 
     seconds: Mapping[str, float]
     memory: int
-    calibration: int
     disk: int
     compressing: int = 0
 
@@ -126,15 +125,15 @@ def work_of(
     return JobWork(
         items,
         kinds,
-        calibrated,
-        len(needs) - calibrated,
-        spec.sequences if spec else 0,
-        spec.length if spec else 0,
-        batch_tokens,
-        any("gradients" in one for one in needs),
-        any("damping" in step.options for step in variant.recipe),  # of a Hessian
-        offload_folder() is not None,
-        blockwise(variant),
+        calibrated=calibrated,
+        simple=len(needs) - calibrated,
+        sequences=spec.sequences if spec else 0,
+        length=spec.length if spec else 0,
+        batch_tokens=batch_tokens,
+        gradients=any("gradients" in one for one in needs),
+        solves=any("damping" in step.options for step in variant.recipe),  # of a Hessian
+        offload=offload_folder() is not None,
+        blockwise=blockwise(variant),
     )
 
 
@@ -165,7 +164,6 @@ def estimate(
     return Estimate(
         {"load": weights / READ, "compress": compress, "answer": answer},
         needed,
-        memory.states(size, work),
         sum(work.items.values()) * SAMPLE,
         memory.compressing(size, work) if work.blockwise else 0,
     )
