@@ -7,7 +7,6 @@ weights is known.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -29,12 +28,12 @@ class ServedModel:
 
     base_url: str
     model: str
-    revision: str | None = None
-    engine: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    timeout: float = 120.0
-    workers: int = 4
-    window: int | None = None
+    revision: str | None
+    engine: str | None
+    key_variable: str
+    timeout: float
+    workers: int
+    window: int | None
 
     @classmethod
     def of(cls, keys: EndpointKeys) -> ServedModel:
@@ -43,8 +42,8 @@ class ServedModel:
 
     @classmethod
     def read(cls, text: str) -> ServedModel:
-        """What `text` gave."""
-        return cls(**json.loads(text))
+        """What `text` gave; a key that is not in it has its default."""
+        return cls.of(EndpointKeys.model_validate_json(text))
 
     @property
     def text(self) -> str:
@@ -122,4 +121,4 @@ def base_of(name: str, revision: str | None) -> tuple[str, ModelFacts]:
 def estimate(items: Mapping[str, int]) -> Estimate:
     """The cost of a served variant's job: nothing is loaded here."""
     asked = sum(items.values())
-    return Estimate({"load": 0.0, "compress": 0.0, "answer": asked * ITEM}, LIBRARIES, 0, asked * SAMPLE)
+    return Estimate({"load": 0.0, "compress": 0.0, "answer": asked * ITEM}, LIBRARIES, asked * SAMPLE)

@@ -11,6 +11,7 @@ from kick.analysis import frame
 from kick.errors import KickError
 from kick.matrix.load import load
 from kick.matrix.served import ServedModel
+from kick.matrix.servers import EndpointKeys
 from kick.store import Store
 from tests.support import small_tasks
 from tests.support.judge_server import refused, serving
@@ -155,7 +156,9 @@ def test_a_server_that_breaks_off_costs_only_what_it_did_not_answer(run):
 
 def test_keys_tell_host_model_revision_and_engine(tmp_path):
     def key(**more):
-        served = ServedModel(**{"base_url": "http://a:1/v1", "model": "m", **more})
+        keys = {"base_url": "http://a:1/v1", "model": "m", **more}
+        served = ServedModel.of(EndpointKeys.model_validate(keys))
+        assert ServedModel.read(served.text) == served
         return served.spec().name, served.spec().revision, served.identity
 
     names = [key(), key(base_url="http://b:1/v1"), key(model="n"), key(revision="2"), key(engine="vllm 1")]
