@@ -22,13 +22,10 @@ def one_pass(variant: Variant) -> bool:
 
 def grouped(jobs: Iterable[Job], places: int) -> list[Job]:
     """The jobs, those merged whose variants can go through the blocks together, so many groups at once."""
-    jobs = list(jobs)
     alike: dict[ModelSpec, list[Job]] = {}
+    rest: list[Job] = []
     for job in jobs:
-        if one_pass(job.variant):
-            alike.setdefault(job.variant.model, []).append(job)
-    merged = {id(job) for part in alike.values() for job in part}
-    rest = [job for job in jobs if id(job) not in merged]
+        (alike.setdefault(job.variant.model, []) if one_pass(job.variant) else rest).append(job)
     return rest + [
         _merged(part[start::places])
         for part in alike.values()

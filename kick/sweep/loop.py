@@ -187,11 +187,12 @@ class _Sweep:
         """The open jobs that can go now: nothing but the dense model's while it is open."""
         done = self.done | self.failed
         whole = [part for job in self.jobs if (part := _without(job, done)).cells]
-        alone = [not self._alone.isdisjoint(one.name for one in job.variants) for job in whole]
-        left = [
-            part for job, apart in zip(whole, alone, strict=True) for part in (split(job) if apart else [job])
-        ]
+        left = [part for job in whole for part in (split(job) if self._apart(job) else [job])]
         return [job for job in left if job.variant.dense] or left
+
+    def _apart(self, job: Job) -> bool:
+        """Whether the job is a group that failed as a whole."""
+        return not self._alone.isdisjoint(one.name for one in job.variants)
 
     def _free(self, cell: Cell) -> bool:
         """Whether no living claim of another is known on the cell."""

@@ -12,7 +12,7 @@ def check(job: Job) -> None:
     """Raises CellFailed for a method that was edited since, or another version of an engine's package."""
     check_code(job.variant)
     for cell in job.cells:
-        here = identity(of_cell(cell.engine)) if cell.engine else ""
+        here = identity(of_cell(cell.engine))
         if cell.engine != here:
             raise CellFailed(f"the cell is of the engine {cell.engine!r}, here it is {here!r}; run it again")
 

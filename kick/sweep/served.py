@@ -89,8 +89,9 @@ class ServedBackend:
                 on_done(index, found)
 
         with Endpoint(self.settings) as endpoint, ThreadPoolExecutor(self.settings.workers) as pool:
-            work = self._work(requests, endpoint)
-            for first in {request.kind: i for i, request in reversed(list(enumerate(requests)))}.values():
+            kinds = _by_kind(requests)
+            work = self._work(requests, kinds, endpoint)
+            for first, *_ in kinds.values():
                 done(first, pool.submit(work.pop(first)))  # alone: it shows what the server offers
             waiting = {pool.submit(call): i for i, call in work.items()}
             while waiting:
@@ -104,11 +105,10 @@ class ServedBackend:
             )
         return [answer or MISSING for answer in answers]
 
-    def _work(self, requests: Sequence[Request], endpoint: Endpoint) -> dict[int, Callable[[], Response]]:
+    def _work(
+        self, requests: Sequence[Request], kinds: Mapping[str, Sequence[int]], endpoint: Endpoint
+    ) -> dict[int, Callable[[], Response]]:
         """What is to be called for each request, by its place."""
-        kinds: dict[str, list[int]] = {}
-        for i, request in enumerate(requests):
-            kinds.setdefault(request.kind, []).append(i)
         work: dict[int, Callable[[], Response]] = {}
         for kind, places in kinds.items():
             some = [requests[i] for i in places]
@@ -240,6 +240,14 @@ class ServedBackend:
             "prompts": "texts" if self._texts else "token ids",
             "window": self.encoder.max_length,
         }
+
+
+def _by_kind(requests: Sequence[Request]) -> dict[str, list[int]]:
+    """The places of the requests of each kind."""
+    kinds: dict[str, list[int]] = {}
+    for i, request in enumerate(requests):
+        kinds.setdefault(request.kind, []).append(i)
+    return kinds
 
 
 def _largest(top: Any) -> float | None:

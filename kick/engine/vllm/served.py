@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +34,10 @@ class Served:
     dtype: str
     config: PretrainedConfig
     generation_config: GenerationConfig
+    scratch: Path
     memory: int | None = None
     limits: Limits = field(default_factory=Limits)
     server: Path = SERVER
-    scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="kick-vllm-")))
     ready: Mapping[str, Any] = field(default_factory=dict)
     starts: int = 0
     seconds: float = 0.0
