@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -27,7 +27,7 @@ from kick.model.packed import settle
 from kick.model.shipped import as_loaded
 from kick.paths import cache_root, reference_folder, tokens_folder
 from kick.provenance import provenance
-from kick.records import Cell, Job, Request, Result, Variant, key
+from kick.records import Cell, Job, Result, Variant, key
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
@@ -116,7 +116,8 @@ class Worker:
         with self._model(job.variant, seconds) as (network, tokenizer, report):
             with timed(seconds, "load"):
                 self._load_tasks()
-            with self._reference(job, store, tokenizer) as reference:
+            job, known = self._reference(job, store, tokenizer)
+            with known as reference:
                 engine = self._engine(job.variant, network, tokenizer, reference)
                 said = beside(job.variant, self.dense)
                 self._ask(job, Loaded(engine, tokenizer, store, seconds, report, said=said))
@@ -128,7 +129,8 @@ class Worker:
         with timed(seconds, "load"):
             network, tokenizer = layered.load(job.variant.model)
             self._load_tasks()
-        with self._reference(job, store, tokenizer) as reference:
+        job, known = self._reference(job, store, tokenizer)
+        with known as reference:
             base = self._engine(job.variant, network, tokenizer, reference)
             if not isinstance(base, LayeredEngine):
                 raise RuntimeError(f"a group of variants with the engine {self.backend}")
@@ -320,46 +322,43 @@ class Worker:
             self._sequences[known] = corpus.sequences(spec, tokenizer, self.data_root)
         return self._sequences[known]
 
-    def _reference(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """A context that gives the dense model's drafts and hidden states, or None if nothing needs them.
+    def _reference(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> tuple[Job, Any]:
+        """The job, and a context that gives the dense model's drafts and hidden states, or None without any.
 
         The dense job writes them, the others read them; where they were lost, the dense model is asked again.
+        If they cannot be had, the cells that compare with them have failed, and the job is without them.
         """
-        engine = identity(self.backend)
-        folder = reference_folder(self.root, self.matrix, self.dense, engine)
+        folder = reference_folder(self.root, self.matrix, self.dense, identity(self.backend))
         if job.variant.dense:
-            return Reference(folder, write=True)
-        if (folder / "index.json").exists():
-            known = Reference(folder)
-            missing = [r for r in self._readings(job, store, tokenizer) if known.hidden(r) is None]
-        else:
-            missing = self._readings(job, store, tokenizer)
-        if missing:
-            with self._dense() as network, Reference(folder, write=True) as written:
-                self._engine(self.dense, network, tokenizer, written).answer(missing)
+            return job, Reference(folder, write=True)
+        compared = [cell for cell in job.cells if self._tasks[cell.task.name].needs_reference]
+        try:
+            if compared:
+                self._complete(folder, compared, store, tokenizer)
+        except StoreError:
+            raise
+        except Exception as error:
+            for cell in compared:
+                self._failed(cell, error, store)
+            job = replace(job, cells=tuple(cell for cell in job.cells if cell not in compared))
         exists = (folder / "index.json").exists()
-        return nullcontext(Reference(folder) if exists else None)
+        return job, nullcontext(Reference(folder) if exists else None)
 
-    @contextmanager
-    def _dense(self) -> Iterator[Any]:
-        """The dense model, to be asked again what was lost."""
-        if self.backend == LAYERED:
-            yield layered.load(self.dense.model)[0]
-        elif self.backend == VLLM:
-            with self._model(self.dense, {}) as (network, _, _):
-                yield network
-        else:
-            yield model.load(self.dense.model, device=paths.device())[0]
-
-    def _readings(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
-        """What the job's cells read of the dense model's continuations."""
-        cells = [cell for cell in job.cells if self._tasks[cell.task.name].needs_reference]
-        return [
+    def _complete(
+        self, folder: Path, cells: Sequence[Cell], store: Store, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Ask the dense model again what these cells read and its reference lacks."""
+        known = Reference(folder) if (folder / "index.json").exists() else None
+        missing = [
             request
             for cell in cells
             for item in self._tasks[cell.task.name].items(cell.task, tokenizer, dense_samples(cell, store))
             for request in item.requests
+            if known is None or known.hidden(request) is None
         ]
+        if missing:
+            with self._model(self.dense, {}) as (network, _, _), Reference(folder, write=True) as written:
+                self._engine(self.dense, network, tokenizer, written).answer(missing)
 
     def _engine(
         self,

@@ -142,7 +142,7 @@ class Sweep:
         put("kick.sweep.worker.footprint", lambda network: {"parameters": 0})
         put(compress, "compress", lambda *args, **options: {"steps": []})
         put(Worker, "_engine", lambda work, variant, *args: Hashed(variant.name, self))
-        put(Worker, "_reference", lambda *args: nullcontext())
+        put(Worker, "_reference", lambda self, job, *args: (job, nullcontext()))
         put(Worker, "_note", lambda *args: None)
 
     def _load(self, spec, device=None):
