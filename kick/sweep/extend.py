@@ -20,7 +20,6 @@ from kick.analysis import cells as stored_cells
 from kick.analysis.cells import StoredCell
 from kick.analysis.stopping import Stopping, deciding
 from kick.compress.method import methods
-from kick.engine.backend import of_cell
 from kick.errors import KickError
 from kick.matrix import stopping
 from kick.printable import counted
@@ -28,6 +27,7 @@ from kick.records import Cell, Job, Variant
 from kick.registry import unknown
 from kick.stats.sequential import Rule
 from kick.store import Store, opened
+from kick.sweep.answered import engine_of, options_of
 from kick.sweep.executors import make_executor
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
@@ -117,7 +117,7 @@ def _alike(cells: Sequence[StoredCell], store: Store) -> list[list[StoredCell]]:
     parts: dict[tuple[Variant, float, str], list[StoredCell]] = {}
     for cell in cells:
         dense = store.result(str(cell.run.cell.reference)).cell.variant
-        parts.setdefault((dense, cell.run.margin, of_cell(cell.run.cell.engine)), []).append(cell)
+        parts.setdefault((dense, cell.run.margin, engine_of(cell.run)), []).append(cell)
     return list(parts.values())
 
 
@@ -130,6 +130,7 @@ def _ask(
     for cell, _ in pairs:
         say(_forecast(cell, store))
     jobs, first = _jobs([new for _, new in pairs]), chosen[0].run
+    backend = engine_of(first)
     work = Worker(
         root=store.root,
         matrix=str(store.matrix),
@@ -139,7 +140,8 @@ def _ask(
         data_root=options.data_root,
         task_folders=options.task_folders,
         plugins=plugins.load(options.plugins),
-        backend=of_cell(first.cell.engine),
+        backend=backend,
+        engine=options_of(backend),
         command=options.command,
         reuse={new.key: (old.run.key,) for old, new in pairs},
     )

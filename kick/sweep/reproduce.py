@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from kick import plugins
 from kick.catalog import recorded
 from kick.compress.method import methods
-from kick.engine.backend import DEFAULT, of_cell
 from kick.errors import CellFailed, KickError
 from kick.judge.columns import of_judge
 from kick.records import Cell, Job, Result, Score
 from kick.store import Store
+from kick.sweep.answered import engine_of, options_of
 from kick.sweep.worker import Worker
 
 HEADS = ["metric", "stored", "again", "difference"]
@@ -62,6 +62,7 @@ def reproduce(
     if result.cell.imported:
         raise KickError(f"{cell}: its answers were imported; there is nothing to run again")
     _check_methods(cell, result)
+    backend = engine_of(result)
     with tempfile.TemporaryDirectory() as scratch:
         again = Store(scratch, result.matrix)
         dense = result.cell if result.cell.variant.dense else None
@@ -79,7 +80,8 @@ def reproduce(
             data_root=data_root,
             task_folders=tuple(task_folders),
             plugins=plugins_in_full,
-            backend=DEFAULT if result.cell.variant.endpoint else of_cell(result.cell.engine),
+            backend=backend,
+            engine=options_of(backend),
             as_planned=False,  # whether an edit has changed the numbers is what may be asked
         )
         _run(work, again, cells)

@@ -9,7 +9,7 @@ from kick import RunOptions, api
 from kick.engine.vllm.served import Served
 from kick.engine.vllm.where import Installed
 from kick.store import Store
-from kick.sweep import by_vllm
+from kick.sweep import by_vllm, reproduce
 
 STAND_IN = Path(__file__).parents[1] / "support" / "vllm_stand_in.py"
 MATRIX = """
@@ -65,6 +65,18 @@ def test_a_matrix_has_the_scores_of_the_default_engine(stand_in, tmp_path):
     )
 
 
+def test_a_cell_is_asked_again_on_the_engine_that_answered_it(stand_in, tmp_path):
+    api.run(MATRIX.format(engine="vllm"), out=str(tmp_path), options=RunOptions(executor="inline"))
+    before = len(stand_in)
+    (cell,) = (
+        run
+        for run in Store(str(tmp_path), "served").runs()
+        if run.cell.variant.dense and run.cell.task.name == "kick_mini_mcq"
+    )
+    assert reproduce.reproduce(f"{tmp_path}/served/{cell.key}").equal
+    assert len(stand_in) == before + 1
+
+
 def test_a_process_that_crashes_is_a_failed_cell_with_the_tail_of_its_log(stand_in, tmp_path, monkeypatch):
     def crashing(folder, *args, **options):
         return Served(Path(f"{folder}#crash"), *args, server=STAND_IN, **options)
@@ -73,4 +85,5 @@ def test_a_process_that_crashes_is_a_failed_cell_with_the_tail_of_its_log(stand_
     ran = api.run(MATRIX.format(engine="vllm"), out=str(tmp_path), options=RunOptions(executor="inline"))
     assert (ran.failed, ran.done) == (6, 0)
     causes = [failure.cause for failure in Store(str(tmp_path), "served").failures()]
-    assert sum("the machine is on fire" in cause for cause in causes) == 3, "the others lack dense's cell"
+    assert sum("the machine is on fire" in cause for cause in causes) == 5, "one lacks dense's cell"
+    assert sum("and this one compares with it" in cause for cause in causes) == 1

@@ -119,3 +119,20 @@ def test_results_without_such_cells_are_refused(sweep, tmp_path, monkeypatch):
     other()
     with pytest.raises(KickError, match="no cell that a rule could end early; run a matrix with --stop"):
         extended(other, precision=2.0)
+
+
+def test_cells_are_asked_on_by_the_engine_that_answered_them(sweep, monkeypatch):
+    (variant, task), run = next(iter(open_cells(sweep).items()))
+    told = {**run.provenance, "engine": {**run.provenance["engine"], "backend": "layered"}}
+    sweep.store.put(replace(run, provenance=told), sweep.store.samples(run.key))
+
+    def worker(**given):
+        raise KickError(f"{given['backend']}, {given['engine']['how'].generate}")
+
+    monkeypatch.setattr("kick.sweep.extend.Worker", worker)
+    with pytest.raises(KickError, match="layered, True"):
+        extended(sweep, until=(f"{variant} matches on {task}",))
+    told["engine"]["backend"] = "gone"
+    sweep.store.put(replace(run, provenance=told), sweep.store.samples(run.key))
+    with pytest.raises(KickError, match="answered by another engine: unknown engine 'gone'"):
+        extended(sweep, until=(f"{variant} matches on {task}",))

@@ -15,7 +15,7 @@ from kick.model.layered import Layered
 from kick.model.source import locate
 from kick.records import ModelSpec, Step, Variant
 from kick.store import Store
-from kick.sweep import onepass
+from kick.sweep import onepass, reproduce
 from kick.sweep.executors.local import Local
 from kick.sweep.groups import grouped, one_pass, split, title
 from kick.sweep.loop import run_sweep
@@ -125,6 +125,18 @@ def test_a_group_reads_each_block_once_per_variant_and_stores_no_weights(tmp_pat
     for _, result in answers(tmp_path).values():
         assert result.provenance["engine"]["passes"] == 1
         assert result.seconds["answer"] > 0
+
+
+def test_a_cell_is_asked_again_block_by_block_if_it_was_measured_so(once, loads, monkeypatch):
+    monkeypatch.setattr("kick.model.load", None)  # the model whole is never in memory
+    stored = Store(str(once), "m")
+    (cell,) = (
+        run
+        for run in stored.runs()
+        if (run.cell.variant.name, run.cell.task.name) == ("wanda-0.3", "kick_mini_mcq")
+    )
+    assert reproduce.reproduce(f"{once}/m/{cell.key}").equal
+    assert loads
 
 
 def test_a_budget_for_one_variant_means_a_pass_for_each(tmp_path, loads, monkeypatch, once):
