@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kick.compress.calibrate.statistics import GatedInputNorm
 from kick.compress.calibrate.walk import walk
 from kick.compress.method import method, option
+from kick.compress.methods.wanda import saliencies
 from kick.compress.pruning import Comparison, check_pattern, prune
 from kick.compress.sparsity import Sparsity
 from kick.errors import KickError
@@ -51,9 +52,7 @@ class MoePruner:
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         for block in walk(model, calibration):
-            norms = block.measure(GatedInputNorm)
-            for linear in block.linears:
-                saliency = linear.weight.float().abs().mul_(norms[linear.name].norm)
+            for linear, saliency in saliencies(block, GatedInputNorm):
                 prune(block, linear, saliency, Comparison(self.sparsity))
 
 

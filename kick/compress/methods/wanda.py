@@ -48,8 +48,8 @@ class Wanda:
                 prune(block, linear, saliency, Comparison(self.sparsity))
 
 
-def saliencies(block: Block) -> Iterator[tuple[Linear, Tensor]]:
-    """Each linear of a block with its weights' saliency, (out, in), one at a time."""
-    norms = block.measure(InputNorm)
+def saliencies(block: Block, kind: type[InputNorm] = InputNorm) -> Iterator[tuple[Linear, Tensor]]:
+    """Each linear of a block with its weights' saliency, (out, in), one at a time; kind: of the norms."""
+    norms = block.measure(kind)
     for linear in block.linears:
         yield linear, linear.weight.float().abs().mul_(norms[linear.name].norm)
