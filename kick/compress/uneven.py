@@ -23,15 +23,33 @@ def structures(model: nn.Module) -> list[Coupled]:
     return [coupled(block, model) for block in blocks(model)]
 
 
-def check_uneven(model: nn.Module) -> None:
-    """Raises KickError if a block is not built as Llama's; blocks may have different widths."""
-    structures(model)
+class UnevenWidths:
+    """What methods say whose blocks keep different widths; they have an option `share`."""
+
+    share: float
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError if a block is not built as Llama's; blocks may have different widths."""
+        structures(model)
+
+    def check_saved(self, _model: nn.Module) -> None:
+        """Raises KickError: no config describes what would be left."""
+        refuse_saved("blocks of different widths")
+
+    def forms(self, model: nn.Module) -> list[Form]:
+        """An example of what the model becomes, biases aside."""
+        return [partial(_narrowed, shares=self.shares(model))]
+
+    def shares(self, model: nn.Module) -> list[float]:
+        """A share for each block, as an example: from nothing to twice what is asked."""
+        count = len(blocks(model))
+        return [min(2 * self.share * (index + 0.5) / count, 0.95) for index in range(count)]
 
 
-def refuse_saved(method: str, what: str = "blocks of different widths") -> None:
-    """Raise KickError: the result of this method is not a checkpoint."""
+def refuse_saved(what: str) -> None:
+    """Raise KickError: a result with such blocks is not a checkpoint."""
     raise KickError(
-        f"{method} leaves {what}, and no config of transformers describes them, so that the result cannot be "
+        f"{what} would be left, and no config of transformers describes them, so that the result cannot be "
         "saved; `kick run` measures it; choose flap, llm-pruner or transact to save one"
     )
 
@@ -51,17 +69,6 @@ def narrow(block: nn.Module, structure: Coupled, keeps: KeptWidths) -> None:
         for name, width in (widths | {"num_key_value_heads": groups}).items():
             if isinstance(vars(module).get(name), int):
                 setattr(module, name, width)
-
-
-def forms(shares: Sequence[float]) -> list[Form]:
-    """What a model becomes if each block loses a share of its weights, any units."""
-    return [partial(_narrowed, shares=shares)]
-
-
-def slope(model: nn.Module, share: float) -> list[float]:
-    """A share for each block that rises from nothing to twice what is asked, as an example of a form."""
-    count = len(blocks(model))
-    return [min(2 * share * (index + 0.5) / count, 0.95) for index in range(count)]
 
 
 def _narrowed(model: nn.Module, shares: Sequence[float]) -> None:

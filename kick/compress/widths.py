@@ -120,12 +120,41 @@ def check_widths(model: nn.Module) -> None:
         )
 
 
+class EqualWidths:
+    """What methods say whose blocks all keep the same widths; they have an option `share`."""
+
+    share: float
+    fit: bool = False  # `share` is of a block's weights, not of its groups and of its channels
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError if blocks are not built as Llama's."""
+        check_widths(model)
+
+    def check_saved(self, model: nn.Module) -> None:
+        """Raises KickError if no config describes what would be left."""
+        check_saved(model, self.share, self.fit)
+
+    def forms(self, _model: nn.Module) -> list[Form]:
+        """What the model becomes."""
+        return forms(self.share, self.biased, self.fit)
+
+    @property
+    def biased(self) -> bool:
+        """Whether o and down get biases."""
+        return False
+
+
 @dataclass(frozen=True, eq=False)
 class KeptWidths:
     """What a block keeps: groups of heads and MLP channels, sorted."""
 
     groups: Tensor
     channels: Tensor
+
+    @classmethod
+    def where(cls, groups: Tensor, channels: Tensor, device: torch.device) -> KeptWidths:
+        """Those that masks (groups,) and (channels,) are not zero at."""
+        return cls(*(mask.nonzero().flatten().to(device) for mask in (groups, channels)))
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -169,7 +198,7 @@ def fitted(whole: BlockSize, share: float) -> tuple[int, int]:
     return whole.groups - groups, whole.channels - channels
 
 
-def forms(share: float, bias: bool = False, fit: bool = False) -> list[Form]:
+def forms(share: float, bias: bool, fit: bool) -> list[Form]:
     """What a model becomes if that share of its groups of heads and MLP channels is pruned, any of them."""
     return [partial(_narrowed, share=share, bias=bias, fit=fit)]
 
@@ -186,7 +215,7 @@ def _narrowed(model: nn.Module, share: float, bias: bool, fit: bool) -> None:
     describe(model, groups, channels, first)
 
 
-def check_saved(model: nn.Module, share: float, fit: bool = False) -> None:
+def check_saved(model: nn.Module, share: float, fit: bool) -> None:
     """Raises KickError if the model's class has no config for what is left: Llama's wants a hidden size
     that is a multiple of the heads."""
     structure, groups, channels = remaining(model, share, fit)

@@ -28,7 +28,6 @@ from kick.compress.depth import outputs_of
 from kick.compress.method import method, option
 from kick.compress.methods.llm_pruner import importance
 from kick.compress.sparsity import Sparsity
-from kick.compress.twin import Form
 from kick.compress.widths import BlockSize, coupled, fitted
 from kick.errors import CellFailed
 from kick.model import blocks
@@ -46,24 +45,12 @@ MOST = 0.99  # the published limit of a block's share
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class AdaptPruner:
+class AdaptPruner(uneven.UnevenWidths):
     """Heads and channels are removed by weight times gradient in steps, fewer where a block matters more."""
 
     share: float = option("of the weights of all blocks that is removed", low=0, high=0.9)
     steps: int = option("in how many steps, blocks measured anew in each", 50, low=1)
     amplitude: float = option("how much a block's importance changes its share in a step", 0.02, low=0)
-
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        uneven.check_uneven(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError: no config describes what would be left."""
-        uneven.refuse_saved("adapt-pruner")
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """An example of what the model becomes."""
-        return uneven.forms(uneven.slope(model, self.share))
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)

@@ -30,7 +30,6 @@ from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.switches import batched, loss_of, switched
-from kick.compress.twin import Form
 from kick.compress.widths import Coupled, KeptWidths, coupled
 from kick.model import blocks
 from kick.model.structure import device_of
@@ -67,7 +66,7 @@ class Candidates:
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class Bonsai:
+class Bonsai(uneven.UnevenWidths):
     """Heads and channels are removed by what the loss is without them; forward passes alone."""
 
     share: float = option("of the weights of all blocks that is removed", low=0, high=0.9)
@@ -78,18 +77,6 @@ class Bonsai:
     )
     regress: str = option("on what is on", "loss", choices=("loss", "perplexity"))
     ridge: float = option("penalty of the regression; 0 is minimum-norm least squares", 0.0, low=0)
-
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        uneven.check_uneven(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError: no config describes what would be left."""
-        uneven.refuse_saved("bonsai")
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """An example of what the model becomes."""
-        return uneven.forms(uneven.slope(model, self.share))
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
@@ -111,7 +98,7 @@ class Bonsai:
         drawn, values = [], []
         for _ in range(self.pairs):
             first = [module.draw() for module in modules]
-            for masks in (first, _complement(modules, first)):
+            for masks in (first, [~mask for mask in first]):
                 with switched(found, _pairs(modules, masks)):
                     loss = loss_of(model, batches)
                 calibration.passes.forward += len(chosen)
@@ -151,10 +138,6 @@ def candidates(priors: Tensor, part: float) -> Candidates:
     total = inside.sum()
     inside = inside / total if total > 0 else inside
     return Candidates(places, inside, min(int(count * part) + 1, len(places)))
-
-
-def _complement(modules: Sequence[Candidates], masks: Sequence[Tensor]) -> list[Tensor]:
-    return [~mask for _, mask in zip(modules, masks, strict=True)]
 
 
 def _pairs(modules: Sequence[Candidates], masks: Sequence[Tensor]) -> On:
@@ -210,5 +193,4 @@ def _remove(
     device = device_of(model)
     for block, structure, groups, channels in zip(blocks(model), found, stays[::2], stays[1::2], strict=True):
         if not (groups.all() and channels.all()):
-            left = KeptWidths(groups.nonzero().flatten().to(device), channels.nonzero().flatten().to(device))
-            uneven.narrow(block, structure, left)
+            uneven.narrow(block, structure, KeptWidths.where(groups, channels, device))

@@ -13,7 +13,7 @@ variance is exact over all tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +23,14 @@ from kick.compress.calibrate.statistics import Moments
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
-from kick.compress.twin import Form
 from kick.compress.widths import (
     Coupled,
+    EqualWidths,
     KeptWidths,
     add_bias,
-    check_saved,
-    check_widths,
     coupled,
     cut,
     describe,
-    forms,
     largest,
     remaining,
 )
@@ -51,7 +48,7 @@ from kick.compress.widths import (
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class Flap:
+class Flap(EqualWidths):
     """Heads and channels that hardly vary are removed, and a bias compensates; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
@@ -60,17 +57,10 @@ class Flap:
         "the share is of the blocks' weights: channels make up for groups of heads that do not fit", False
     )
 
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        check_widths(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share, self.fit)
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """What the model becomes."""
-        return forms(self.share, self.bias, self.fit)
+    @property
+    def biased(self) -> bool:
+        """Whether o and down get biases."""
+        return self.bias
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
@@ -78,23 +68,29 @@ class Flap:
         for block in walk(model, calibration):
             structure = coupled(block.module, model)
             found = block.measure(Moments, [structure.o, structure.down])
-            self._cut(model, structure, found, (groups, channels))
+            kept, biases = choice(structure, found, (groups, channels))
+            cut(structure, kept)
+            if self.bias:
+                add_bias(structure, ("o", "down"), biases, model)
         describe(model, groups, channels, first)
 
-    def _cut(
-        self, model: nn.Module, structure: Coupled, found: dict[str, Moments], size: tuple[int, int]
-    ) -> None:
-        o, down = structure.o, structure.down
-        heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
-        kept = KeptWidths(largest(heads, size[0]), largest(score(down.weight, found[down.name]), size[1]))
-        biases = []
-        for linear, stays in ((o, structure.query_channels(kept.groups)), (down, kept.channels)):
-            mean = found[linear.name].mean.clone()
-            mean[stays] = 0
-            biases.append(linear.weight.float() @ mean)
-        cut(structure, kept)
-        if self.bias:
-            add_bias(structure, ("o", "down"), biases, model)
+
+def choice(
+    structure: Coupled, found: Mapping[str, Moments], size: tuple[int, int]
+) -> tuple[KeptWidths, list[Tensor]]:
+    """The units to keep, so many groups and channels, and what the others give on average: biases of o, down.
+
+    found: moments of the inputs of o and down.
+    """
+    o, down = structure.o, structure.down
+    heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
+    kept = KeptWidths(largest(heads, size[0]), largest(score(down.weight, found[down.name]), size[1]))
+    biases = []
+    for linear, stays in ((o, structure.query_channels(kept.groups)), (down, kept.channels)):
+        mean = found[linear.name].mean.clone()
+        mean[stays] = 0
+        biases.append(linear.weight.float() @ mean)
+    return kept, biases
 
 
 def score(weight: Tensor, moments: Moments) -> Tensor:

@@ -28,18 +28,15 @@ from kick.compress.calibrate.statistics import Statistic
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import build, canonical, method, option
-from kick.compress.twin import Form
 from kick.compress.widths import (
     KEPT,
     Coupled,
+    EqualWidths,
     KeptWidths,
     add_bias,
-    check_saved,
-    check_widths,
     coupled,
     cut,
     describe,
-    forms,
     largest,
     remaining,
 )
@@ -60,7 +57,7 @@ HELD_OUT = 8  # every so many sequences one is not fitted on
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class Liar:
+class Liar(EqualWidths):
     """Heads and channels are removed as another method chooses, and the rest makes up for them."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
@@ -75,20 +72,9 @@ class Liar:
         "the share is of the blocks' weights: channels make up for groups of heads that do not fit", False
     )
 
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        check_widths(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share, self.fit)
-
-    def forms(self, _model: nn.Module) -> list[Form]:
-        """What the model becomes."""
-        return forms(self.share, self._biased, self.fit)
-
     @property
-    def _biased(self) -> bool:
+    def biased(self) -> bool:
+        """Whether o and down get biases."""
         return self.repair == "mean" or (self.bias and self.repair != "none")
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
@@ -106,7 +92,7 @@ class Liar:
             cut(structure, keeps)
             for (linear, _), (weight, _shift) in zip(pairs, made, strict=True):
                 linear.put(weight)
-            if self._biased:
+            if self.biased:
                 add_bias(structure, ("o", "down"), [shift for _, shift in made], model)
         describe(model, groups, channels, first)
 
@@ -120,7 +106,7 @@ class Liar:
                 "longer calibration sequences"
             )
         weight = linear.weight.double()
-        result = repaired(weight, gram.fit, kept, self.repair, self.damping, self._biased)
+        result = repaired(weight, gram.fit, kept, self.repair, self.damping, self.biased)
         if result is None:
             raise CellFailed(f"the kept inputs of {name} do not determine the rest; use a larger damping")
         plain = weight[:, kept], torch.zeros_like(result[1])

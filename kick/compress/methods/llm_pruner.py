@@ -21,16 +21,13 @@ from kick.compress.calibrate.gradients import Gradients, gradients
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
-from kick.compress.twin import Form
 from kick.compress.widths import (
     Coupled,
+    EqualWidths,
     KeptWidths,
-    check_saved,
-    check_widths,
     coupled,
     cut,
     describe,
-    forms,
     largest,
     remaining,
 )
@@ -47,25 +44,13 @@ from kick.model import Linear
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class LlmPruner:
+class LlmPruner(EqualWidths):
     """Heads and channels are removed by weight times gradient; the model is smaller."""
 
     share: float = option("of heads and of MLP channels that go", low=0, high=0.95)
     fit: bool = option(
         "the share is of the blocks' weights: channels make up for groups of heads that do not fit", False
     )
-
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        check_widths(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share, self.fit)
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """What the model becomes."""
-        return forms(self.share, fit=self.fit)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)

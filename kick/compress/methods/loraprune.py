@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +28,13 @@ from kick.compress.calibrate.gradients import backward
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
 from kick.compress.switches import switched
-from kick.compress.twin import Form
 from kick.compress.uneven import structures
 from kick.compress.widths import (
     Coupled,
+    EqualWidths,
     KeptWidths,
-    check_saved,
-    check_widths,
     cut,
     describe,
-    forms,
     remaining,
 )
 from kick.errors import CellFailed
@@ -67,38 +64,25 @@ class Factors:
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class LoraPrune:
+class LoraPrune(EqualWidths):
     """Heads and channels are removed by gradients of low-rank factors alone; the model is smaller."""
 
     share: float = option("of the weights of the blocks that is removed", low=0, high=0.95)
     rank: int = option("of LoRA's factors", 8, low=1)
     alpha: float = option("the factors' product is scaled by alpha / rank", 16.0, low=1e-6)
 
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        check_widths(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share, fit=True)
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """What the model becomes."""
-        return forms(self.share, fit=True)
+    fit = True
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        first, groups_left, channels_left = remaining(model, self.share, fit=True)
+        first, groups_left, channels_left = remaining(model, self.share, self.fit)
         found = structures(model)
         gone = first.size.groups - groups_left, first.size.channels - channels_left
         on = [(torch.ones(one.kv_heads), torch.ones(one.channels)) for one in found]
         for (groups, channels), structure in zip(
             self._ranked(model, calibration, on, gone), found, strict=True
         ):
-            kept = KeptWidths(
-                *(mask.nonzero().flatten().to(structure.o.weight.device) for mask in (groups, channels))
-            )
-            cut(structure, kept)
+            cut(structure, KeptWidths.where(groups, channels, structure.o.weight.device))
         describe(model, groups_left, channels_left, first)
 
     def _ranked(
@@ -116,7 +100,7 @@ class LoraPrune:
         for step, ids in enumerate(calibration, 1):
             with switched(found, on), branches(found, factors, self.alpha / self.rank):
                 backward(model, replace(calibration, sequences=[ids]))
-            ramp = 1.0 if step == total else schedule(step, total)
+            ramp = schedule(step, total)
             for block, structure in enumerate(found):
                 new = importance(structure, factors[block], self.alpha / self.rank)
                 means[block] = tuple(map(running, means[block], new))  # type: ignore[assignment]
@@ -167,9 +151,7 @@ def importance(structure: Coupled, factors: dict[str, Factors], scale: float) ->
     found = {}
     for part, one in factors.items():
         linear: Linear = getattr(structure, part)
-        if one.b.grad is None:
-            raise CellFailed(f"no gradient reached {linear.name}")
-        gradients = Factors(torch.zeros_like(one.a), one.b.grad)
+        gradients = Factors(torch.zeros_like(one.a), cast(Tensor, one.b.grad))
         sums = sensitivity(linear.weight.float(), Factors(one.a, one.b.detach()), gradients, scale).sum(
             dim=0 if part in COLUMNS else 1
         )
@@ -200,7 +182,7 @@ def running(mean: Tensor, new: Tensor) -> Tensor:
 
 
 def schedule(step: int, total: int) -> float:
-    """The part of what is to go that is off at a step: 0, then a cubic curve, then 1."""
+    """The part of what is to go that is off at a step: 0, then a cubic curve, then 1 as in the last step."""
     begin, end = RAMP * total, (1 - RAMP) * total
     if step <= begin:
         return 0.0

@@ -27,9 +27,8 @@ from kick.compress.calibrate.statistics import Moments
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
 from kick.compress.method import method, option
-from kick.compress.methods.flap import score
-from kick.compress.twin import Form
-from kick.compress.widths import Coupled, add_bias, coupled, fitted
+from kick.compress.methods.flap import choice
+from kick.compress.widths import add_bias, coupled, fitted
 from kick.errors import KickError
 
 MOST = 0.95  # of a block's weights
@@ -47,7 +46,7 @@ MOST = 0.95  # of a block's weights
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class Seap:
+class Seap(uneven.UnevenWidths):
     """Heads and channels that hardly vary on a task's text are removed, more of them in deeper blocks."""
 
     share: float = option("of the weights of all blocks that is removed", low=0, high=0.95)
@@ -59,28 +58,24 @@ class Seap:
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's, or a share is more than a block can lose."""
-        uneven.check_uneven(model)
-        self._shares(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError: no config describes what would be left."""
-        uneven.refuse_saved("seap")
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """What the model becomes, biases aside."""
-        return uneven.forms(self._shares(model))
+        super().check(model)
+        self.shares(model)
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        shares = self._shares(model)
+        shares = self.shares(model)
         for block in walk(model, calibration):
             structure = coupled(block.module, model)
             size = fitted(structure.size, shares[block.index])
             found = block.measure(Moments, [structure.o, structure.down])
-            self._cut(model, block.module, structure, found, size)
+            keeps, biases = choice(structure, found, size)
+            uneven.narrow(block.module, structure, keeps)
+            if self.bias:
+                add_bias(structure, ("o", "down"), biases, model)
         calibration.note("shares", method="seap", values=[round(share, 6) for share in shares])
 
-    def _shares(self, model: nn.Module) -> list[float]:
+    def shares(self, model: nn.Module) -> list[float]:
+        """What each block loses of its weights. Raises KickError if one would lose more than it can."""
         weights = [one.size.weights for one in uneven.structures(model)]
         inside = len(weights) - self.first - self.last
         if inside < 1:
@@ -96,26 +91,6 @@ class Seap:
                 f"at most {MOST:g} can go: choose a smaller share, or protect fewer blocks"
             )
         return [height * scale for height in curve]
-
-    def _cut(
-        self,
-        model: nn.Module,
-        block: nn.Module,
-        structure: Coupled,
-        found: dict[str, Moments],
-        size: tuple[int, int],
-    ) -> None:
-        o, down = structure.o, structure.down
-        heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
-        keeps = uneven.kept(heads, score(down.weight, found[down.name]), size)
-        biases = []
-        for linear, stays in ((o, structure.query_channels(keeps.groups)), (down, keeps.channels)):
-            mean = found[linear.name].mean.clone()
-            mean[stays] = 0
-            biases.append(linear.weight.float() @ mean)
-        uneven.narrow(block, structure, keeps)
-        if self.bias:
-            add_bias(structure, ("o", "down"), biases, model)
 
 
 def logistic(count: int, steepness: float, middle: float) -> list[float]:

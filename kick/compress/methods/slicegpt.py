@@ -59,7 +59,7 @@ class SliceGpt:
 
     def check_saved(self, model: nn.Module) -> None:
         """Raises KickError: no config describes what would be left."""
-        refuse_saved("slicegpt", "blocks with matrices in their residual connections")
+        refuse_saved("blocks with matrices in their residual connections")
 
     def forms(self, model: nn.Module) -> list[Form]:
         """What the model becomes."""

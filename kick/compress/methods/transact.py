@@ -24,15 +24,12 @@ from kick.compress.calibrate.statistics import InputNorm
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
-from kick.compress.twin import Form
 from kick.compress.widths import (
+    EqualWidths,
     KeptWidths,
-    check_saved,
-    check_widths,
     coupled,
     cut,
     describe,
-    forms,
     largest,
     remaining,
 )
@@ -49,27 +46,17 @@ from kick.compress.widths import (
     serves="Llama, Qwen3",
 )
 @dataclass(frozen=True)
-class TransAct:
+class TransAct(EqualWidths):
     """Heads and channels with small inner activations are removed in shots; the model is smaller."""
 
     share: float = option("of the weights of the blocks that is removed", low=0, high=0.95)
     shots: int = option("parts in which it is removed, activations measured anew for each", 8, low=1)
 
-    def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's."""
-        check_widths(model)
-
-    def check_saved(self, model: nn.Module) -> None:
-        """Raises KickError if no config describes what would be left."""
-        check_saved(model, self.share, fit=True)
-
-    def forms(self, model: nn.Module) -> list[Form]:
-        """What the model becomes."""
-        return forms(self.share, fit=True)
+    fit = True
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        first, groups, channels = remaining(model, self.share, fit=True)
+        first, groups, channels = remaining(model, self.share, self.fit)
         size = first.kv_heads, first.channels
         for left in range(self.shots, 0, -1):
             smaller = after_shot(size[0], groups, left), after_shot(size[1], channels, left)
