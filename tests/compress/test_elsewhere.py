@@ -37,6 +37,8 @@ for name, weight in weights.items():
 save_file(weights, out / "model.safetensors", metadata={{"format": "pt"}})
 for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
     (out / name).write_bytes((base / name).read_bytes())
+if job["options"]["recipe"] == "lost":
+    (out / "config.json").unlink()
 (out / "made.json").write_text(json.dumps({{"versions": {{"llmcompressor": "1.2.3"}}, "cpu_seconds": 0.5}}))
 """
 
@@ -114,3 +116,8 @@ def test_its_last_line_is_the_cause_of_a_failure(loaded, python):
 def test_a_recipe_that_changes_nothing_is_a_failure(loaded, python):
     with pytest.raises(CellFailed, match="llmcompressor changed no weight"):
         compress(tiny("llama"), [canonical("llmcompressor", {"recipe": "nothing"})], sequences())
+
+
+def test_a_result_without_a_checkpoint_is_a_failure(loaded, python):
+    with pytest.raises(CellFailed, match="has no checkpoint in it"):
+        compress(tiny("llama"), [canonical("llmcompressor", {"recipe": "lost"})], sequences())

@@ -7,7 +7,7 @@ import transformers as tf
 from kick.compress import canonical, check, check_saved, compress
 from kick.compress.context import Calibration
 from kick.compress.methods.expert_usage import usage
-from kick.errors import KickError
+from kick.errors import CellFailed, KickError
 from kick.model import blocks
 from tests.support.architectures import sequences, tiny
 
@@ -87,3 +87,12 @@ def test_refused():
         check(tiny("llama"), [step])
     with pytest.raises(KickError, match="1 of 16 experts would be left, and each token is sent to 2"):
         check(tiny("mixtral"), [step])
+
+
+def test_groups_of_experts_and_experts_that_nothing_reaches_are_refused():
+    model = tiny("mixtral")
+    with pytest.raises(CellFailed, match="no token reached the experts of block 0"):
+        usage(model, Calibration(()))
+    model.config.n_group = 2
+    with pytest.raises(KickError, match="chooses among groups of experts"):
+        check(model, [canonical("expert-usage", {"share": 0.5})])

@@ -7,6 +7,8 @@ from kick.compress import canonical, check, check_saved, compress
 from kick.compress.context import Calibration
 from kick.compress.methods.flexigpt import matrices, residual_energy, truncated
 from kick.compress.methods.shortgpt import block_influence
+from kick.compress.uneven import narrow, structures
+from kick.compress.widths import KeptWidths
 from kick.errors import KickError
 from kick.model import blocks
 from tests.support.architectures import sequences, tiny
@@ -98,3 +100,11 @@ def test_later_steps_and_saving_are_refused():
         check(tiny("llama"), [step, canonical("wanda", {"sparsity": 0.5})])
     with pytest.raises(KickError, match="no checkpoint of transformers stores"):
         check_saved(tiny("llama"), [step])
+
+
+def test_blocks_that_differ_in_their_matrices_cannot_share_them():
+    model = tiny("llama")
+    keeps = KeptWidths(torch.arange(1), torch.arange(64))
+    narrow(blocks(model)[1], structures(model)[1], keeps)
+    with pytest.raises(KickError, match="differ in their matrices and cannot share them; choose shortgpt"):
+        check(model, [canonical("flexigpt", {"layers": 1})])

@@ -128,3 +128,13 @@ def test_its_repair_runs_after_an_earlier_width_step(earlier):
     model = tiny("llama")
     compress(model, [canonical(one, {"share": 0.25}) for one in (earlier, "liar")], sequences(8))
     assert torch.isfinite(model(sequences(1)[0]).logits).all()
+
+
+def test_kept_inputs_that_do_not_determine_the_rest_are_named():
+    model = tiny("llama")
+    for block in blocks(model):
+        block.mlp.up_proj.weight[7] = 0  # an activation that is always 0, and whose weights are kept
+        block.mlp.down_proj.weight[:, 7] = 9
+    options = {"share": 0.5, "after": "magnitude", "damping": 0.0, "bias": False}
+    with pytest.raises(CellFailed, match=r"inputs of model.layers.0.mlp.down_proj do not determine the rest"):
+        compress(model, [canonical("liar", options)], sequences(8, 64))

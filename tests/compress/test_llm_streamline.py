@@ -134,3 +134,10 @@ def test_too_few_tokens_for_the_fit_are_named():
     step = canonical("llm-streamline", {"layers": 1})
     with pytest.raises(CellFailed, match="33 unknowns per output on 24 tokens"):
         compress(tiny("llama"), [step], sequences(1))
+
+
+def test_states_that_do_not_determine_a_map_are_refused():
+    moments = RunMoments(4, torch.device("cpu"))
+    moments.add(torch.zeros(3, 4), torch.ones(3, 4))
+    with pytest.raises(CellFailed, match="do not determine a linear map; use a larger damping"):
+        moments.fit(0.01)

@@ -128,3 +128,10 @@ def test_blocks_of_different_kinds_are_not_merged():
     assert not mergeable(Stack.of(model), 0)
     with pytest.raises(KickError, match=r"only 0 blocks .* choose shortgpt"):
         check(model, [canonical("mka", {"layers": 1})])
+
+
+def test_entropies_of_two_signs_have_no_similarity():
+    plane = np.random.default_rng(0).random((30, 2))
+    assert npib(plane, plane, -2.0, -2.0, 3) > 0
+    with pytest.raises(CellFailed, match="no similarity of blocks with entropies 1 and -2"):
+        npib(plane, plane, 1.0, -2.0, 3)

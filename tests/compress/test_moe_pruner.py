@@ -110,3 +110,11 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_noted():
 def test_a_dense_model_is_refused():
     with pytest.raises(KickError, match=r"no experts that kick knows.*choose wanda"):
         check(tiny("llama"), [canonical("moe-pruner", {"sparsity": 0.5})])
+
+
+def test_experts_that_do_not_see_the_routers_weights_are_refused():
+    model = tiny("mixtral")
+    experts = model.model.layers[1].mlp.experts
+    experts.forward = lambda hidden_states, chosen: hidden_states
+    with pytest.raises(KickError, match="is not called with the router's weights"):
+        check(model, [canonical("moe-pruner", {"sparsity": 0.5})])

@@ -118,3 +118,11 @@ def test_norms_that_a_rotation_does_not_pass_are_refused():
     norm.register_forward_hook(lambda _module, _args, output: output + 1)
     with pytest.raises(KickError, match="norms in its blocks that a rotation does not pass"):
         check(model, [canonical("quarot", {"bits": 4})])
+
+
+def test_a_model_without_a_final_norm_is_refused():
+    model = tiny("llama")
+    model.model.norm = None
+    for name, options in (("quarot", {"bits": 4}), ("slicegpt", {"share": 0.2})):
+        with pytest.raises(KickError, match=f"no final norm that {name} knows"):
+            check(model, [canonical(name, options)])

@@ -29,11 +29,7 @@ from kick.compress.widths import largest
 from kick.errors import CellFailed, KickError
 from kick.model import blocks, linears
 
-_NAMES = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-)  # in configs and modules
+_NAMES = ("num_experts", "num_local_experts", "n_routed_experts")  # in configs and modules
 _ROUTERS = ("gate.weight", "gate.wg.weight", "router.weight", "router.classifier.weight")
 
 
@@ -101,11 +97,11 @@ class ExpertUsage:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A block's experts and the routers that choose among them."""
+    """A block's experts and the router that chooses among them."""
 
     block: nn.Module
     experts: nn.Module
-    routers: tuple[nn.Module, ...]
+    router: nn.Module
 
     @property
     def count(self) -> int:
@@ -113,19 +109,18 @@ class Mixture:
         return len(self.experts.get_parameter("gate_up_proj"))
 
     def keep(self, kept: Tensor) -> None:
-        """Remove all experts but those kept (sorted), and what routers have of the others, in place."""
+        """Remove all experts but those kept (sorted), and what the router has of the others, in place."""
         count = self.count
         for name in ("gate_up_proj", "down_proj"):
             held = self.experts.get_parameter(name)
             setattr(self.experts, name, _part(held, kept))
-        for router in self.routers:
-            for name, tensor in [*router.named_parameters(), *router.named_buffers()]:
-                owner, _, leaf = name.rpartition(".")
-                if len(tensor) == count:
-                    setattr(router.get_submodule(owner), leaf, _part(tensor, kept))
+        for name, tensor in [*self.router.named_parameters(), *self.router.named_buffers()]:
+            owner, _, leaf = name.rpartition(".")
+            if len(tensor) == count:
+                setattr(self.router.get_submodule(owner), leaf, _part(tensor, kept))
         for module in self.block.modules():
             for name in (*_NAMES, "out_features"):
-                if vars(module).get(name) == count and (name in _NAMES or module in self.routers):
+                if vars(module).get(name) == count and (name in _NAMES or module is self.router):
                     vars(module)[name] = len(kept)
 
 
@@ -135,7 +130,7 @@ def _part(held: Tensor, kept: Tensor) -> Tensor:
 
 
 def mixture(block: nn.Module) -> Mixture | None:
-    """A block's experts and routers; None for a block without experts.
+    """A block's experts and router; None for a block without experts.
 
     Raises KickError for several sets of experts, or a router that kick does not know.
     """
@@ -155,7 +150,7 @@ def mixture(block: nn.Module) -> Mixture | None:
             f"a block has {len(found)} sets of experts and {len(routers)} routers that kick knows; "
             "expert-usage expects one of each; choose last-n or shortgpt"
         )
-    return Mixture(block, experts, tuple(routers))
+    return Mixture(block, experts, routers[0])
 
 
 def usage(model: nn.Module, calibration: Calibration) -> dict[int, Tensor]:

@@ -84,8 +84,8 @@ class Mka:
         for _ in range(self.layers):
             stack = Stack.of(model)
             alike = self._similarities(last_token_states(model, samples))
-            _, lower = max((alike[i, i + 1], -i) for i in range(len(names) - 1) if mergeable(stack, i))
-            lower = -lower
+            able = [i for i in range(len(names) - 1) if mergeable(stack, i)]
+            lower = max(able, key=lambda i: alike[i, i + 1])
             ratio = self._ratio(alike, lower)
             merge(stack.blocks[lower], stack.blocks[lower + 1], ratio)
             stack.without({lower + 1}).place(model)
