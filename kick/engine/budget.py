@@ -5,7 +5,8 @@ from __future__ import annotations
 import psutil
 import torch
 
-MIXED = 2**31  # bytes that the keys and values of all rows under way take at most, on a CPU
+LEAST = 2**26  # bytes that the keys and values of all rows under way may take whatever the model, on a CPU
+SHARE = 4  # they may take one part in so many of the weights: a step reads both, and more rows save little
 ROWS = {"cpu": 64}  # more rows hardly make a step cheaper per row
 TOKENS = {"cpu": 1024}
 
@@ -15,9 +16,13 @@ def batch_tokens(device: torch.device) -> int:
     return TOKENS.get(device.type, 16384)
 
 
-def slots(device: torch.device) -> tuple[int, int]:
-    """For generation: bytes of keys and values, and rows, at most in progress at once."""
+def slots(device: torch.device, weights: int) -> tuple[int, int]:
+    """For generation: bytes of keys and values, and rows, at most in progress at once.
+
+    weights: bytes of the model's.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2, 256
-    return min(MIXED, psutil.virtual_memory().available // 4), ROWS.get(device.type, 256)
+    free = psutil.virtual_memory().available // 4
+    return min(max(LEAST, weights // SHARE), free), ROWS.get(device.type, 256)

@@ -105,6 +105,11 @@ class Network:
         self.linear_head = self.plain_head or self._ends_linear()
         self.linears = PackedLinears(model)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the weights, each counted once."""
+        return sum(weight.nbytes for weight in self.model.parameters())
+
     @torch.inference_mode()
     def _checks_out(self) -> bool:
         ids = torch.arange(1, 4, device=self.device).remainder(self.vocabulary)[None]

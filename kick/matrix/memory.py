@@ -32,7 +32,7 @@ CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
 LIBRARIES = 600_000_000  # bytes that Python, torch, transformers, tokenizer and tasks take by themselves
 BATCH = 1024  # tokens per forward if the engine chooses, on a CPU
 ROWS = 64  # that are generated at once, at most
-CACHE = 2**31  # bytes of their keys and values, at most
+CACHE = (4, 2**26)  # their keys and values take one part in so many of the weights, or so many bytes, at most
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that `kick compress` reads at once
@@ -185,4 +185,5 @@ def _cache(size: Shape, work: JobWork) -> int:
     kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
     rows = [(min(ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
     most = max((count * tokens for count, tokens in rows), default=0)
-    return min(CACHE, most * size.blocks * size.cached * 4)
+    allowed = max(4 * size.parameters // CACHE[0], CACHE[1])
+    return min(allowed, most * size.blocks * size.cached * 4)

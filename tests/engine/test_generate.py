@@ -66,10 +66,35 @@ def test_stop_strings_are_those_of_lm_eval(name, models, tokenizer):
 def test_few_slots_and_a_small_budget_change_nothing(models, tokenizer, monkeypatch):
     model = models("llama")
     wanted = Engine(model, tokenizer, window=400).answer(requests())
-    monkeypatch.setattr(budget, "slots", lambda device: (2**30, 2))
+    monkeypatch.setattr(budget, "slots", lambda device, weights: (2**30, 2))
     assert Engine(model, tokenizer, window=400, batch_tokens=16).answer(requests()) == wanted
-    monkeypatch.setattr(budget, "slots", lambda device: (1, 64))  # no memory for a second row
+    monkeypatch.setattr(budget, "slots", lambda device, weights: (1, 64))  # no memory for a second row
     assert Engine(model, tokenizer, window=400).answer(requests()) == wanted
+
+
+def test_buffers_stay_within_their_memory_and_follow_the_length_of_what_is_asked(
+    models, tokenizer, monkeypatch
+):
+    """A long answer first, then many short ones: rows of the long one's width would leave room for four."""
+    model, seen = models("llama"), []
+    asked = [Request("generate", context="one two three four " * 3, max_tokens=80)]
+    asked += [Request("generate", context=f"{i} and {i}", max_tokens=20) for i in range(96)]
+    wanted = Engine(model, tokenizer, window=400).answer(asked)
+    begin = slots.Slots.begin
+
+    def noted(self, device):
+        taken = sum(buffer.nbytes for buffer in (*self.keys, *self.values))
+        seen.append((len(self.rows), self.keys[0].shape[2], taken))
+        return begin(self, device)
+
+    monkeypatch.setattr(slots.Slots, "begin", noted)
+    config = model.config
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    monkeypatch.setattr(budget, "slots", lambda device, weights: (4 * 128 * token, 64))
+    assert Engine(model, tokenizer, window=400).answer(asked) == wanted
+    assert max(taken for _, _, taken in seen) <= 4 * 128 * token
+    most = {wide: max(rows for rows, other, _ in seen if other == wide) for _, wide, _ in seen}
+    assert most == {128: 4, 32: 16}
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])

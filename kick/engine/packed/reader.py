@@ -52,7 +52,7 @@ class PackedReader(Reader):
         ]
         if packed:
             mine = {place: drafts[i] for place, i in enumerate(packed) if i in drafts}
-            limits = budget.slots(self.network.device)
+            limits = budget.slots(self.network.device, self.network.size)
             decode = Decode(
                 self.network, [rows[i] for i in packed], self.batch_tokens, limits, mine, self.acceptance
             )

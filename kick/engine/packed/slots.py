@@ -57,15 +57,24 @@ class Slots:
 
     def fits(self, row: Row) -> bool:
         """Whether one more row may enter."""
-        if not self.rows:
-            return True
+        return not self.rows or len(self.rows) < min(self.most, self._rows(self._length(row)))
+
+    def _length(self, row: Row) -> int:
+        """Tokens that each row of the buffers has room for if this one enters: fewer than it has now only if
+        half of them are enough."""
+        needed = max(one.room for one in (row, *self.rows))
+        needed = -(-needed // GRAIN) * GRAIN
+        have = self.keys[0].shape[2] if self.keys else 0
+        return needed if 2 * needed <= have else max(have, needed)
+
+    def _rows(self, length: int) -> int:
+        """Rows of that length that the buffers may have."""
         token = sum(2 * k.shape[1] * k.shape[3] * k.element_size() for k in self.keys)
-        length = max(self.keys[0].shape[2], row.room)
-        return len(self.rows) < self.most and (len(self.rows) + 1) * length * token <= self.memory
+        return self.memory // (length * token)
 
     def enter(self, row: Row, pieces: tuple[KV, ...]) -> None:
         """Take a row in, with the keys and values that its slot has to hold."""
-        self._reserve(len(self.rows) + 1, row.room, pieces[-1])
+        self._reserve(len(self.rows) + 1, self._length(row), pieces[-1])
         place, start = len(self.rows), 0
         for kv in pieces:
             end = start + len(kv)
@@ -88,19 +97,17 @@ class Slots:
     def _reserve(self, rows: int, length: int, like: KV) -> None:
         """Buffers (R, Hk, T, D) with room for so many rows of that length."""
         if not self.keys:
-            length = -(-length // GRAIN) * GRAIN
             for of, buffers in ((like.keys, self.keys), (like.values, self.values)):
-                buffers += [x.new_zeros(max(rows, 4), x.shape[0], length, x.shape[2]) for x in of]
+                buffers += [x.new_zeros(rows, x.shape[0], length, x.shape[2]) for x in of]
             return
         have = self.keys[0].shape
-        if rows <= have[0] and length <= have[2]:
+        if rows <= have[0] and length == have[2]:
             return
-        wide = have[2] if length <= have[2] else -(-length // GRAIN) * GRAIN
-        high = have[0] if rows <= have[0] else min(self.most, 2 * have[0])
+        high = max(rows, min(self.most, max(have[0], 2 * len(self.rows)), self._rows(length)))
         used = max((row.length for row in self.rows), default=0)
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
-                new = old.new_zeros(high, old.shape[1], wide, old.shape[3])
+                new = old.new_zeros(high, old.shape[1], length, old.shape[3])
                 new[: len(self.rows), :, :used] = old[: len(self.rows), :, :used]
                 buffers[layer] = new
 
