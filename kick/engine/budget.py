@@ -6,7 +6,7 @@ import psutil
 import torch
 
 LEAST = 2**26  # bytes that the keys and values of all rows under way may take whatever the model, on a CPU
-SHARE = 4  # they may take one part in so many of the weights: a step reads both, and more rows save little
+SHARE = 2  # they may take one part in so many of the weights: a step reads both, and more rows save little
 ROWS = {"cpu": 64}  # more rows hardly make a step cheaper per row
 TOKENS = {"cpu": 1024}
 

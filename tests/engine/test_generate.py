@@ -94,7 +94,7 @@ def test_buffers_stay_within_their_memory_and_follow_the_length_of_what_is_asked
     assert Engine(model, tokenizer, window=400).answer(asked) == wanted
     assert max(taken for _, _, taken in seen) <= 4 * 128 * token
     most = {wide: max(rows for rows, other, _ in seen if other == wide) for _, wide, _ in seen}
-    assert most == {128: 4, 32: 16}
+    assert (most[104], most[32]) == (4, 16)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from kick.engine.packed.attend import KV, join, partial
 from kick.engine.stopping import Decoding
 
-GRAIN = 32  # the buffer's length is a multiple of this
+GRAIN = 8  # the buffer's length is a multiple of this
 SHARED = (64, 4)  # tokens and rows from which on a common piece is left where it is, and not copied
 
 
