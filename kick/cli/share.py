@@ -81,7 +81,9 @@ def push(
     from kick.interop import hub_repository
 
     what = hub_repository.prepare(results, repository)
-    print(f"{counted(what.cells, 'cell')}, {len(what.files) + 1} files, {what.size / 1e6:,.1f} MB")
+    print(
+        f"{counted(what.cells, 'cell')}, {len(what.files) + len(what.texts)} files, {what.size / 1e6:,.1f} MB"
+    )
     if not yes:
         print(f"the data card, README.md:\n\n{plain(what.card, keep=chr(10))}")
         say(f"a dry run: nothing was sent to {repository}; --yes sends it")

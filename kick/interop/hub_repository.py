@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kick import hub
-from kick.analysis import frame
+from kick.analysis import cost, frame
 from kick.errors import Damaged, KickError
 from kick.printable import counted, plain
 from kick.records import Result
-from kick.store import Store, costs
+from kick.store import Store, costs, opened
+from kick.store.files import LocalFiles
 from kick.store.json_files import RUN
 from kick.store.status import SAMPLES
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 KIND = "dataset"
+CARD = "README.md"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _FILES = (RUN, SAMPLES, costs.FILE)
 HINTS = {401: "is HF_TOKEN set?", 403: "may this token write there?", 404: "is it there?"}
@@ -37,17 +40,22 @@ LISTED = 40  # variants and tasks that the card names
 
 @dataclass(frozen=True)
 class Push:
-    """What a push sends: files by their path in the repository, and the card."""
+    """What a push sends: by path in the repository, files of the store and texts, README.md the data card.
+
+    size: bytes of all of them.
+    """
 
     repository: str
-    files: dict[str, bytes]
-    card: str
+    store: Store
+    files: dict[str, str]
+    texts: dict[str, str]
     cells: int
+    size: int
 
     @property
-    def size(self) -> int:
-        """Bytes of all files and the card."""
-        return sum(map(len, self.files.values())) + len(self.card.encode())
+    def card(self) -> str:
+        """The data card."""
+        return self.texts[CARD]
 
 
 @dataclass(frozen=True)
@@ -64,18 +72,30 @@ class Pulled:
 def prepare(results: str, repository: str) -> Push:
     """What a push of these results would send. Raises KickError for a wrong name or without cells."""
     _check(repository)
-    store = Store(results)
+    store = opened(results)
     runs = [run for run in store.runs() if store.done(run.key)]
     if not runs:
         raise KickError(f"{results} has no finished cell; `kick run` makes some")
-    files: dict[str, bytes] = {}
-    for run in runs:
-        for name in (RUN, SAMPLES):
-            files[f"{run.matrix}/{run.key}/{name}"] = store.files.read(f"{store.folder(run.key)}/{name}")
-    matrices = list(dict.fromkeys(run.matrix for run in runs))
-    if len(matrices) == 1 and costs.read(store.files):
-        files[f"{matrices[0]}/{costs.FILE}"] = costs.text(costs.read(store.files)).encode()
-    return Push(repository, files, card(store, runs, repository), len(runs))
+    files = {
+        f"{run.matrix}/{run.key}/{name}": f"{store.folder(run.key)}/{name}"
+        for run in runs
+        for name in (RUN, SAMPLES)
+    }
+    texts = {**_costs(store, runs), CARD: card(store, runs, repository)}
+    size = sum(len(store.files.read(path)) for path in files.values())
+    size += sum(len(text.encode()) for text in texts.values())
+    return Push(repository, store, files, texts, len(runs), size)
+
+
+def _costs(store: Store, runs: Sequence[Result]) -> dict[str, str]:
+    """A costs.json per matrix that has some: the records of its variants, wherever they lie in the folder."""
+    found = {}
+    for matrix in dict.fromkeys(run.matrix for run in runs):
+        own = {cost.identity(run.cell.variant) for run in runs if run.matrix == matrix}
+        records = [one for one in costs.read(store.files) if one.get("identity") in own]
+        if records:
+            found[f"{matrix}/{costs.FILE}"] = costs.text(records)
+    return found
 
 
 def push(what: Push, *, private: bool = True) -> str:
@@ -86,9 +106,9 @@ def push(what: Push, *, private: bool = True) -> str:
     from huggingface_hub import CommitOperationAdd
 
     api = _api()
-    operations = [CommitOperationAdd(path, data) for path, data in what.files.items()]
-    operations.append(CommitOperationAdd("README.md", what.card.encode()))
-    with _told(what.repository):
+    with _told(what.repository), tempfile.TemporaryDirectory() as scratch:
+        operations = [CommitOperationAdd(path, text.encode()) for path, text in what.texts.items()]
+        operations += [CommitOperationAdd(path, str(file)) for path, file in _on_disk(what, Path(scratch))]
         api.create_repo(what.repository, repo_type=KIND, private=private, exist_ok=True)
         made = api.create_commit(
             what.repository,
@@ -97,6 +117,17 @@ def push(what: Push, *, private: bool = True) -> str:
             commit_message=f"{counted(what.cells, 'cell')} of kick",
         )
     return str(made.commit_url)
+
+
+def _on_disk(what: Push, scratch: Path) -> Iterator[tuple[str, Path]]:
+    """The store's files as files of this machine; those of an object store are copied one by one."""
+    local = isinstance(what.store.files, LocalFiles)
+    for path, place in what.files.items():
+        file = Path(what.store.root) / place if local else scratch / path
+        if not local:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(what.store.files.read(place))
+        yield path, file
 
 
 def pull(repository: str, out: str, revision: str | None = None) -> Pulled:

@@ -346,6 +346,23 @@ def _aside(digest: str) -> str:
     return f"samples-{digest[:16]}.parquet" if _KEY.match(digest) else "samples-.parquet"
 
 
+def one_matrix(folder: str | Path) -> tuple[Store, str]:
+    """The store of a folder or URL that holds the results of one matrix, and that matrix.
+
+    Raises KickError if the folder does not exist, or holds no finished cell, or those of several matrices.
+    """
+    store = opened(folder)
+    matrices = list(dict.fromkeys(run.matrix for run in store.runs()))
+    if not matrices:
+        raise KickError(f"{folder} has no finished cell; `kick run` makes some")
+    if len(matrices) > 1:
+        raise KickError(
+            f"{folder} holds the matrices {', '.join(matrices)}; name the folder of one, e.g. "
+            f"{str(folder).rstrip('/')}/{matrices[0]}"
+        )
+    return store, matrices[0]
+
+
 def opened(folder: str | Path) -> Store:
     """The store of a folder or URL, to be read. Raises KickError if the folder does not exist."""
     if "://" not in str(folder) and not Path(folder).is_dir():

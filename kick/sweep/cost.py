@@ -19,12 +19,14 @@ import torch
 
 from kick import paths, plugins
 from kick.analysis import cost, traits
+from kick.engine.encode import max_length
 from kick.errors import KickError
 from kick.model.heap import give_back
+from kick.model.source import locate, tokenizer_of
 from kick.provenance import provenance
-from kick.records import Request, Variant
+from kick.records import Request, Result, Variant
 from kick.registry import unknown
-from kick.store import Store, costs
+from kick.store import Store, costs, one_matrix
 from kick.sweep import planned
 from kick.sweep.clock import peak, reset_peak
 from kick.sweep.worker import Worker
@@ -70,8 +72,12 @@ def measure(results: str, how: CostOptions, say: Callable[[str], None] = print) 
 
     Raises KickError for a folder of several matrices, an unknown variant, or a model that is not here.
     """
-    store = Store(results)
-    variants, matrix = _variants(store, results, how.variants)
+    store, matrix = one_matrix(results)
+    runs = list(store.runs())
+    variants = _variants(runs, results, how.variants)
+    for one in variants:
+        if not _simulated(one):
+            _check_window(one, how)
     loaded = plugins.load(how.plugins)
     work = Worker(
         root=results,
@@ -86,18 +92,13 @@ def measure(results: str, how: CostOptions, say: Callable[[str], None] = print) 
     for variant in variants:
         record = _record(variant, work, how)
         found.append(record)
-        _keep(store, record)
+        _keep(store, store.folder(runs[0].key).rpartition("/")[0], record)
         say(f"{variant.name}: {_said(record)}")
     return found
 
 
-def _variants(store: Store, results: str, named: Sequence[str]) -> tuple[list[Variant], str]:
-    """The variants to measure, dense first, and their matrix; replicas, imported and served ones are left."""
-    runs = list(store.runs())
-    if not runs:
-        raise KickError(f"{results} has no finished cell; `kick run` makes some")
-    if len({run.matrix for run in runs}) > 1:
-        raise KickError(f"{results} holds several matrices; name the folder of one")
+def _variants(runs: Sequence[Result], results: str, named: Sequence[str]) -> list[Variant]:
+    """The variants to measure, dense first; replicas, imported and served ones are left out."""
     known = {run.cell.variant.name: run.cell.variant for run in runs if not run.cell.imported}
     known = {name: one for name, one in known.items() if one.replica is None and not one.endpoint}
     for name in named:
@@ -106,7 +107,25 @@ def _variants(store: Store, results: str, named: Sequence[str]) -> tuple[list[Va
     chosen = [one for name, one in known.items() if not named or name in named]
     if not chosen:
         raise KickError(f"{results} has no variant that can be measured here")
-    return sorted(chosen, key=lambda one: not one.dense), runs[0].matrix
+    return sorted(chosen, key=lambda one: not one.dense)
+
+
+def _simulated(variant: Variant) -> bool:
+    return cost.simulated(variant.checkpoint, traits.traits(variant)["bits"])
+
+
+def _check_window(variant: Variant, how: CostOptions) -> None:
+    """Raises KickError for prompts and answers that do not fit the model's window; no weights are loaded."""
+    from transformers import AutoConfig
+
+    folder = locate(variant.model.name, variant.model.revision)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    window = max_length(config, tokenizer_of(variant.model))
+    if how.prompt + how.new > window:
+        raise KickError(
+            f"--prompt: got {how.prompt}, and {how.new} are generated after it; expected at most {window} "
+            f"together, the window of {variant.model.name}"
+        )
 
 
 def _record(variant: Variant, work: Worker, how: CostOptions) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def _record(variant: Variant, work: Worker, how: CostOptions) -> dict[str, Any]:
         "batch": how.batch,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": told["versions"],
-        "simulated": cost.simulated(variant, traits.traits(variant)["bits"]),
+        "simulated": _simulated(variant),
     }
     if record["simulated"]:
         return record
@@ -212,12 +231,12 @@ def _energy() -> float | None:
         return None
 
 
-def _keep(store: Store, record: dict[str, Any]) -> None:
-    """Put the record in the folder's file, in place of one of the same variant, engine, device and shapes."""
+def _keep(store: Store, folder: str, record: dict[str, Any]) -> None:
+    """Put the record in the matrix's file, in place of one of the same variant, engine, device and shapes."""
     same = ("identity", "engine", "device", "prompt", "new", "batch")
     place = [record[name] for name in same]
-    others = [one for one in costs.read(store.files) if [one.get(name) for name in same] != place]
-    costs.write(store.files, "", [*others, record])
+    others = [one for one in costs.read(store.files, folder) if [one.get(name) for name in same] != place]
+    costs.write(store.files, folder, [*others, record])
 
 
 def _said(record: dict[str, Any]) -> str:

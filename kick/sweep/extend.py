@@ -26,7 +26,7 @@ from kick.printable import counted
 from kick.records import Cell, Job, Variant
 from kick.registry import unknown
 from kick.stats.sequential import Rule
-from kick.store import Store, opened
+from kick.store import Store, one_matrix
 from kick.sweep.answered import engine_of, options_of
 from kick.sweep.executors import make_executor
 from kick.sweep.loop import run_sweep
@@ -182,12 +182,7 @@ def _until(text: str) -> Claimed:
 
 def _matrix(results: str) -> Store:
     """The store that the folder's matrix is written in. Raises KickError for several matrices, or none."""
-    there = opened(results)
-    matrices = {run.matrix for run in there.runs()}
-    if len(matrices) != 1:
-        several = f"holds {', '.join(sorted(matrices))}" if matrices else "has no finished cell"
-        raise KickError(f"{results} {several}; name the folder of one matrix, e.g. results/demo")
-    (matrix,) = matrices
+    there, matrix = one_matrix(results)
     key = next(run.key for run in there.runs())
     if "/" in there.folder(key):
         return Store(there.root, matrix)

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import fsspec
 import pytest
 import yaml
 
 from kick import cli, hub
+from kick.analysis import cost
 from kick.errors import KickError
 from kick.interop import hub_repository
 from kick.model.source import locate, resolve
@@ -35,10 +37,15 @@ def there(monkeypatch, tmp_path):
     hub._answers.cache_clear()
 
 
+def measured(folder):
+    dense = next(run.cell.variant for run in Store(folder).runs() if run.cell.variant.dense)
+    return {"variant": "dense", "identity": cost.identity(dense), "decode": 1.0}
+
+
 @pytest.fixture
 def results(smoke_results, tmp_path):
     folder = shutil.copytree(smoke_results / "smoke", tmp_path / "smoke")
-    costs.write(Store(folder).files, "", [{"variant": "dense", "decode": 1.0}])
+    costs.write(Store(folder).files, "", [measured(folder)])
     (folder / "notes.txt").write_text("of nobody's business")
     return str(folder)
 
@@ -77,14 +84,15 @@ def test_what_was_pushed_is_pulled_cell_by_cell(there, results, capsys, tmp_path
     for run in ours.runs():
         assert theirs.result(run.key).scores == run.scores
         assert theirs.samples(run.key) == ours.samples(run.key)
-    assert theirs.costs() == [{"variant": "dense", "decode": 1.0}]
+    assert theirs.costs() == [measured(results)]
     assert "0 cells taken, 6 there already" in kick(capsys, "pull", NAME, "--out", str(out))[1].out
 
 
 def test_a_pull_takes_a_named_commit_and_leaves_damaged_cells(there, results, tmp_path, capsys):
     what = hub_repository.prepare(results, NAME)
     there.repositories[NAME] = []
-    first = there.commit(NAME, what.files)
+    sent = {path: what.store.files.read(place) for path, place in what.files.items()}
+    first = there.commit(NAME, sent)
     path = next(path for path in what.files if path.endswith("samples.parquet"))
     there.commit(NAME, {path: b"PAR1 of somebody else"})
     status, told = kick(capsys, "pull", NAME, "--out", str(tmp_path / "a"))
@@ -106,12 +114,44 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(there, results, monk
     assert "hf_another" not in told.err
 
 
-def test_names_and_empty_folders_are_refused_before_the_hub_is_asked(there, results, tmp_path):
+def test_names_and_empty_folders_are_refused_before_the_hub_is_asked(there, results, tmp_path, capsys):
     with pytest.raises(KickError, match="expected owner/name"):
         hub_repository.prepare(results, "../x")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(KickError, match="no finished cell"):
         hub_repository.prepare(str(tmp_path / "empty"), NAME)
+    status, told = kick(capsys, "push", str(tmp_path / "absent"), NAME)
+    assert (status, told.out) == (2, "")
+    assert "is not a folder of results" in told.err
     assert there.seen == []
+
+
+def test_costs_of_every_matrix_travel_wherever_they_were_put(results, tmp_path):
+    """A record in the folder above the matrices, where `kick cost` put it once, and one in a matrix's own."""
+    root = tmp_path / "root"
+    shutil.copytree(results, root / "smoke")
+    record = measured(results)
+    other = {**record, "identity": "of another model"}
+    costs.write(Store(root).files, "", [{**record, "decode": 2.0}, other])
+    what = hub_repository.prepare(str(root), NAME)
+    sent = json.loads(what.texts["smoke/costs.json"])["costs"]
+    assert sorted(one["decode"] for one in sent) == [1.0, 2.0]
+
+
+def test_a_push_reads_a_file_at_a_time(results, tmp_path):
+    what = hub_repository.prepare(results, NAME)
+    files = dict(hub_repository._on_disk(what, tmp_path / "unused"))
+    assert files.keys() == what.files.keys()
+    assert what.size == sum(file.stat().st_size for file in files.values()) + sum(
+        len(text.encode()) for text in what.texts.values()
+    )
+    assert not (tmp_path / "unused").exists(), "a local store's files are sent from where they are"
+    there = fsspec.filesystem("memory")
+    there.put(results, "/pushed", recursive=True)
+    far = hub_repository.prepare("memory://pushed", NAME)
+    for path, file in hub_repository._on_disk(far, tmp_path / "scratch"):
+        assert file.read_bytes() == files[path].read_bytes()
+    assert far.size == what.size
 
 
 def test_offline_nothing_is_asked(results, monkeypatch):

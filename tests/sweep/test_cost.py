@@ -120,6 +120,31 @@ def test_wrong_options_are_refused(options, said):
         measuring.CostOptions(**options)
 
 
+def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(results, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kick.model.load", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["cost", results, "--prompt", "3000"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "--prompt: got 3000, and 64 are generated after it; expected at most 2048 together" in told
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["cost", str(tmp_path / "absent")])
+    assert ended.value.code == 2
+    assert "is not a folder of results" in capsys.readouterr().err
+
+
+def test_costs_are_kept_in_the_matrixs_folder_whichever_folder_is_named(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        measuring, "_record", lambda variant, work, how: record(variant, 1.0) | {"simulated": True}
+    )
+    measuring.measure(str(tmp_path), measuring.CostOptions())
+    assert not (tmp_path / "costs.json").exists()
+    assert {one["variant"] for one in Store(results).costs()} == {"dense", "wanda-0.5", "rtn-4bit-g32"}
+    assert len(json.loads(measuring_file(results).read_text())["costs"]) == 3
+    measuring.measure(results, measuring.CostOptions())
+    assert len(json.loads(measuring_file(results).read_text())["costs"]) == 3
+
+
 def test_an_unknown_variant_is_refused(results):
     with pytest.raises(KickError, match="unknown variant 'wnda"):
         measuring.measure(results, measuring.CostOptions(variants=("wnda-0.5",)))
