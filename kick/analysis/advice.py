@@ -197,13 +197,12 @@ def _size(rows: pd.DataFrame, by: Size) -> float:
 def _candidate(rows: pd.DataFrame, tasks: Sequence[Task], dense: pd.DataFrame, by: Size) -> Candidate:
     own, theirs = ({(row["task"], row["setting"]): row for row in _records(part)} for part in (rows, dense))
     first = rows.iloc[0]
-    quantized = math.isfinite(first["bits"]) and not first["checkpoint"]
     return Candidate(
         label=first["label"],
         variant=first["variant"],
         size=_size(rows, by),
         size_of=first["shipped_as"] if by == "shipped" else "ideal packed format",
-        simulated=bool(quantized),
+        simulated=bool(first["simulated"]),
         evidence=tuple(_evidence(own.get(task), theirs.get(task), task) for task in tasks),
         **_speed(first, dense),
     )

@@ -31,9 +31,9 @@ def identity(variant: Variant) -> str:
     return key(Cell(variant, TaskSpec("")).identity()["variant"])
 
 
-def simulated(variant: Variant, bits: float) -> bool:
-    """Whether a variant is quantized by kick, and so measured on dequantized weights."""
-    return math.isfinite(bits) and not variant.checkpoint
+def simulated(checkpoint: bool, bits: float) -> bool:
+    """Whether a variant is quantized by kick, and so measured on dequantized weights; a checkpoint is not."""
+    return math.isfinite(bits) and not checkpoint
 
 
 def add(frame: pd.DataFrame, cells: Sequence[StoredCell]) -> pd.DataFrame:
@@ -45,7 +45,9 @@ def add(frame: pd.DataFrame, cells: Sequence[StoredCell]) -> pd.DataFrame:
             records = sorted(cell.store.costs(), key=lambda one: str(one.get("time", "")))
             known[id(cell.store)] = {str(one.get("identity")): one for one in records}
         record = known[id(cell.store)].get(identity(cell.variant))
-        found[cell.run.key] = _columns(record) | {"simulated": simulated(cell.variant, cell.traits["bits"])}
+        found[cell.run.key] = _columns(record) | {
+            "simulated": simulated(cell.variant.checkpoint, cell.traits["bits"])
+        }
     for name in NOTHING:
         values = {place: columns[name] for place, columns in found.items()}
         frame[name] = frame["key"].map(values)

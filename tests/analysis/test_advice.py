@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kick.analysis import cost
 from kick.analysis.advice import advise
 from kick.analysis.advised import advised, at, verdict
 from kick.analysis.frame import read
@@ -33,6 +34,7 @@ def row(variant, task, said, shipped, **other):
         "gap_low": -0.04, "gap_high": 0.02, "verdict": "dense" if dense else said, "within_noise": False,
         "within_orders": False, "same": 0.0, "doubt": "", "foreign": False, "shipped_bytes": shipped,
         "shipped_as": "dense", "bytes": shipped / 2, "decode": math.nan, "cost_of": "",
+        "simulated": False,
     }  # fmt: skip
     return facts | other
 
@@ -106,6 +108,8 @@ def test_only_recipes_are_simulated():
     frame = made(rtn=(400.0, "matching", "matching"), gguf=(300.0, "matching", "undecided"))
     frame.loc[frame["variant"] != "dense", "bits"] = 4.0
     frame.loc[frame["variant"] == "gguf", "checkpoint"] = True
+    pairs = zip(frame["checkpoint"], frame["bits"], strict=True)
+    frame["simulated"] = [cost.simulated(*pair) for pair in pairs]
     said = advise(frame, tolerance=0.05)
     assert said.chosen.simulated
     assert not said.nearest[0].simulated
