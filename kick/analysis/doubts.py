@@ -40,11 +40,19 @@ def _without_dense(frame: pd.DataFrame) -> Iterator[str]:
     """Tasks of which the dense model's cell is not there, while cells of variants are."""
     for (matrix, base), section in frame.groupby(["matrix", "base"], sort=False):
         there = section.groupby(["title", "setting"], sort=False)["dense"].transform("any")
-        lost = list(dict.fromkeys(section.loc[~there, "title"]))
+        own = section["imported"].eq("")
+        lost = list(dict.fromkeys(section.loc[~there & own, "title"]))
         if lost:
             yield (
                 f"The matrix {matrix} has no answers of the dense model {base} on {_listed(lost)}: nothing "
                 "is compared there and no variant has a verdict. Run the matrix again to have them."
+            )
+        alone = [one for one in dict.fromkeys(section.loc[~there, "title"]) if one not in lost]
+        if alone:
+            yield (
+                f"The matrix {matrix} has imported answers alone on {_listed(alone)}: nothing is compared "
+                "there and no variant has a verdict. A dense model's answers are imported as the variant "
+                "dense."
             )
 
 

@@ -56,6 +56,19 @@ def test_a_task_without_its_dense_cell_is_said_first(tmp_path):
     assert 0 < html.index("has no answers of the dense model") < html.index("<main>")
 
 
+def test_imported_answers_without_dense_are_not_to_be_run_again():
+    store = stored()
+    for key, run in list(store.results.items()):
+        if run.cell.variant.dense:
+            del store.results[key]
+        else:
+            store.results[key] = replace(run, cell=replace(run.cell, imported="0123"))
+    (note,) = read([store]).notes
+    assert note.startswith("The matrix synthetic has imported answers alone on Closed-book facts: nothing is")
+    assert note.endswith("A dense model's answers are imported as the variant dense.")
+    assert "Run the matrix again" not in note
+
+
 def test_scores_that_say_something_have_no_note():
     assert read([stored(wanda_0_5=dict.fromkeys(RIGHT, 0.0))]).notes == ()
 
