@@ -84,6 +84,7 @@ def export(store: Store, out: Path, how: ExportOptions = ExportOptions()) -> lis
 def _variant(store: Store, runs: Sequence[Result], known: Mapping[str, tasks.Task], out: Path) -> Exported:
     left: list[str] = []
     parts: list[dict[str, Any]] = []
+    taken: list[Result] = []
     for run in runs:
         task = known[run.cell.task.name]
         if type(task) is not HarnessTask or run.cell.imported:
@@ -93,9 +94,9 @@ def _variant(store: Store, runs: Sequence[Result], known: Mapping[str, tasks.Tas
             left.append(f"{task.name}: {why}")
             continue
         parts.append(_evaluated(task, run, store.samples(run.key), left))
-    first = runs[0]
-    folder, files = _written(first, _merged(runs, parts), out) if parts else (out, ())
-    return Exported(first.cell.variant.name, folder, files, tuple(left))
+        taken.append(run)
+    folder, files = _written(taken[0], _merged(taken, parts), out) if parts else (out, ())
+    return Exported(runs[0].cell.variant.name, folder, files, tuple(left))
 
 
 def _evaluated(task: HarnessTask, run: Result, samples: Sequence[Sample], left: list[str]) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _answers(samples: Sequence[Sample], requests: Sequence[Instance], run: Resul
 
 
 def _merged(runs: Sequence[Result], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One results record of several cells, with what lm-eval's `simple_evaluate` adds."""
+    """One results record of the cells that these parts are of, with what lm-eval's `simple_evaluate` adds."""
     whole: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():

@@ -113,6 +113,7 @@ def test_results_are_lm_evals_own(run, by_lm_eval):
             )
         }
     assert ours["config"]["model_args"]["variant"] == "dense"
+    assert ours["kick"].keys() == set(small_tasks.TASKS), "the cells that are in the files, and no others"
 
 
 def test_lm_evals_own_loaders_read_them(run):
