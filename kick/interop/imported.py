@@ -21,7 +21,7 @@ from kick.printable import plain
 from kick.provenance import provenance
 from kick.records import Cell, Result, Sample, TaskSpec, Variant
 from kick.stats.paired import MARGIN
-from kick.store import Store
+from kick.store import Store, one_matrix
 from kick.tasks import evaluate
 from kick.tasks.lm_eval_task import HarnessTask
 from kick.tasks.task import Item
@@ -91,6 +91,10 @@ def _read(path: Path, how: ImportOptions) -> AnswerFile:
         raise KickError(f"no such file: {path}; expected lm-eval's samples_*.jsonl or a JSON log of Inspect")
     if path.suffix in (".json", ".eval"):
         file = inspect_logs.read(path, how.scorer)
+    elif how.scorer is not None:
+        raise KickError(
+            f"--scorer: got {how.scorer!r}; it chooses a score of Inspect's logs, and {path} is not one"
+        )
     else:
         file = lm_eval_files.read(path)
     return replace(file, task=how.task) if how.task else file
@@ -99,13 +103,10 @@ def _read(path: Path, how: ImportOptions) -> AnswerFile:
 def _opened(folder: str) -> tuple[Store, str, list[Result]]:
     """The store, the matrix that its cells are of, and these."""
     path = Path(folder)
-    runs = list(Store(folder).runs()) if "://" in folder or path.is_dir() else []
-    matrices = list(dict.fromkeys(run.matrix for run in runs))
-    if len(matrices) > 1:
-        raise KickError(f"{folder} holds the matrices {', '.join(matrices)}; name the folder of one")
-    if not runs:
+    if not ("://" in folder or path.is_dir()) or next(Store(folder).runs(), None) is None:
         return Store(path.parent, path.name), path.name, []
-    return Store(folder), matrices[0], runs
+    store, matrix = one_matrix(folder)
+    return store, matrix, list(store.runs())
 
 
 def _check_names(read: Sequence[AnswerFile], runs: Sequence[Result], how: ImportOptions) -> None:

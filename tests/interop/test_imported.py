@@ -267,6 +267,12 @@ def test_the_same_answers_under_another_name_are_refused(made, results, take):
     assert cells(results, "theirs").keys() == before.keys()
 
 
+def test_a_scorer_is_refused_for_what_is_not_of_inspect(made, take):
+    status, _, error = take(samples_file(made[2], "tiny_words"), more=("--scorer", "match"))
+    assert status == 2
+    assert "--scorer: got 'match'; it chooses a score of Inspect's logs" in error
+
+
 # ------------------------------------------------------------------------------ Inspect
 
 
