@@ -39,7 +39,7 @@ OURS = {
     "wanda": ("wanda", {"sparsity": 0.5}),
     "sparsegpt": ("sparsegpt", {"sparsity": 0.5}),
     "gptq": ("gptq", GPTQ),
-    "gptq, act order": ("gptq", GPTQ | {"act_order": True}),
+    "gptq-act-order": ("gptq", GPTQ | {"act_order": True}),
 }
 PROSE = Path(__file__).parents[1] / "tasks/kick_mini/data/perplexity.jsonl"
 
@@ -108,7 +108,7 @@ def compared(work: str, name: str, tokens: list[Tensor], windows: Tensor) -> dic
     return line
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
@@ -117,7 +117,10 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out/against_llmcompressor.json")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    strangers = [work for work in given.only.split(",") if work not in OURS]
+    if strangers:
+        parser.error(f"--only: got {strangers[0]!r}; expected some of {', '.join(OURS)}, with commas")
     torch.set_num_threads(1)
     dense, tokenizer = load(resolve(given.model))
     spec = CalibrationSpec("kick_mini_calibration", given.sequences, given.length, 0)
