@@ -80,6 +80,17 @@ variants:
 replicas: []
 engine: ENGINE
 """
+WINDOWS = """
+name: windows
+model: MODEL
+tasks: [kick_mini_perplexity]
+limit: 4
+calibration: {corpus: kick_mini_calibration, sequences: 4, length: 128}
+variants:
+  - {method: wanda, sparsity: 0.5}
+replicas: []
+engine: ENGINE
+"""
 RUN_MATRIX = ("run", "MATRIX", "--out", "OUT", "--executor", "inline")
 SMALL = ("--sequences", "4", "--length", "128", "--out", "OUT")
 WANDA = ("compress", "MODEL", "--method", "wanda", "--sparsity", "0.5", *SMALL)
@@ -105,8 +116,14 @@ WORKS = {
         0.85,
         matrix=MATRIX,
     ),
-    "compress-wanda-7b": Work(
-        "compress wanda 50 %, 7B bfloat16", "7b", WANDA, 6 * GB, theirs=False, disk=27 * GB
+    "windows-7b": Work(
+        "dense and wanda 50 %: 4 windows of perplexity, 7B bfloat16",
+        "7b",
+        RUN_MATRIX,
+        6 * GB,
+        theirs=False,
+        disk=27 * GB,
+        matrix=WINDOWS,
     ),
     "demo": Work("a worker of the demo", "", ("run", "demo", "--out", "OUT", "--workers", "1"), 0.5, 1.03),
 }
