@@ -31,6 +31,7 @@ from kick.compress.pruning import clear
 from kick.compress.scope import Scope
 from kick.compress.written import written
 from kick.errors import KickError
+from kick.model import counting
 from kick.model.footprint import VALUE_BITS, Storage, footprint
 from kick.model.shipped import as_loaded
 from kick.model.structure import Linear, block_list, blocks, linears
@@ -292,5 +293,5 @@ def _held(model: nn.Module) -> int:
 def _pruned(model: nn.Module, calibration: Calibration) -> dict[str, Any]:
     """How many weights of the blocks' matrices are pruned by now, of how many, and that share."""
     weights = _weights(model)
-    pruned = sum(int((~kept).sum()) for kept in calibration.masks.values())
+    pruned = sum(counting.zeros(kept) for kept in calibration.masks.values())
     return {"pruned": pruned, "weights": weights, "sparsity": pruned / weights}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kick.catalog import Facts
 from kick.compress.sparsity import Sparsity
 from kick.errors import CellFailed, KickError, WrongOption
-from kick.model import named_linears
+from kick.model import counting, named_linears
 from kick.records import Step
 from kick.registry import unknown
 
@@ -68,7 +68,7 @@ class Scope:
             kept = masks.get(name) if self.covers(name) else None
             if kept is None or name in before:
                 continue
-            (rows, columns), pruned = kept.shape, int((~kept).sum())
+            (rows, columns), pruned = kept.shape, counting.zeros(kept)
             if pruned not in (rows * sparsity.count(columns), sparsity.count(rows * columns)):
                 raise CellFailed(
                     f"{method} chooses by itself how much of a matrix is pruned: {pruned} of {kept.numel()} "

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kick.model import counting
+
 Group = Literal["row", "matrix"]
 Ties = str  # "exact" or "authors", as the options of the methods say
 
@@ -118,6 +120,8 @@ def _smallest(values: Tensor, k: int) -> Tensor:
         return _smallest_of_few(values, k)
     threshold = kth_smallest(values, k)
     below = values <= threshold
+    if counting.nonzero(below) == k * len(below):  # each row has k or more: no row has a tie
+        return below
     tied = below.sum(dim=1) > k
     if tied.any():
         rows = values[tied]

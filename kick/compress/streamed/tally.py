@@ -16,7 +16,7 @@ from kick.compress.grid import Grid
 from kick.compress.method import methods
 from kick.compress.packing import scale_type
 from kick.compress.written import packed_size
-from kick.model import Linear
+from kick.model import Linear, counting
 from kick.model.footprint import VALUE_BITS, Storage, distinct, footprint
 from kick.model.structure import named_linears
 from kick.records import Step
@@ -41,8 +41,8 @@ class Tally:
             kept, stored = calibration.masks.get(name), calibration.formats.get(name)
             self.known[name] = {
                 "weights": weight.numel(),
-                "zeros": weight.numel() - int(torch.count_nonzero(weight)),
-                "pruned": 0 if kept is None else int((~kept).sum()),
+                "zeros": counting.zeros(weight),
+                "pruned": 0 if kept is None else counting.zeros(kept),
                 "storage": asdict(storages[name]) if name in storages else None,
                 "grid": asdict(stored.grid) if stored and stored.grid and packable(linear) else None,
             }
