@@ -124,19 +124,28 @@ class Endpoint:
     def complete(self, messages: Sequence[Message], seed: int) -> Reply:
         """The reply to a conversation. Raises Unanswered, Stopped or KickError (see the module)."""
         settings = self.settings
+        return self.chatted(
+            messages,
+            settings.max_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=seed,
+        )
+
+    def chatted(self, messages: Sequence[Message], max_tokens: int, **options: Any) -> Reply:
+        """The reply to a conversation, of at most so many tokens; `options` are the API's own. Raises as
+        `complete` does."""
         size = sum(len(message["content"].encode()) for message in messages)
 
         def send(limit: str) -> AbstractContextManager[Any]:
             return self._client.chat.completions.with_streaming_response.create(
-                model=settings.model,
+                model=self.settings.model,
                 messages=[dict(message) for message in messages],
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=seed,
-                **{limit: settings.max_tokens},
+                **{limit: max_tokens},
+                **options,
             )
 
-        return self._asked(send, size // BYTES_A_TOKEN + settings.max_tokens)
+        return self._asked(send, size // BYTES_A_TOKEN + max_tokens)
 
     def continued(self, prompt: str | Sequence[int], max_tokens: int, **options: Any) -> Reply:
         """The continuation of a prompt, given as text or token ids, by the completions API; `options` are its

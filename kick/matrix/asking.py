@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kick.matrix.schema import ChatKeys
+from kick.matrix.served import ServedModel
+from kick.matrix.servers import CHAT
 from kick.matrix.yaml_marks import Path, Problem
 from kick.records import ModelFacts, ModelSpec, TaskSpec, Variant, canonical
 
@@ -52,7 +54,20 @@ class Asking:
             told = [self._of_chat(spec, model) for spec in specs.values()]
             told += [self._of_generation(spec, model) for spec in specs.values()]
             found |= {(one.path, one.message): one for one in told if one is not None}
-        return list(found.values())
+        return [*found.values(), *self._of_servers(variants, specs)]
+
+    def _of_servers(self, variants: Sequence[Variant], specs: Mapping[str, TaskSpec]) -> list[Problem]:
+        if not any(spec.chat_template for spec in specs.values()):
+            return []
+        return [
+            Problem(
+                ("chat_template",),
+                f"{variant.name} is asked by {CHAT} completions, and its server makes the prompt of a "
+                "conversation itself; expected: false",
+            )
+            for variant in variants
+            if variant.endpoint and ServedModel.read(variant.endpoint).api == CHAT
+        ]
 
     def _of_chat(self, spec: TaskSpec, model: ModelSpec) -> Problem | None:
         facts, chat = self.facts[model], self.chat[spec.name]

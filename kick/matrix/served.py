@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from kick.matrix.costs import SAMPLE, Estimate
 from kick.matrix.memory import LIBRARIES
 from kick.matrix.schema import Matrix
-from kick.matrix.servers import EndpointEntry, EndpointKeys
+from kick.matrix.servers import CHAT, EndpointEntry, EndpointKeys
 from kick.matrix.yaml_marks import Path, Problem
 from kick.records import ModelFacts, ModelSpec, Variant, canonical
 
@@ -24,7 +24,8 @@ ITEM = 1.0  # seconds per item, before a server was ever asked
 
 @dataclass(frozen=True)
 class ServedModel:
-    """How a server is reached. window: tokens that it takes, None for the window of the matrix's model."""
+    """How a server is reached. window: tokens that it takes, None for the window of the matrix's model. api:
+    which of its two APIs is asked, see `kick.matrix.servers.APIS`."""
 
     base_url: str
     model: str
@@ -33,6 +34,7 @@ class ServedModel:
     key_variable: str
     timeout: float
     workers: int
+    api: str
     window: int | None
 
     @classmethod
@@ -60,7 +62,8 @@ class ServedModel:
     @property
     def identity(self) -> str:
         """What a cell's key has for an engine; without a declared one, each host is an engine of its own."""
-        return f"endpoint {self.engine}" if self.engine else f"endpoint at {self.host}"
+        by = f" by {CHAT}" if self.api == CHAT else ""
+        return f"endpoint {self.engine}{by}" if self.engine else f"endpoint at {self.host}{by}"
 
     def spec(self) -> ModelSpec:
         """The model as keys name it; its tokenizer is still to be filled in."""

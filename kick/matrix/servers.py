@@ -16,8 +16,12 @@ from kick.matrix.values import (
     Number,
     Text,
     Whole,
+    one_of,
     variable,
 )
+
+CHAT = "chat"  # the API of a server that makes the prompt of a conversation itself
+APIS = ("completions", CHAT)
 
 
 class JudgeKeys(Keys):
@@ -46,6 +50,9 @@ class EndpointKeys(Keys):
     key_variable: Annotated[Text, BeforeValidator(variable)] = Field("OPENAI_API_KEY", description="a name")
     timeout: Number = Field(120.0, gt=0, description="seconds, above 0")
     workers: Whole = Field(4, ge=1, description="how many requests at a time, at least 1")
+    api: Annotated[Literal["completions", "chat"], one_of("API", APIS)] = Field(
+        "completions", description="completions, or chat for a server that has chat completions alone"
+    )
     window: Whole | None = Field(None, ge=2, description="tokens that the server takes, at least 2")
 
 

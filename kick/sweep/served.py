@@ -2,8 +2,9 @@
 
 Prompts are the token ids that our own engines compute with, made by the tokenizer of the matrix's model; a
 server that takes no ids gets texts for generation. Log-likelihoods need a server that echoes a prompt with
-its log-probabilities (`echo`, `logprobs`), as vLLM does. What a server does not answer is missing: NaN, with
-the reason in the cell's warnings.
+its log-probabilities (`echo`, `logprobs`), as vLLM does. A server with chat completions alone (`api: chat`)
+gets the text as what a user says. What a server does not answer is missing: NaN, with the reason in the
+cell's warnings.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kick.errors import CellFailed, KickError
 from kick.judge.endpoint import Endpoint, Reply, Stopped, Unanswered
 from kick.judge.settings import Settings
 from kick.matrix.served import ServedModel
+from kick.matrix.servers import CHAT
 from kick.model.source import tokenizer_folder, tokenizer_of
 from kick.paths import tokens_folder
 from kick.records import ModelSpec, Request, Response, Score, Variant
@@ -63,6 +65,12 @@ class ServedBackend:
         self._scores = False  # whether it has given a score: then a refusal is about its prompt alone
         self._models: set[str] = set()
         self._lock = threading.Lock()
+        if self._chat:
+            self._lacking("chat completions have none (api: chat)")
+
+    @property
+    def _chat(self) -> bool:
+        return self.served.api == CHAT
 
     def answer(
         self, requests: Sequence[Request], on_done: Callable[[int, Response], None] | None = None
@@ -82,9 +90,11 @@ class ServedBackend:
             except (Unanswered, Stopped) as error:
                 lost.append(str(error))
                 return
-            except KickError:
+            except KickError as error:
                 endpoint.stop("refused")
-                raise
+                alone = "HTTP 404" in str(error) and not self._chat
+                hint = "; if the server has chat completions alone: api: chat" if alone else ""
+                raise KickError(f"{error}{hint}") from None
             if on_done:
                 on_done(index, found)
 
@@ -200,12 +210,16 @@ class ServedBackend:
                 else {}
             ),
         }
-        reply = self._continued(endpoint, request, prompt, options)
+        if self._chat:
+            said = [{"role": "user", "content": request.context}]
+            reply, cut = endpoint.chatted(said, request.max_tokens, **options), 0
+        else:
+            reply, cut = self._continued(endpoint, request, prompt, options), prompt.truncated
         self._note(reply)
         text, thought = _thought(reply.text, request.reasoning_end)
         for stop in request.until:
             text = text.partition(stop)[0] if stop else text
-        return Response(text=text, count=reply.written, truncated=prompt.truncated, reasoning=thought)
+        return Response(text=text, count=reply.written, truncated=cut, reasoning=thought)
 
     def _continued(
         self, endpoint: Endpoint, request: Request, prompt: Prompt, options: Mapping[str, Any]
@@ -237,7 +251,7 @@ class ServedBackend:
             "model": self.served.model,
             "declared engine": self.served.engine or "",
             "model by its own word": sorted(self._models),
-            "prompts": "texts" if self._texts else "token ids",
+            "prompts": "user turns" if self._chat else "texts" if self._texts else "token ids",
             "window": self.encoder.max_length,
         }
 

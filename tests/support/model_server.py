@@ -18,12 +18,13 @@ KEY = "sk-a-key-that-nobody-may-see"
 class ModelServer:
     """`behave` for `judge_server.serving`.
 
-    echo: whether a prompt's log-probabilities are given. ids: whether prompts may be token ids.
+    echo: whether a prompt's log-probabilities are given. ids: whether prompts may be token ids. chat: whether
+    it has chat completions alone; what a user says is then the whole prompt.
     """
 
-    def __init__(self, echo: bool = True, ids: bool = True, key: str = ""):
+    def __init__(self, echo: bool = True, ids: bool = True, key: str = "", chat: bool = False):
         self.model, self.tokenizer = load(resolve("smoke"))
-        self.echo, self.ids, self.key = echo, ids, key
+        self.echo, self.ids, self.key, self.chat = echo, ids, key, chat
         self.lock = threading.Lock()
 
     def __call__(self, asked: Asked) -> Answer:
@@ -32,12 +33,19 @@ class ModelServer:
             return refused(401, f"wrong key {asked.headers.get('authorization')}")
         if body["model"] != "smoke":
             return refused(404, f"no model {body['model']}")
+        if ("messages" in body) != self.chat:
+            return refused(404, "Not Found")
+        if self.chat:
+            (message,) = body["messages"]
+            body = {**body, "prompt": message["content"]}
         if not isinstance(body["prompt"], str) and not self.ids:
             return refused(400, "prompt must be a string")
         if body.get("echo") and not self.echo:
             return refused(400, "echo is not supported")
         with self.lock, torch.no_grad():
             choice = self._echoed(body) if body.get("echo") else self._continued(body)
+        if self.chat:
+            choice["message"] = {"role": "assistant", "content": choice.pop("text")}
         usage = {"total_tokens": 9, "completion_tokens": choice.pop("written", 0)}
         data = {"object": "text_completion", "model": "smoke-1", "choices": [choice], "usage": usage}
         return Answer(json.dumps(data).encode(), 200, {"Content-Type": "application/json"})

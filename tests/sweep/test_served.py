@@ -85,6 +85,38 @@ def test_what_it_cannot_answer_is_missing_and_says_so(run):
     assert not any("echo" in one for one in found["kick_mini_fidelity"].warnings)
 
 
+def test_a_server_with_chat_completions_alone_answers_what_is_generated(run):
+    with serving(ModelServer(chat=True)) as server:
+        ran, found = run("dense", endpoint(server, api="chat"))
+        asked = [sorted(one.body) for one in server.asked]
+    assert ran.status == 0
+    store = Store(ran.folder)
+    (dense,) = [r for r in store.runs() if r.cell.variant.dense and r.cell.task.name == "tiny_words"]
+    texts = [
+        [one.text for sample in store.samples(key) for one in sample.responses]
+        for key in (dense.key, found["tiny_words"].key)
+    ]
+    assert len(texts[0]) == 4
+    assert texts[0] == texts[1], "the stand-in reads what a user says as it is"
+    assert value(found["tiny_words"], "exact_match@whole") is not None
+    assert value(found["tiny_numbers"], "acc") is None
+    assert value(found["kick_mini_perplexity"], "perplexity") is None
+    for task in ("tiny_numbers", "kick_mini_perplexity"):
+        assert any("chat completions have none (api: chat)" in one for one in found[task].warnings)
+    assert found["tiny_words"].provenance["engine"]["prompts"] == "user turns"
+    assert found["tiny_words"].cell.engine == "endpoint stand-in 1 by chat"
+    assert len(asked) == 4, "nothing is asked that it cannot answer"
+    assert all("messages" in keys and "prompt" not in keys for keys in asked)
+
+
+def test_a_server_without_completions_is_told_how_it_is_asked(run):
+    with serving(ModelServer(chat=True)) as server:
+        ran, _ = run("dense", endpoint(server), names=("tiny_words",))
+    (failure,) = Store(ran.folder).failures()
+    assert "HTTP 404" in failure.cause
+    assert "if the server has chat completions alone: api: chat" in failure.cause
+
+
 def test_a_refused_prompt_costs_its_own_item_only(run):
     model, echoes = ModelServer(), []
 
@@ -162,6 +194,7 @@ def test_keys_tell_host_model_revision_and_engine(tmp_path):
         return served.spec().name, served.spec().revision, served.identity
 
     names = [key(), key(base_url="http://b:1/v1"), key(model="n"), key(revision="2"), key(engine="vllm 1")]
+    names += [key(api="chat"), key(engine="vllm 1", api="chat")]
     assert len(set(names)) == len(names)
     assert key(timeout=3.0, workers=1, key_variable="X") == key()
     assert key() == ("m at a:1", None, "endpoint at a:1")
@@ -170,6 +203,7 @@ def test_keys_tell_host_model_revision_and_engine(tmp_path):
 WRONG = [
     ({"endpoint": {"base_url": "localhost", "model": "m"}}, "expected: an address that starts with http"),
     ({"endpoint": {"base_url": "http://u:p@h/v1", "model": "m"}}, "a name or key in the address"),
+    ({"endpoint": {"base_url": "http://h", "model": "m", "api": "chta"}}, "unknown API 'chta'"),
     ({"endpoint": {"model": "m"}}, "the key 'base_url' is missing"),
     ({"endpoint": {"base_url": "http://h", "model": "m", "key_variable": "sk-1"}}, "never the key itself"),
     ({"endpoint": {"base_url": "http://h", "model": "m", "api_key": "x"}}, "unknown key 'api_key'"),
@@ -192,6 +226,13 @@ def test_a_served_dense_model_has_only_endpoints_beside_it():
         )
     with pytest.raises(KickError, match="a second dense model"):
         kick.plan(small_tasks.matrix(tasks=["kick_mini_mcq"], variants=["dense", served]))
+
+
+def test_a_server_that_makes_the_prompts_gets_none_of_our_templates():
+    served = {"endpoint": {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api": "chat"}}
+    made = small_tasks.matrix(tasks=["kick_mini_factoid"], variants=["dense", served], chat_template=True)
+    with pytest.raises(KickError, match="its server makes the prompt of a conversation itself"):
+        kick.plan(made)
 
 
 def test_plan_asks_no_server_and_shows_no_key(monkeypatch, capsys, tmp_path):
