@@ -63,8 +63,8 @@ interop-test:  ## checkpoints of other libraries, in three environments of their
 		OMP_NUM_THREADS=1 $$folder/bin/python -m pytest -m interop -rs tests/interop || exit 1; \
 	done
 
-vllm-test: .venv/installed .venv-vllm/installed  ## vLLM's answers against transformers', on three checkpoints
-	OMP_NUM_THREADS=1 KICK_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest -m vllm -rP tests/vllm
+vllm-test: .venv/installed $(if $(KICK_VLLM_PYTHON),,.venv-vllm/installed)  ## vLLM's answers against transformers', on three checkpoints
+	OMP_NUM_THREADS=1 KICK_VLLM_PYTHON=$(or $(KICK_VLLM_PYTHON),$(CURDIR)/.venv-vllm/bin/python) $(BIN)/pytest -m vllm -rP tests/vllm
 
 .venv-vllm/installed: constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
