@@ -8,7 +8,7 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
                                  compressing  P b + states + solving
                                  answering    P b + 4 E + forwards + keys and values of what is generated
     layered      the larger of   a block: B (2 x 4 + 1) + L s, states, solving, evaluation states
-                                 the head: E (4 + s), what is read of the last block
+                                 the head: 4 E and a slice of it, what is read of the last block
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
 
 A block is there in float32, laid out for the processor, and as a mask. States are a block's inputs and
@@ -35,7 +35,7 @@ ROWS = 64  # that are generated at once, at most
 CACHE = (2, 2**26)  # their keys and values take one part in so many of the weights, or so many bytes, at most
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
-SLICE = 4096  # rows of the head that `kick compress` reads at once
+SLICE = 4096  # rows of the head that are read at once
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,15 @@ def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, v
     block = _block(size, value, work.compresses) + _solving(size, work) + _forwards(size, work) - LOGITS
     together = variants * evaluated if budget is None else min(variants * evaluated, budget)
     read = together // COPIES  # of the variants of one pass
-    head = round(size.head * (value + size.per_value)) + LOGITS + read
+    head = size.head * value + _slice(size) + LOGITS + read
     return LIBRARIES + max(block + passing, head)
 
 
 def compressing(size: Shape, work: JobWork) -> int:
     """Bytes of `kick compress` block by block."""
     stored = round(size.block * size.per_value)
-    head = round(min(SLICE, size.vocabulary) * size.hidden * (4 + size.per_value))
-    return (
-        LIBRARIES
-        + CHECKING
-        + max(_block(size, 4, True) + stored + _held(size, work) + _solving(size, work), head)
-    )
+    block = _block(size, 4, True) + stored + _held(size, work) + _solving(size, work)
+    return LIBRARIES + CHECKING + max(block, _slice(size))
 
 
 def gigabytes(size: int) -> str:
@@ -161,6 +157,11 @@ def _block(size: Shape, value: int, masked: bool) -> int:
     """A block as it is used: its weights, laid out for the processor, a mask, one matrix as it is stored."""
     packed = 4 * size.block if value == 4 else 0
     return value * size.block + packed + masked * size.block + round(size.largest * size.per_value)
+
+
+def _slice(size: Shape) -> int:
+    """Rows of the head that are read at once, as stored and as they are computed with."""
+    return round(min(SLICE, size.vocabulary) * size.hidden * (4 + size.per_value))
 
 
 def _held(size: Shape, work: JobWork) -> int:

@@ -252,22 +252,70 @@ class Layered:
         The head is read in slices, if its weight is one stored matrix. `rounded`: with what is outside the
         blocks as a type holds it.
         """
-        head = self.model.get_output_embeddings()
-        names = {id(one): name for name, one in self.model.named_parameters()}
-        stored = self.stored.get(self.plain.get(names[id(head.weight)], ""))
-        if stored is not None and rounded is not None:
-            stored = stored.as_held(rounded)
-        changed = [*self.modules, *([head] if stored is not None else [])]
-        with self.outside(ids.flatten().tolist(), head=stored is None, rounded=rounded) as model:
+        with self.beside_blocks(ids.flatten().tolist(), rounded) as model:
             try:
                 for block in self.modules:
                     vars(block)["forward"] = lambda *_args, **_options: output
-                if stored is not None:
-                    vars(head)["forward"] = partial(self._sliced, stored, head.bias)
                 return model(ids.to(self.device), use_cache=False).logits[0].float().cpu()
             finally:
-                for module in changed:
-                    vars(module).pop("forward", None)
+                for block in self.modules:
+                    vars(block).pop("forward", None)
+
+    @contextmanager
+    def beside_blocks(
+        self, rows: Iterable[int], rounded: torch.dtype | None = None
+    ) -> Iterator[PreTrainedModel]:
+        """Within it the model computes with what is outside its blocks, see `outside`. The head is read in
+        slices whenever it is called, if its weight is one stored matrix."""
+        head, stored = self.model.get_output_embeddings(), self._head()
+        if stored is not None and rounded is not None:
+            stored = stored.as_held(rounded)
+        with self.outside(rows, head=stored is None, rounded=rounded) as model:
+            if stored is None:
+                yield model
+                return
+            vars(head)["forward"] = partial(self._sliced, stored, head.bias)
+            try:
+                yield model
+            finally:
+                del head.forward
+
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """The head's weight (V, H) in the type that is computed with, and its bias.
+
+        Stored matrices are read in slices: beside what is made there is only one of them.
+        """
+        top = self.model.get_output_embeddings()
+        weight, bias = self._head(), self._head("bias")
+        if weight is not None and (bias is not None or getattr(top, "bias", None) is None):
+            return self._whole(weight), None if bias is None else self._whole(bias)
+        with self.outside((), head=True):
+            return top.weight.data, getattr(top, "bias", None)
+
+    @property
+    def one_head(self) -> bool:
+        """Whether the head's weight is one stored matrix."""
+        return self._head() is not None
+
+    def _head(self, leaf: str = "weight") -> StoredTensor | None:
+        """The stored tensor that is the head's weight or bias; None if there is none, or several make it."""
+        top = self.model.get_output_embeddings()
+        names = {id(one): name for name, one in self.model.named_parameters()}
+        return self.stored.get(self.plain.get(names.get(id(getattr(top, leaf, None)), ""), ""))
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., H) times the head's weight, plus its bias: (..., V). The weight is one stored
+        matrix, read in slices."""
+        weight, bias = self._head(), self._head("bias")
+        if weight is None:
+            raise RuntimeError("the head's weight is made of several stored tensors")
+        return self._sliced(weight, None if bias is None else self._whole(bias), hidden)
+
+    def _whole(self, stored: StoredTensor) -> Tensor:
+        made = torch.empty(stored.shape, dtype=self.working, device=self.device)
+        for place, part in enumerate(stored.slices(ROWS)):
+            made[place * ROWS : place * ROWS + len(part)] = part
+        return made
 
     def _sliced(self, stored: StoredTensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
         """The product with a stored weight (V, H), and its bias."""

@@ -7,9 +7,11 @@ from transformers import Gemma3TextConfig
 from kick.engine.engine import Engine
 from kick.engine.layered import LayeredEngine
 from kick.engine.layers import Passing, passes
+from kick.engine.layers.network import LayeredNetwork
 from kick.engine.reference import Reference
 from kick.errors import KickError
 from kick.model.layered import Layered
+from kick.model.stored import StoredTensor
 from kick.records import Request
 from tests.engine import conftest
 
@@ -105,6 +107,34 @@ def test_a_call_reads_each_block_once(stored, tokenizer, monkeypatch):
     assert loads == [0, 1, *range(4)]
     assert engine.notes()["passes"] == 1
     assert all(parameter.is_meta for parameter in layered.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "gemma3"])
+def test_the_head_is_read_in_slices_and_is_whole_only_while_logits_are_made(
+    name, stored, tokenizer, monkeypatch
+):
+    folder, model = stored(name)
+    sizes, slices = [], StoredTensor.slices
+
+    def noted(self, count):
+        for part in slices(self, count):
+            sizes.append(len(part))
+            yield part
+
+    monkeypatch.setattr("kick.model.layered.ROWS", 7)
+    monkeypatch.setattr(StoredTensor, "slices", noted)
+    monkeypatch.setattr(LayeredNetwork, "_read", lambda _: pytest.fail("read whole before it is used"))
+    layered = Layered(folder)
+    engine = LayeredEngine(layered, tokenizer)
+    assert layered.one_head
+    assert max(sizes) == 7
+    monkeypatch.undo()
+    monkeypatch.setattr("kick.model.layered.ROWS", 7)
+    weight, bias = layered.head()
+    top = model.get_output_embeddings()
+    assert torch.equal(weight, top.weight)
+    assert bias is None if top.bias is None else torch.equal(bias, top.bias)
+    same(engine.answer(requests()), Engine(model, tokenizer).answer(requests()))
 
 
 def test_a_small_budget_means_more_passes_and_the_same_numbers(stored, tokenizer, monkeypatch):

@@ -56,7 +56,7 @@ def test_layered_is_a_block_and_the_states_of_every_variant_or_the_head():
     budget = evaluated + states + 1
     assert memory.layered(shape, "float32", WANDA, budget, 3) == memory.LIBRARIES + large + budget
     wide = Shape(1000, 100, 8, 4, 10**7, stored=2000, largest=40)
-    head = 4 * 10**7 * (4 + 2) + memory.LOGITS + evaluated // 4
+    head = 4 * 10**7 * 4 + 4096 * 4 * (4 + 2) + memory.LOGITS + evaluated // 4
     assert memory.layered(wide, "float32", WANDA) == memory.LIBRARIES + head
     three = head + 2 * (evaluated // 4)
     assert memory.layered(wide, "float32", WANDA, variants=3) == memory.LIBRARIES + three

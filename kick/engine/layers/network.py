@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -15,6 +16,18 @@ from kick.model.layered import Layered
 
 LEAST = 2  # blocks that are tried
 _TRIED = 20  # tokens that the trials take, and their multiples by the trials' stride
+
+
+@dataclass(frozen=True)
+class _Sliced(Head):
+    """A head whose weight is read again in every call, a slice at a time: for trials of a few tokens."""
+
+    layered: Layered | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if self.layered is None:
+            raise RuntimeError("a head without a model")
+        return self.finish(self.layered.product(hidden))
 
 
 class LayeredNetwork(Network):
@@ -48,16 +61,15 @@ class LayeredNetwork(Network):
 
     @head.setter
     def head(self, head: Head) -> None:
-        self._head, self._form = head, (head.scale, head.cap)
+        self._form = head.scale, head.cap
+        self._head = _Sliced(head.weight, None, *self._form, self.layered) if self.layered.one_head else head
 
     def release(self) -> None:
         """Let the head's weight go."""
         self._head = None
 
     def _read(self) -> Head:
-        with self.layered.outside((), head=True):
-            top = self.layered.model.get_output_embeddings()
-            return Head(top.weight.data, getattr(top, "bias", None), *self._form)
+        return Head(*self.layered.head(), *self._form)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) in float32 of hidden states (N, H)."""
@@ -79,8 +91,8 @@ class LayeredNetwork(Network):
 
 @contextmanager
 def first_blocks(layered: Layered) -> Iterator[None]:
-    """Within it the model has its first blocks only, with their weights, and a whole head: as many blocks as
-    it takes to have one of each kind."""
+    """Within it the model has its first blocks only, with their weights: as many as it takes to have one of
+    each kind."""
     config = layered.model.config
     kinds = list(getattr(config, "layer_types", None) or ())
     count = max([LEAST, *(kinds.index(kind) + 1 for kind in set(kinds))])
@@ -89,7 +101,7 @@ def first_blocks(layered: Layered) -> Iterator[None]:
         count = len(every)
     size = layered.model.get_input_embeddings().weight.shape[0]
     rows = {i * step % size for i in range(_TRIED) for step in (1, probe.STRIDE)}
-    with layered.outside(rows, head=True):
+    with layered.beside_blocks(rows):
         for index in range(count):
             layered.load(index)
         del layered.modules[count:]
