@@ -32,6 +32,7 @@ from kick.compress.method import method, option
 from kick.compress.switches import batched, loss_of, switched
 from kick.compress.widths import Coupled, KeptWidths, coupled
 from kick.model import blocks
+from kick.model.packed import PackedLinears
 from kick.model.structure import device_of
 
 LARGEST = 1e8  # perplexities above it count as it in the regression
@@ -58,6 +59,7 @@ class Candidates:
 @method(
     "bonsai",
     title="Bonsai",
+    version=2,  # losses are computed with matrices laid out for the processor
     paper="Dery et al., 2024, arXiv 2402.05406",
     kind="structure",
     needs=("calibration", "structure"),
@@ -96,14 +98,17 @@ class Bonsai(uneven.UnevenWidths):
         chosen = torch.randperm(len(calibration))[: self.sequences].tolist()
         batches = batched([calibration[place] for place in chosen], device_of(model))
         drawn, values = [], []
-        for _ in range(self.pairs):
-            first = [module.draw() for module in modules]
-            for masks in (first, [~mask for mask in first]):
-                with switched(found, _pairs(modules, masks)):
-                    loss = loss_of(model, batches)
-                calibration.passes.forward += len(chosen)
-                values.append(-loss if self.regress == "loss" else -min(math.exp(min(loss, 700)), LARGEST))
-                drawn.append(torch.cat(masks))
+        with PackedLinears(model).on():  # nothing changes a weight before the round ends
+            for _ in range(self.pairs):
+                first = [module.draw() for module in modules]
+                for masks in (first, [~mask for mask in first]):
+                    with switched(found, _pairs(modules, masks)):
+                        loss = loss_of(model, batches)
+                    calibration.passes.forward += len(chosen)
+                    values.append(
+                        -loss if self.regress == "loss" else -min(math.exp(min(loss, 700)), LARGEST)
+                    )
+                    drawn.append(torch.cat(masks))
         scores = regression(torch.stack(drawn), torch.tensor(values, dtype=torch.float64), self.ridge)
         _remove(model, found, modules, scores, budget)
 
