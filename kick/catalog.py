@@ -40,6 +40,8 @@ class Facts:
     block depends on sums over the calibration sequences, and later blocks see it: the order of the sequences,
     which rounds a sum otherwise, can show. blockwise: it touches weights in `walk` alone and
     keeps nothing from block to block, so that a model larger than memory can be compressed block by block.
+    last: why it must be the last step of a recipe; "" if others may follow. rotates: weights before and after
+    it cannot be compared one by one, so that it must come before steps that prune or round them.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Facts:
     serves: str = "all"
     look: str = ""
     feeds_forward: bool = False
+    last: str = ""
+    rotates: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", tuple(self.needs))

@@ -70,10 +70,10 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
             )
         if "compensate" in kinds[:number]:
             raise KickError(f"{step.method} would change weights after their compensation; put it before")
-        made = build(step)
-        if number < len(recipe) - 1 and (why := getattr(made, "alone", "")):
-            raise KickError(f"{step.method} must be the last step: {why}")
-        if getattr(made, "rotates", False) and set(kinds[:number]) - {"structure"}:
+        made, facts = build(step), _methods[step.method]
+        if number < len(recipe) - 1 and facts.last:
+            raise KickError(f"{step.method} must be the last step: {facts.last}")
+        if facts.rotates and set(kinds[:number]) - {"structure"}:
             raise KickError(
                 f"{step.method} rotates all weights: it must come before {recipe[number - 1].method}"
             )

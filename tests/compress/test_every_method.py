@@ -48,7 +48,7 @@ PAIRS = [(method, name) for method in methods for name in ARCHITECTURES]
 
 def masked(name: str) -> bool:
     """Whether a quantizer may follow a pruning step; one that rotates weights may not."""
-    return methods[name].kind == "quantize" and not hasattr(methods[name].cls, "rotates")
+    return methods[name].kind == "quantize" and not methods[name].rotates
 
 
 def step(method: str, **options):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from kick.model.structure import check_called, hidden_of
     needs=("calibration", "structure"),
     place=80,
     serves="all but Mixtral, Mamba",
+    last="its blocks share weights, which a later step would change twice",
 )
 @dataclass(frozen=True)
 class FlexiGpt:
@@ -48,8 +49,6 @@ class FlexiGpt:
     layers: int = option("how many blocks are replaced", low=1)
     rank: int = option("of the side branch of each matrix", 8, low=0)
     scale: bool = option("scale what a replaced block adds to its old size, per channel", True)
-
-    alone: ClassVar[str] = "its blocks share weights, which a later step would change twice"
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if the model has no more blocks than that, or a matrix cannot have a branch."""

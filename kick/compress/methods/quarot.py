@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ HEAD_NORMS = ("q_norm", "k_norm")  # of queries and keys, which are not rotated
     feeds_forward=True,
     place=80,
     serves="Llama, Qwen3",
+    last="it rotates all weights",
+    rotates=True,
 )
 @dataclass(frozen=True)
 class QuaRot:
@@ -59,9 +61,6 @@ class QuaRot:
     group_size: int = option("inputs that share a weight's scale; -1: the whole row", -1, low=-1)
     clip: float = option("of a token's largest value that the largest code stands for", 0.9, low=0.1, high=1)
     seed: int = option("of the rotations' signs", 0, low=0)
-
-    rotates: ClassVar[bool] = True  # weights before and after cannot be compared one by one
-    alone: ClassVar[str] = "it rotates all weights"
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's, with norms whose weights can be folded."""
