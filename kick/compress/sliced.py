@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ATTENTION, MLP = "input_layernorm", "post_attention_layernorm"
+from kick.compress.rotation import BEFORE_ATTENTION, BEFORE_MLP
+
 _KEPT = ("attention_type", "kick_place", "layer_idx", "layer_type")  # what models ask of a layer
 
 
@@ -31,19 +32,22 @@ class RootMeanSquare(nn.Module):
 
 
 class SlicedBlock(nn.Module):
-    """A Llama-like layer with shortcuts; while it is made, `attention_only` ends it behind attention."""
+    """A Llama-like layer with a matrix in each residual connection; it gets those after it is made.
 
-    def __init__(self, block: nn.Module, shortcuts: tuple[Tensor, Tensor], channels: int):
+    Without `mlp_shortcut` it ends behind attention. channels: of the model's hidden states before slicing.
+    """
+
+    attn_shortcut: nn.Linear
+
+    def __init__(self, block: nn.Module, channels: int):
         super().__init__()
         self.self_attn = block.get_submodule("self_attn")
         self.mlp = block.get_submodule("mlp")
-        norms = (block.get_submodule(name) for name in (ATTENTION, MLP))
+        norms = (block.get_submodule(name) for name in (BEFORE_ATTENTION, BEFORE_MLP))
         self.input_layernorm, self.post_attention_layernorm = (
-            norm if isinstance(norm, RootMeanSquare) else RootMeanSquare(channels, epsilon_of(norm))
-            for norm in norms
+            RootMeanSquare(channels, epsilon_of(norm)) for norm in norms
         )
-        self.attn_shortcut, self.mlp_shortcut = (matrix(weight) for weight in shortcuts)
-        self.attention_only = False
+        self.mlp_shortcut: nn.Linear | None = None
         for name in _KEPT:
             if name in vars(block):
                 vars(self)[name] = vars(block)[name]
@@ -53,7 +57,7 @@ class SlicedBlock(nn.Module):
         """Hidden states (batch, tokens, kept), and what the model gives its layers beside them."""
         attended = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)[0]
         hidden_states = self.attn_shortcut(hidden_states) + attended
-        if self.attention_only:
+        if self.mlp_shortcut is None:
             return hidden_states
         return self.mlp_shortcut(hidden_states) + self.mlp(self.post_attention_layernorm(hidden_states))
 

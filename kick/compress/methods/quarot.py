@@ -15,7 +15,6 @@ key/value cache). If no Hadamard matrix of an order can be built, a random rotat
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,14 +27,11 @@ from kick.compress.method import method, option
 from kick.compress.methods.gptq import Gptq
 from kick.compress.methods.rtn import RoundToNearest
 from kick.compress.quantizing import check_groups
-from kick.compress.rotation import rotation
-from kick.compress.widths import Coupled, check_widths, coupled
+from kick.compress.rotation import Turned, check_folds, final_norm, read, rotation
+from kick.compress.widths import check_widths, coupled
 from kick.errors import KickError
-from kick.model import Linear, block_list, named_linears
+from kick.model import block_list, named_linears
 from kick.model.structure import device_of
-
-BEFORE_ATTENTION, BEFORE_MLP = "input_layernorm", "post_attention_layernorm"
-HEAD_NORMS = ("q_norm", "k_norm")  # of queries and keys, which are not rotated
 
 
 @method(
@@ -97,24 +93,6 @@ class RoundedToken:
         return (rounded, *args[1:])
 
 
-class Turned:
-    """A hook that multiplies a tensor, the first input or the output, by a rotation, in float32."""
-
-    def __init__(self, turn: Tensor):
-        self.turn = turn
-
-    def on_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The module's arguments with the first one rotated."""
-        return (self._of(args[0]), *args[1:])
-
-    def on_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """The module's output rotated."""
-        return self._of(output)
-
-    def _of(self, x: Tensor) -> Tensor:
-        return (x.float() @ self.turn).to(x.dtype)
-
-
 def rotate(model: nn.Module, seed: int, calibration: Calibration) -> None:
     """Rotate a model in place; it computes what it did."""
     generator = torch.Generator().manual_seed(seed)
@@ -148,54 +126,3 @@ def rotate(model: nn.Module, seed: int, calibration: Calibration) -> None:
     embeddings: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
     embeddings.register_forward_hook(Turned(hidden.float()).on_output)
     final_norm(model, "quarot").register_forward_pre_hook(Turned(hidden.t().float()).on_input)
-
-
-def read(structure: Coupled) -> tuple[tuple[str, list[Linear]], ...]:
-    """The names of a block's two norms, and the matrices that read what they give."""
-    attention = [structure.q, structure.k, structure.v]
-    return (BEFORE_ATTENTION, attention), (BEFORE_MLP, [structure.gate, structure.up])
-
-
-def final_norm(model: nn.Module, method: str) -> nn.Module:
-    """The norm behind the last block. Raises KickError if there is none of that name."""
-    path = block_list(model)[0].rpartition(".")[0]
-    norm = getattr(model.get_submodule(path), "norm", None)
-    if not isinstance(norm, nn.Module):
-        raise KickError(
-            f"{type(model).__name__} has no final norm that {method} knows; choose gptq, flap or shortgpt"
-        )
-    return norm
-
-
-def check_folds(model: nn.Module, method: str) -> None:
-    """Raises KickError if hidden states cannot be rotated: a block has other parameters than matrices and two
-    norms that divide by the root mean square and multiply by a weight, or there is no final norm."""
-    final_norm(model, method)
-    for block in block_list(model)[1]:
-        norms = [name for name, _ in block.named_modules() if name in (BEFORE_ATTENTION, BEFORE_MLP)]
-        vectors = [name for name, parameter in block.named_parameters() if parameter.ndim == 1]
-        others = [name for name in vectors if not _passes(name)]
-        if len(norms) < 2 or others or not all(_divides(block.get_submodule(name)) for name in norms):
-            raise KickError(
-                f"{type(model).__name__} has norms in its blocks that a rotation does not pass "
-                f"({', '.join(others) or 'not as those of Llama'}), which {method} needs; choose gptq, "
-                "flap or shortgpt"
-            )
-
-
-def _passes(name: str) -> bool:
-    """Whether a vector of a block is one that rotations of hidden states leave alone or can be folded."""
-    owner = name.split(".")[-2]
-    return owner in (BEFORE_ATTENTION, BEFORE_MLP, *HEAD_NORMS) or name.endswith("_proj.bias")
-
-
-@torch.no_grad()
-def _divides(norm: nn.Module) -> bool:
-    """Whether a norm is x / root mean square x weight, tried on numbers: a plan's model has no weights."""
-    weight = getattr(norm, "weight", None)
-    if not isinstance(weight, Tensor) or len(list(norm.parameters())) != 1:
-        return False
-    trial = copy.deepcopy(norm).to_empty(device="cpu").float()
-    x, weight = torch.linspace(-3, 5, len(weight))[None], torch.linspace(0.5, 2, len(weight))
-    trial.get_parameter("weight").copy_(weight)
-    return torch.allclose(trial(x), x / x.square().mean().sqrt() * weight, rtol=2e-2, atol=2e-2)

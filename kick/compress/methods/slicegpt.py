@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from kick.compress.calibrate.walk import Block, walk
 from kick.compress.context import Calibration, calibration_of, tokens
 from kick.compress.method import method, option
-from kick.compress.methods.quarot import Turned, check_folds, final_norm, read
-from kick.compress.sliced import SlicedBlock
+from kick.compress.rotation import Turned, check_folds, final_norm, fold, turn_inputs, turn_outputs
+from kick.compress.sliced import SlicedBlock, matrix
 from kick.compress.twin import Form
 from kick.compress.uneven import refuse_saved
 from kick.compress.widths import Coupled, check_widths, coupled
 from kick.errors import CellFailed, KickError
-from kick.model import Linear, block_list
+from kick.model import block_list
 from kick.model.structure import device_of
 
 
@@ -109,23 +109,20 @@ def slice_to(model: nn.Module, calibration: Calibration, kept: int) -> None:
 def _slice(block: Block, structure: Coupled, before: Tensor, kept: int) -> tuple[SlicedBlock, Tensor]:
     """The sliced block and the basis of its output, from the basis (hidden, kept) of its input."""
     dtype = structure.q.weight.dtype
+    sliced = SlicedBlock(block.module, len(before))
+    block.feed.modules[block.index] = sliced
     for linear in (structure.q, structure.k, structure.v):
         turn_inputs(linear, before)
-    leaving = before.to(dtype)  # (hidden, kept): back to all channels
-    sliced = SlicedBlock(block.module, (leaving, leaving), len(before))
-    block.feed.modules[block.index] = sliced
-    sliced.attention_only = True
+    sliced.attn_shortcut = matrix(before.to(dtype))  # back to all channels
     middle = components(_outputs(block), kept)
     turn_outputs(structure.o, middle)
     for linear in (structure.gate, structure.up):
         turn_inputs(linear, middle)
-    sliced = SlicedBlock(sliced, ((middle.t() @ before).to(dtype), middle.to(dtype)), len(before))
-    block.feed.modules[block.index] = sliced
+    sliced.attn_shortcut = matrix((middle.t() @ before).to(dtype))
+    sliced.mlp_shortcut = matrix(middle.to(dtype))
     after = components(_outputs(block), kept)
     turn_outputs(structure.down, after)
-    shortcuts = sliced.attn_shortcut.weight.data, (after.t() @ middle).to(dtype)
-    sliced = SlicedBlock(sliced, shortcuts, len(before))
-    block.feed.modules[block.index] = sliced
+    sliced.mlp_shortcut = matrix((after.t() @ middle).to(dtype))
     return sliced, after
 
 
@@ -148,29 +145,6 @@ def components(total: Tensor, kept: int) -> Tensor:
     return torch.linalg.eigh(total).eigenvectors.flip(1)[:, :kept]
 
 
-def fold(structure: Coupled, block: nn.Module) -> None:
-    """Multiply the norms' weights into the matrices that read them."""
-    for name, readers in read(structure):
-        weight = block.get_submodule(name).get_parameter("weight")
-        for linear in readers:
-            linear.put(linear.weight.double() * weight.double())
-
-
-def turn_inputs(linear: Linear, basis: Tensor) -> None:
-    """Make a matrix read the coordinates in a basis (hidden, kept)."""
-    linear.set_weight((linear.weight.double() @ basis).to(linear.weight.dtype))
-    vars(linear.module)["in_features"] = basis.shape[1]
-
-
-def turn_outputs(linear: Linear, basis: Tensor) -> None:
-    """Make a matrix give the coordinates in a basis (hidden, kept), and its bias."""
-    if linear.bias is not None:
-        turned = (linear.bias.double() @ basis).to(linear.weight.dtype)
-        linear.module.bias = nn.Parameter(turned, requires_grad=False)
-    linear.set_weight((basis.t() @ linear.weight.double()).to(linear.weight.dtype))
-    vars(linear.module)["out_features"] = basis.shape[1]
-
-
 def _empty(model: nn.Module, share: float) -> None:
     """The form of a sliced model, whatever its weights."""
     kept, modules = width(model, share), block_list(model)[1]
@@ -183,6 +157,8 @@ def _empty(model: nn.Module, share: float) -> None:
         for linear in (structure.o, structure.down):
             turn_outputs(linear, basis)
         square = (basis.t() @ basis).to(weight.dtype)
-        modules[index] = SlicedBlock(block, (square, square), len(basis))
+        sliced = SlicedBlock(block, len(basis))
+        sliced.attn_shortcut, sliced.mlp_shortcut = matrix(square), matrix(square)
+        modules[index] = sliced
     model.get_input_embeddings().register_forward_hook(Turned(basis.float()).on_output)  # type: ignore[operator]
     final_norm(model, "slicegpt").register_forward_pre_hook(Turned(basis.t().float()).on_input)
