@@ -163,17 +163,29 @@ def _written(out: Path, config: PretrainedConfig) -> Iterator[None]:
 def _rounded(model: nn.Module, calibration: Calibration, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Round the model to what is stored; the packed matrices, none if weights are stored as such.
 
-    Codes come from the weights before: 8 bits cannot be told from weights of bfloat16.
+    Weights on a grid become what its rounded scales say; `calibration.formats` has these afterwards. Codes
+    are those of the weights before: 8 bits cannot be told from weights of bfloat16.
     """
-    own = dtype or next(model.parameters()).dtype
+    before = next(model.parameters()).dtype
+    own, grid = dtype or before, one_grid(model, calibration.formats)
+    scales = own if grid is None else scale_type(own, dtype)
+    changed = not own == scales == before
     matrices: dict[str, Tensor] = {}
-    if one_grid(model, calibration.formats) is None:
-        _round_to(model, calibration, own, own)
-        return matrices
-    scales = scale_type(own, dtype)
     for name, linear in _all(model).items():
-        matrices |= packed(name, linear.weight, calibration.formats[name], scales)
-    _round_to(model, calibration, own, scales)
+        stored = calibration.formats.get(name)
+        if stored is None or stored.grid is None or (grid is None and not changed):
+            continue
+        on, scale = stored.on_grid()
+        codes = on.quantize(linear.weight, scale)
+        if grid is not None:
+            matrices |= packed(name, codes, stored, scales)
+        if changed:
+            coarse = rounded(name, scale, scales)
+            linear.put(on.dequantize(codes, coarse))
+            calibration.formats[name] = replace(stored, scale=coarse)
+    if changed:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(own)
     return matrices
 
 
@@ -251,22 +263,6 @@ def _merged(model: nn.Module, folder: Path) -> Iterator[None]:
 
 def _without_branches(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if not name.endswith(SIDES)}
-
-
-def _round_to(model: nn.Module, calibration: Calibration, dtype: torch.dtype, scales: torch.dtype) -> None:
-    """Give a model's weights another type, in place: those on a grid as their rounded scales say, which
-    `calibration.formats` has afterwards."""
-    if dtype == scales == next(model.parameters()).dtype:
-        return
-    for name, linear in _all(model).items():
-        stored = calibration.formats.get(name)
-        if stored is not None and stored.grid is not None:
-            grid, scale = stored.on_grid()
-            coarse = rounded(name, scale, scales)
-            linear.put(grid.dequantize(grid.quantize(linear.weight, scale), coarse))
-            calibration.formats[name] = replace(stored, scale=coarse)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 def _stored(report: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -36,17 +36,19 @@ def rounded(name: str, scale: Scale, dtype: torch.dtype) -> Scale:
     return Scale(found, scale.zero)
 
 
-def packed(name: str, weight: Tensor, stored: Quantized, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of compressed-tensors' packed format for a matrix that is on a grid, scales in `dtype`."""
+def packed(name: str, codes: Tensor, stored: Quantized, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of compressed-tensors' packed format for a matrix that is on a grid, scales in `dtype`.
+
+    codes: (out, in) as `Grid.quantize` gives them.
+    """
     from compressed_tensors.compressors.pack_quantized import pack_to_int32
 
     grid, scale = stored.on_grid()
     half = 2 ** (grid.bits - 1)  # codes are signed there
-    codes = grid.quantize(weight, scale) - half
     tensors = {
-        f"{name}.weight_packed": pack_to_int32(codes.to(torch.int8), grid.bits),
+        f"{name}.weight_packed": pack_to_int32((codes - half).to(torch.int8), grid.bits),
         f"{name}.weight_scale": rounded(name, scale, dtype).scale.to(dtype),
-        f"{name}.weight_shape": torch.tensor(weight.shape),
+        f"{name}.weight_shape": torch.tensor(codes.shape),
     }
     if not grid.symmetric:
         zeros = (scale.zero - half).to(torch.int8)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from kick.compress import canonical, compress
 from kick.compress.checkpoint import save
 from kick.compress.context import Calibration
+from kick.compress.grid import Grid
 from kick.errors import CellFailed, KickError
 from kick.model import bitmap, load, resolve
 from kick.model.footprint import Storage, footprint, packed_bits
@@ -64,6 +65,13 @@ def test_packed_weights_are_the_simulated_ones(bits, symmetric, group_size, tmp_
     manifest, _ = saved(model, tokenizer, [step], tmp_path / "out")
     assert manifest["logit_difference"] == 0.0
     assert manifest["bytes"]["model.safetensors"] < manifest["footprint"]["stored_bytes"]
+
+
+def test_each_matrix_is_quantized_once_to_be_packed(tmp_path, tokenizer, monkeypatch):
+    calls, quantize = [], Grid.quantize
+    monkeypatch.setattr(Grid, "quantize", lambda *args: calls.append(args) or quantize(*args))
+    saved(tiny("llama"), tokenizer, [canonical("rtn", {"bits": 4})], tmp_path / "out")
+    assert len(calls) == 3 * 7
 
 
 def test_masks_are_kept_beside(tmp_path, tokenizer):

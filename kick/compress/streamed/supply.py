@@ -224,8 +224,8 @@ class BlockSupply:
             name = f"{path}.{linear.name}"
             stored, dtype = self.calibration.formats[name], self.scale_type(name)
             grid, scale = stored.on_grid()
-            tensors |= packed(name, linear.weight, stored, dtype)
             codes = grid.quantize(linear.weight, scale)
+            tensors |= packed(name, codes, stored, dtype)
             linear.put(grid.dequantize(codes, rounded(name, scale, dtype)))
         return tensors
 
