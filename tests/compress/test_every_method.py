@@ -26,7 +26,11 @@ SPECIAL = {
     "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
     "mka": {"length": 4, "entropy_neighbours": 20},
 }
-OWN_SHARES = {"owl", "llm-surgeon"}  # methods that choose how much of each matrix goes, see test_owl.py
+OWN_SHARES = {
+    "owl",
+    "llm-surgeon",
+    "mini-gpts",
+}  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
 WIDTHS = {"llama", "qwen3"}
 NARROWING = ["flap", "llm-pruner", "liar", "transact", "seap", "adapt-pruner", "bonsai", "loraprune"]
@@ -37,6 +41,7 @@ REFUSED = {
     "eora": UNCALLED,
     "flexigpt": UNCALLED,
     "llm-surgeon": UNCALLED,
+    "mini-gpts": UNCALLED,
     **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
     "ssm-pruning": set(ARCHITECTURES),  # Mamba-2 alone: see test_ssm_pruning.py
