@@ -25,6 +25,8 @@ Columns (NaN or "" if there is nothing):
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
     truncated, seconds, compress_seconds, peak_memory, bits_per_weight, achieved_sparsity, parameters,
     load_seconds, run_memory, prefill, decode, joules, cost_of, simulated    see `kick.analysis.cost`
+    removed                                     the share of the blocks' weights that structured steps took
+                                                out, NaN without such a step or if the result is older
     shipped_bytes, shipped_as, bytes            of the files that one would ship, what they are (or why there
                                                 are none), and the size in an ideal packed format
 """
@@ -206,10 +208,11 @@ def _titles(frame: pd.DataFrame) -> pd.Series:
 
 
 def _sparsity(frame: pd.DataFrame) -> pd.Series:
-    """The share of parameters that is gone of variants that lost whole blocks; of others what was asked."""
+    """Of variants that lost whole blocks the share of the blocks' weights that was removed, or of parameters
+    if the result is older; of others what was asked."""
     whole = frame[frame["dense"]].groupby(SECTION)["parameters"].max().rename("whole").reset_index()
     parameters = frame[SECTION].merge(whole, on=SECTION, how="left")["whole"].to_numpy()
-    gone = 1 - frame["parameters"] / parameters
+    gone = frame["removed"].fillna(1 - frame["parameters"] / parameters)
     return frame["sparsity"].where(~(frame["structured"] & frame["sparsity"].eq(0)), gone.fillna(0.0))
 
 

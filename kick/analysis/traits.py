@@ -159,7 +159,8 @@ def achieved(compression: Mapping[str, Any]) -> dict[str, Any]:
     """Values in run.json's compression record: sizes, bits per weight, sparsity, parameters.
 
     shipped_bytes: of the files that one would ship, NaN if there are none or the result is older; shipped_as:
-    what they are, or why there are none; bytes: in an ideal packed format.
+    what they are, or why there are none; bytes: in an ideal packed format; removed: the share of the blocks'
+    weights that structured steps took out, NaN without such a step.
     """
     footprint = compression.get("footprint") or {}
     zeros, weights = (_first(footprint, name) for name in ("linear_zeros", "linear_parameters"))
@@ -170,7 +171,16 @@ def achieved(compression: Mapping[str, Any]) -> dict[str, Any]:
         "bits_per_weight": _first(footprint, "bits_per_weight"),
         "achieved_sparsity": zeros / weights if weights else math.nan,
         "parameters": _first(footprint, "parameters"),
+        "removed": _removed(compression.get("steps") or ()),
     }
+
+
+def _removed(steps: Iterable[Any]) -> float:
+    """The share of the blocks' weights that stored steps removed; NaN if none of them is structured."""
+    records = [step.get("removed") for step in steps if isinstance(step, Mapping)]
+    shares = [number(record.get("share")) for record in records if isinstance(record, Mapping)]
+    known = [one for one in shares if one is not None]
+    return 1 - math.prod(1 - one for one in known) if known else math.nan
 
 
 def _first(record: Mapping[str, Any], *names: str) -> float:

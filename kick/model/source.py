@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from kick import hub
 from kick.errors import KickError
+from kick.model import trained
 from kick.paths import cache_root, spare
 from kick.records import ModelSpec, canonical
 from kick.registry import near, unknown
@@ -63,7 +64,7 @@ def _smollm2() -> Path:
     return _converted(_smollm2_file(), "smollm2-135m", sizes=False)  # kick's dense baseline, dequantized
 
 
-ALIASES: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "smoke": _smoke}
+ALIASES: dict[str, Callable[[], Path]] = {"smollm2-135m": _smollm2, "smoke": _smoke, **trained.ALIASES}
 
 
 def resolve(

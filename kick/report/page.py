@@ -273,7 +273,9 @@ def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Var
 
 def _line_remark(row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
     imported = f"imported: answers of {row['imported']}" if row["imported"] else ""
-    return "; ".join(filter(None, (imported, wording.alike_everywhere(cells))))
+    share = f"{wording.number(row['removed'], 'share')} % of the blocks' weights removed"
+    removed = share if row["removed"] > 0 else ""
+    return "; ".join(filter(None, (imported, removed, wording.alike_everywhere(cells))))
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -42,6 +42,11 @@ MODELS: Mapping[str, str] = {
         "grid and loses nothing, which is not a result; the others' zero points are integers and still cost."
     ),
     "smoke": "The model has random weights: its numbers mean nothing.",
+    **dict.fromkeys(
+        ("tiny-mamba2", "tiny-mixtral"),
+        "The model has less than a million weights and was trained for minutes (benchmarks/tiny_models.py). "
+        "Its numbers test mechanics: that methods run, and what they move. They rank no methods.",
+    ),
 }
 PROTOCOL_SOURCES = (
     "LLM-KICK: Jaiswal et al., ICLR 2024, arXiv 2310.01382",

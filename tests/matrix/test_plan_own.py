@@ -98,7 +98,7 @@ def test_a_mistyped_model_names_its_neighbour():
 
 
 WITHOUT_PRESET = {"d-pruner", "quarot", "seap"}  # not run on the demo model yet
-OF_OTHER_MODELS = {"expert-usage", "moe-pruner", "ssm-pruning"}  # of mixtures of experts, of Mamba-2
+OF_OTHER_MODELS = {"expert-usage", "moe-pruner", "ssm-pruning"}  # in moe and ssm: tests/model/test_trained.py
 
 
 def used_by(preset):

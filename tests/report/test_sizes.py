@@ -46,6 +46,24 @@ def test_the_table_says_what_was_not_stored(report):
     assert found["magnitude 50 %"][:3] == ("\u2013", "not stored with this result", "70 MB")
 
 
+def test_what_structured_steps_removed_is_on_the_row():
+    store = sized(SHIPPED)
+    removed = {"method": "wanda", "removed": {"weights": 10, "of": 100, "share": 0.1}}  # as if structured
+    for key, run in store.results.items():
+        if run.cell.variant.name == "wanda-0.5":
+            compression = {**run.compression, "steps": [removed, removed]}
+            store.results[key] = replace(run, compression=compression)
+    found = read([store])
+    remarks = {
+        line.name: line.remark
+        for line in page.view(found, title=None, notes=(), examples=0).sections[0].lines
+    }
+    assert remarks["wanda-0.5"] == "19.0 % of the blocks' weights removed"
+    assert not remarks["magnitude-0.5"]
+    cells = {line[0]: line[-1] for line in known["sizes"].make(found.frame).cells}
+    assert (cells["wanda 50 %"], cells["magnitude 50 %"]) == ("19.0", "")
+
+
 def test_a_variant_that_differs_nowhere_says_so():
     store = sized(SHIPPED)
     dense, wanda = (

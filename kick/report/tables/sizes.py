@@ -10,7 +10,7 @@ from kick.report.tables.entry import Table, table
 
 @table("sizes", "Sizes", place=4)
 def sizes(frame: pd.DataFrame) -> Table:
-    """Size of the shipped files, what they are, packed size and bits per weight."""
+    """Shipped files and what they are, packed size, bits per weight, what structured steps removed."""
     rows = frame[(frame["replica"] == "") & (frame["shipped_as"].ne("") | frame["bytes"].notna())]
     select.wanted(rows[~rows["dense"]], "size of a variant beside dense")
     rows = select.variant_order(rows).drop_duplicates("label")
@@ -21,8 +21,9 @@ def sizes(frame: pd.DataFrame) -> Table:
             row["shipped_as"] or "not stored with this result",
             wording.megabytes(row["bytes"]) or wording.NOTHING,
             wording.number(row["bits_per_weight"], "ratio"),
+            wording.number(row["removed"], "share") if wording.known(row["removed"]) else "",
         )
         for row in select.records(rows)
     )
-    heads = ("variant", "shipped", "as", "packed", "bits per weight")
+    heads = ("variant", "shipped", "as", "packed", "bits per weight", "removed of blocks (%)")
     return Table("Sizes of the variants", heads, cells, rows, f"{wording.SHIPPED} {wording.PACKED}")
