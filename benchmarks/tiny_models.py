@@ -16,6 +16,8 @@ import argparse
 import math
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,7 +36,7 @@ from kick.model.source import tokenizer_of
 from kick.tasks import data
 
 SEED, RATE, WARM_UP = 0, 3e-3, 20
-LENGTH, BATCH, STEPS = 256, 8, 400  # 800,000 tokens: some twelve times through the corpus
+BATCH = 8
 HELD_OUT = 12  # every so many texts one is not trained on, to see whether it learns
 
 
@@ -70,13 +72,25 @@ def mamba2(ids: dict[str, int]) -> PreTrainedModel:
         head_dim=16,
         n_groups=2,
         state_size=16,
-        chunk_size=64,
+        chunk_size=32,
         tie_word_embeddings=True,
     )
     return Mamba2ForCausalLM(config)
 
 
-MODELS = {"tiny-mixtral": mixtral, "tiny-mamba2": mamba2}
+@dataclass(frozen=True)
+class Training:
+    """A model, for how many steps it is trained, and on windows of how many tokens."""
+
+    build: Callable[[dict[str, int]], PreTrainedModel]
+    steps: int
+    length: int
+
+
+MODELS = {
+    "tiny-mixtral": Training(mixtral, steps=400, length=256),  # ten times through the corpus
+    "tiny-mamba2": Training(mamba2, steps=240, length=128),  # three times: without CUDA its scan is slow
+}
 
 
 def texts() -> list[str]:
@@ -91,8 +105,8 @@ def tokens(tokenizer: PreTrainedTokenizerBase, some: list[str]) -> Tensor:
     return torch.tensor(tokenizer("\n\n".join(some), add_special_tokens=False, verbose=False).input_ids)
 
 
-def train(model: PreTrainedModel, ids: Tensor, steps: int) -> None:
-    """Train in place on random windows: AdamW, a linear warm-up, then half a cosine."""
+def train(model: PreTrainedModel, ids: Tensor, steps: int, length: int) -> None:
+    """Train in place on random windows of so many tokens: AdamW, a linear warm-up, then half a cosine."""
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.1, betas=(0.9, 0.95))
     draw = torch.Generator().manual_seed(SEED)
     start = time.monotonic()
@@ -100,8 +114,8 @@ def train(model: PreTrainedModel, ids: Tensor, steps: int) -> None:
     for step in range(1, steps + 1):
         rate = min(step / WARM_UP, 0.5 * (1 + math.cos(math.pi * step / steps)))
         optimizer.param_groups[0]["lr"] = RATE * rate
-        places = torch.randint(len(ids) - LENGTH, (BATCH,), generator=draw)
-        batch = torch.stack([ids[place : place + LENGTH] for place in places.tolist()])
+        places = torch.randint(len(ids) - length, (BATCH,), generator=draw)
+        batch = torch.stack([ids[place : place + length] for place in places.tolist()])
         loss = model(batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -113,25 +127,27 @@ def train(model: PreTrainedModel, ids: Tensor, steps: int) -> None:
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, ids: Tensor) -> float:
-    """Of windows of LENGTH tokens, each predicted from those before it in its window."""
-    windows = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
+def perplexity(model: PreTrainedModel, ids: Tensor, length: int) -> float:
+    """Of windows of so many tokens, each token predicted from those before it in its window."""
+    windows = ids[: len(ids) // length * length].view(-1, length)
     logits = model(windows).logits[:, :-1].flatten(0, 1)
     return math.exp(torch.nn.functional.cross_entropy(logits, windows[:, 1:].flatten()))
 
 
-def make(name: str, steps: int) -> Path:
-    """Train a model and write it where its name leads."""
+def make(name: str, steps: int | None = None) -> Path:
+    """Train a model, for its plan's steps or so many, and write it where its name leads."""
+    given = MODELS[name]
+    steps = given.steps if steps is None else steps
     tokenizer = tokenizer_of(resolve("smoke"))
     special = ("bos_token_id", "eos_token_id", "pad_token_id")
     ids = {key: getattr(tokenizer, key) for key in special} | {"vocab_size": len(tokenizer)}
     some = texts()
     torch.manual_seed(SEED)
-    model = MODELS[name](ids)
+    model = given.build(ids)
     seen = tokens(tokenizer, [text for place, text in enumerate(some) if place % HELD_OUT])
     unseen = tokens(tokenizer, some[::HELD_OUT])
     print(f"{name}: {model.num_parameters():,} weights, {len(seen):,} tokens", flush=True)
-    train(model, seen, steps)
+    train(model, seen, steps, given.length)
     print(
         f"  perplexity {perplexity(model, seen[:20_000]):.1f} seen, {perplexity(model, unseen):.1f} not seen"
     )
@@ -146,7 +162,7 @@ def make(name: str, steps: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=sorted(MODELS), help=f"of {', '.join(trained.NAMES)}")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, help="instead of each model's own number")
     given = parser.parse_args()
     if unknown := sorted(set(given.names) - set(MODELS)):
         parser.error(f"unknown model {', '.join(unknown)}; expected {', '.join(sorted(MODELS))}")
