@@ -1,6 +1,7 @@
 """The models of the presets `moe` and `ssm`: trained by a script, apart from what is tested on."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def script():
     file = Path(__file__).parents[2] / "benchmarks" / "tiny_models.py"
     spec = importlib.util.spec_from_file_location("tiny_models", file)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["tiny_models"] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
