@@ -210,7 +210,7 @@ class RecipeKeys(Keys):
 class CheckpointKeys(Keys):
     """`{checkpoint: someone/model-GPTQ}`: compressed elsewhere; `reference` is the matrix's model."""
 
-    checkpoint: Text = Field(description="a hub id or a folder")
+    checkpoint: Text = Field(description="a hub id, a folder or a .gguf file")
     revision: Text | None = Field(None, description="a hub revision")
     reference: Text | None = Field(None, description="the matrix's model, or nothing")
     name: Label | None = Field(None, description=LABEL)
