@@ -11,7 +11,7 @@ test: lint  ## lint, then the tests
 	$(BIN)/pytest -n 2 --dist worksteal
 
 docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its lists say what the methods say
-	$(BIN)/python docs/_site/methods.py
+	$(BIN)/python -m docs._site.methods
 	@touch $@
 
 lint: .venv/installed type docs/methods.md

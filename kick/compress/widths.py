@@ -93,7 +93,8 @@ def coupled(block: nn.Module, model: PreTrainedModel) -> Coupled:
     if set(found) != set(_PARTS) or any(linear.expert is not None for linear in found.values()):
         raise KickError(
             f"{type(model).__name__} has no blocks as Llama's ({', '.join(_PARTS)}); pruning of widths "
-            "serves Llama, Mistral, Qwen2 and Qwen3; choose last-n, shortgpt or laco, which drop whole layers"
+            "serves Llama, Mistral, Qwen2, Qwen3, Gemma 2 and Gemma 3; choose last-n, shortgpt or laco, "
+            "which drop whole layers"
         )
     rows = found["k_proj"].weight.shape[0]
     attention = block.get_submodule(found["k_proj"].name.rpartition(".")[0])

@@ -73,8 +73,9 @@ def test_an_additive_loss_is_ranked_as_it_is():
     assert spearmanr(found, true).statistic >= 0.995
 
 
-def test_a_unit_that_is_off_is_a_unit_that_is_gone():
-    model = tiny("llama")
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3"])
+def test_a_unit_that_is_off_is_a_unit_that_is_gone(name):
+    model = tiny(name)
     batches = batched(sequences(), torch.device("cpu"))
     found = structures(model)
     on = [(torch.tensor([0.0, 1.0]), torch.ones(64)) for _ in found]

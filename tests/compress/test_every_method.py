@@ -7,25 +7,15 @@ from functools import cache
 import pytest
 import torch
 
-from kick.compress import canonical, check, compress, describe
+from kick.compress import check, compress
 from kick.compress.context import Calibration
 from kick.compress.method import methods
 from kick.errors import KickError
 from kick.model import block_list, linears
 from kick.model.structure import skeleton
 from tests.support.architectures import ARCHITECTURES, sequences, tiny
+from tests.support.pairs import recipe, step
 
-REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2}
-SPECIAL = {
-    "gptq": {"group_size": 8},
-    "hqq": {"group_size": 8},
-    "seap": {"first": 0, "last": 0},
-    "adapt-pruner": {"steps": 4},
-    "llm-surgeon": {"shots": 2},
-    "bonsai": {"part": 0.2, "pairs": 2, "sequences": 1},
-    "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
-    "mka": {"length": 4, "entropy_neighbours": 20},
-}
 OWN_SHARES = {
     "owl",
     "llm-surgeon",
@@ -54,18 +44,6 @@ PAIRS = [(method, name) for method in methods for name in ARCHITECTURES]
 def masked(name: str) -> bool:
     """Whether a quantizer may follow a pruning step; one that rotates weights may not."""
     return methods[name].kind == "quantize" and not methods[name].rotates
-
-
-def step(method: str, **options):
-    needed = {
-        item["name"]: REQUIRED[item["name"]] for item in describe(method)["options"] if item["required"]
-    }
-    return canonical(method, needed | SPECIAL.get(method, {}) | options)
-
-
-def recipe(method: str):
-    steps = [step(method)]
-    return [step("rtn", bits=2), *steps] if methods[method].kind == "compensate" else steps
 
 
 @cache
@@ -118,6 +96,11 @@ def test_a_plan_can_check_without_weights(method, name):
 @pytest.mark.parametrize(("method", "name"), PAIRS)
 def test_what_was_asked_for(method, name):
     served(method, name)
+    assert_asked(method, name)
+
+
+def assert_asked(method: str, name: str) -> None:
+    """The method does to the tiny model what its options say, to the weight."""
     model, calibration, report = compressed(method, name)
     kind = methods[method].kind
     if kind == "prune":

@@ -42,7 +42,7 @@ MOST = 0.99  # the published limit of a block's share
     kind="structure",
     needs=("calibration", "gradients", "structure"),
     place=22,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class AdaptPruner(uneven.UnevenWidths):

@@ -65,7 +65,7 @@ class Candidates:
     needs=("calibration", "structure"),
     feeds_forward=True,
     place=24,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class Bonsai(uneven.UnevenWidths):

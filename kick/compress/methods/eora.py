@@ -39,7 +39,7 @@ from kick.model.structure import check_called
     needs=("calibration",),
     feeds_forward=True,
     place=10,
-    serves="all but Mixtral, Mamba",
+    serves="all but mixtures of experts and Mamba",
 )
 @dataclass(frozen=True)
 class Eora:

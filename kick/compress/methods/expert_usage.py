@@ -40,7 +40,7 @@ _ROUTERS = ("gate.weight", "gate.wg.weight", "router.weight", "router.classifier
     kind="structure",
     needs=("calibration", "structure"),
     place=90,
-    serves="mixtures of experts: Mixtral, Qwen3-MoE",
+    serves="mixtures of experts: Mixtral, Qwen3-MoE, DeepSeek-V3",
 )
 @dataclass(frozen=True)
 class ExpertUsage:

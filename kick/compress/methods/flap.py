@@ -45,7 +45,7 @@ from kick.compress.widths import (
     feeds_forward=True,
     version=2,  # variances of squares in float64
     place=10,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class Flap(EqualWidths):

@@ -24,7 +24,7 @@ from kick.compress.context import Calibration, calibration_of
 from kick.compress.depth import Stack, check_depth, forms, last_states
 from kick.compress.method import method, option
 from kick.compress.twin import Form
-from kick.errors import CellFailed
+from kick.errors import CellFailed, KickError
 from kick.model import blocks
 
 
@@ -48,8 +48,15 @@ class LaCo:
     sentences: int = option("calibration sequences that are looked at", 4, low=1)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError if the model has no more blocks than that."""
+        """Raises KickError if the model has no more blocks than that, or none alike beside each other."""
         check_depth(model, self.layers)
+        modules, merged = blocks(model), min(self.merge, (self.layers or self.merge) + 1)
+        places = range(self.lowest, len(modules) - self.merge + 1)
+        if places and not any(alike(modules[at : at + merged]) for at in places):
+            raise KickError(
+                f"{type(model).__name__} has no {merged} blocks in a row whose weights have the same shapes, "
+                "which laco merges; choose shortgpt or last-n"
+            )
 
     def forms(self, model: nn.Module) -> list[Form]:
         """What the model may become; where the threshold decides how often, after one merge."""
@@ -65,7 +72,8 @@ class LaCo:
         best = -1.0
         while at >= self.lowest and len(names) > least:
             gone = range(at + 1, at + 1 + min(self.merge - 1, len(names) - 1 - at, len(names) - least))
-            cosine = self._collapse(model, at, gone, calibration, before) if len(gone) else -1.0
+            able = len(gone) > 0 and alike(blocks(model)[at : gone.stop])
+            cosine = self._collapse(model, at, gone, calibration, before) if able else -1.0
             best = max(best, cosine)
             if cosine > self.threshold:
                 calibration.note("merged layers", into=names[at], taken=[names[index] for index in gone])
@@ -98,3 +106,9 @@ class LaCo:
             target.load_state_dict(kept)
             stack.place(model)
         return cosine
+
+
+def alike(modules: Sequence[nn.Module]) -> bool:
+    """Whether blocks have weights of the same names and shapes, so that differences can be added."""
+    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in modules]
+    return all(one == shapes[0] for one in shapes)

@@ -54,7 +54,7 @@ HELD_OUT = 8  # every so many sequences one is not fitted on
     needs=("calibration", "structure"),
     feeds_forward=True,
     place=15,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class Liar(EqualWidths):

@@ -31,7 +31,7 @@ from kick.model.structure import check_called
     activations=True,
     place=60,
     bits=8,
-    serves="all but Mixtral, Mamba",
+    serves="all but mixtures of experts and Mamba",
 )
 @dataclass(frozen=True)
 class LlmInt8:

@@ -41,7 +41,7 @@ from kick.model import Linear
     kind="structure",
     needs=("calibration", "gradients", "structure"),
     place=20,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class LlmPruner(EqualWidths):

@@ -79,7 +79,7 @@ class Curvature:
     needs=("calibration", "gradients"),
     place=95,
     chooses="one threshold over all matrices chooses",
-    serves="all but Mixtral, Mamba",
+    serves="all but mixtures of experts and Mamba",
 )
 @dataclass(frozen=True)
 class LlmSurgeon:

@@ -61,7 +61,7 @@ class Factors:
     kind="structure",
     needs=("calibration", "gradients", "structure"),
     place=26,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class LoraPrune(EqualWidths):

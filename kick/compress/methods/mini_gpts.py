@@ -51,7 +51,7 @@ _READERS = {
     needs=("calibration",),
     place=97,
     chooses="one threshold over all matrices chooses",
-    serves="all but Mixtral, Mamba",
+    serves="all but mixtures of experts and Mamba",
 )
 @dataclass(frozen=True)
 class MiniGpts:

@@ -37,7 +37,7 @@ from kick.model import blocks, linears
     feeds_forward=True,
     blockwise=True,
     place=35,
-    serves="mixtures of experts: Mixtral, Qwen3-MoE",
+    serves="mixtures of experts: Mixtral, Qwen3-MoE, DeepSeek-V3",
 )
 @dataclass(frozen=True)
 class MoePruner:

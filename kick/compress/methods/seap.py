@@ -43,7 +43,7 @@ MOST = 0.95  # of a block's weights
     feeds_forward=True,
     task_data=True,
     place=14,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class Seap(uneven.UnevenWidths):

@@ -39,7 +39,7 @@ from kick.model.structure import check_called
     needs=("calibration",),
     place=70,
     bits=8,
-    serves="all but Mixtral, Mamba",
+    serves="all but mixtures of experts and Mamba",
 )
 @dataclass(frozen=True)
 class SmoothQuant:
@@ -100,9 +100,12 @@ def norm_readers(block: Block) -> list[tuple[nn.Module, list[Linear]]]:
 
 
 def _fold(block: Block, norm: nn.Module, readers: list[Linear], scale: Tensor) -> bool:
-    """Divide the norm and multiply its readers; False, and all as it was, where outputs differ."""
-    before = block.run(0)
+    """Divide the norm and multiply its readers; False, and all as it was, where outputs differ or the norm is
+    of another width, of each head by itself."""
     own = [norm.get_parameter(name) for name, _ in norm.named_parameters() if name in ("weight", "bias")]
+    if any(parameter.shape != scale.shape for parameter in own):
+        return False
+    before = block.run(0)
     kept = [parameter.data.clone() for parameter in own] + [linear.weight.clone() for linear in readers]
     for parameter in own:
         parameter.data.div_(scale)

@@ -43,7 +43,7 @@ from kick.compress.widths import (
     needs=("calibration", "structure"),
     feeds_forward=True,
     place=12,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3",
 )
 @dataclass(frozen=True)
 class TransAct(EqualWidths):
