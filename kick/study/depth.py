@@ -10,12 +10,13 @@
 Only the input of the block at hand is kept, never the inputs of all blocks. The model's own forward runs: the
 blocks before are made to pass on what they are given, and the last of them gives the stored state. So masks,
 positions, the last norm and what else stands around the blocks are the model's own, in every architecture
-whose blocks hand on one tensor; `check` tells whether they do.
+whose blocks hand on one tensor; `check` tells whether they do. `options` of each call are the keywords of
+the model's own forward: a mask, positions, the layout of a pack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,34 +43,35 @@ class Depth:
         self.blocks = len(self.modules)
 
     @torch.inference_mode()
-    def start(self, ids: Tensor) -> Tensor:
+    def start(self, ids: Tensor, **options: Any) -> Tensor:
         """The input (B, T, H) of block 0 for token ids (B, T)."""
-        return self._input(ids, 0)
+        return self._input(ids, 0, options)
 
     @torch.inference_mode()
-    def advance(self, ids: Tensor, block: int, state: Tensor) -> Tensor:
+    def advance(self, ids: Tensor, block: int, state: Tensor, **options: Any) -> Tensor:
         """The input (B, T, H) of block + 1, of that of `block`."""
         with self._entered(block, state):
-            return self._input(ids, block + 1)
+            return self._input(ids, block + 1, options)
 
     @torch.inference_mode()
-    def finish(self, ids: Tensor, block: int, state: Tensor) -> Tensor:
-        """The model's last hidden states (B, T, H), of the input of `block`."""
+    def finish(self, ids: Tensor, block: int, state: Tensor, **options: Any) -> Tensor:
+        """The model's last hidden states (B, T, H), of the input of `block`; of the last block's output if
+        `block` is `blocks`."""
         with self._entered(block, state):
-            return self.network.hidden(ids)
+            return self.network.hidden(ids, **options)
 
-    def check(self, ids: Tensor, block: int, state: Tensor) -> None:
+    def check(self, ids: Tensor, block: int, state: Tensor, **options: Any) -> None:
         """Raises KickError if entering at `block` does not give the hidden states of a whole forward."""
         with torch.inference_mode():
-            whole = self.network.hidden(ids)
-        found = self.finish(ids, block, state)
+            whole = self.network.hidden(ids, **options)
+        found = self.finish(ids, block, state, **options)
         if found.shape != whole.shape or not _close(found, whole):
             raise KickError(
                 f"{type(self.network.model).__name__} cannot be entered at block {block}: its blocks pass on "
-                "more than one tensor; component studies need blocks that hand on hidden states alone"
+                "more than one tensor; this study needs blocks that hand on hidden states alone"
             )
 
-    def _input(self, ids: Tensor, block: int) -> Tensor:
+    def _input(self, ids: Tensor, block: int, options: Mapping[str, Any]) -> Tensor:
         seen: list[Tensor] = []
 
         def note(*args: Any, **kwargs: Any) -> Tensor:
@@ -78,7 +80,7 @@ class Depth:
 
         with _patched({self.modules[block]: note}):
             try:
-                self.network.hidden(ids)
+                self.network.hidden(ids, **options)
             except _Reached:
                 return seen[0]
         raise KickError(f"{type(self.network.model).__name__} never calls its block {block}")

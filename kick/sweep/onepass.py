@@ -23,8 +23,9 @@ from kick.compress.context import Calibration
 from kick.compress.streamed.stepwise import Looks, Stepwise
 from kick.engine.layered import LayeredEngine
 from kick.engine.layers import Passing, passes
+from kick.engine.layers.forwards import SharedForward
 from kick.engine.layers.passes import Forward
-from kick.engine.layers.reader import LayeredReader, SharedForward
+from kick.engine.layers.reader import LayeredReader
 from kick.engine.whole import Reading
 from kick.errors import KickError
 from kick.matrix.memory import HELD

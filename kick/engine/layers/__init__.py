@@ -1,4 +1,4 @@
-"""Passes over the blocks of a model that memory does not hold: passes, network, reader."""
+"""Passes over the blocks of a model that memory does not hold: passes, network, forwards, reader."""
 
 from __future__ import annotations
 

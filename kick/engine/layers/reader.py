@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 import psutil
-import torch
 from torch import Tensor
 
 from kick.engine import budget, whole
 from kick.engine.layers import COPIES, SHARE, Passing
+from kick.engine.layers.forwards import SharedForward, forwards
 from kick.engine.layers.network import LayeredNetwork
 from kick.engine.layers.passes import Forward, run
-from kick.engine.network import mask_of, pad_right
-from kick.engine.packed.attend import PackLayout
 from kick.engine.packed.draft import Acceptance
-from kick.engine.packed.pack import Pack, gather
-from kick.engine.packed.tree import Node, common, grow
 from kick.engine.packed.trust import stretched_beyond, trusted_length
 from kick.engine.reader import Reader
 from kick.engine.stopping import Decoding, check_numbers, pick
 from kick.errors import KickError
 from kick.model import decoding
 from kick.model.layered import Layered
-
-WORTH = 16  # tokens that sharing a prefix must save
 
 
 class LayeredReader(Reader):
@@ -94,9 +87,7 @@ class LayeredReader(Reader):
 
     def shared(self, readings: Sequence[whole.Reading]) -> list[SharedForward]:
         """The forwards that give these readings."""
-        packs = [i for i, (ids, _) in enumerate(readings) if self._packs(len(ids))]
-        rest = sorted(set(range(len(readings))) - set(packs))
-        return [*self._trees(readings, packs), *self._rows(readings, rest)]
+        return list(forwards(self, readings))
 
     def bytes_of(self, jobs: Sequence[SharedForward]) -> int:
         """Bytes that hidden states take while these forwards are run."""
@@ -120,36 +111,6 @@ class LayeredReader(Reader):
             self.passes += 1
             for job, part in now:
                 yield part, job.found(job.forward)
-
-    def _packs(self, length: int) -> bool:
-        return self.packed and (self.trusted is None or length <= self.trusted)
-
-    def _trees(self, readings: Sequence[whole.Reading], chosen: Sequence[int]) -> Iterator[_Tree]:
-        """Forwards of neighbours in the order of their tokens, as many as a forward holds."""
-        order = sorted(chosen, key=lambda i: readings[i][0])
-        group: list[int] = []
-        size = 0
-        for i in order:
-            ids = readings[i][0]
-            more = len(ids) - (common(readings[group[-1]][0], ids) if group else 0)
-            if group and size + more > self.batch_tokens:
-                yield _Tree(self.network, readings, group)
-                group, size, more = [], 0, len(ids)
-            group.append(i)
-            size += more
-        if group:
-            yield _Tree(self.network, readings, group)
-
-    def _rows(self, readings: Sequence[whole.Reading], chosen: Sequence[int]) -> Iterator[_Rows]:
-        """Forwards of whole rows padded on the right, longest first."""
-        order = sorted(chosen, key=lambda i: -len(readings[i][0]))
-        while order:
-            longest = len(readings[order[0]][0])
-            part = order[: 1 if self.network.manner.alone else max(1, self.batch_tokens // longest)]
-            if self.stretched is not None and longest > self.stretched:
-                part = [i for i in part if len(readings[i][0]) == longest]
-            order = order[len(part) :]
-            yield _Rows(self.network, readings, part)
 
     def decode(self, rows: Sequence[Decoding], drafts: Mapping[int, tuple[int, ...]]) -> Iterator[int]:
         """Finish every row, a token of each per pass; their indices as they are done.
@@ -207,69 +168,3 @@ class VariantReader(LayeredReader):
             before = alone.passes
             yield from alone._parts(parts)
             self.passes += alone.passes - before
-
-
-class SharedForward(Protocol):
-    """Several readings in one forward. `forward` is the call; `found` takes one that was run, which may be
-    another model's."""
-
-    forward: Forward
-    tokens: int
-
-    def found(self, forward: Forward) -> whole.Found:
-        """The states of its readings; the forward's own are let go."""
-
-
-class _Tree:
-    """Readings that go into one forward as a tree of shared prefixes."""
-
-    def __init__(self, network: LayeredNetwork, readings: Sequence[whole.Reading], chosen: Sequence[int]):
-        self.chosen, self.counts = list(chosen), [readings[i][1] for i in chosen]
-        self.root = grow([readings[i][0] for i in chosen], lambda tokens, n: tokens * (n - 1) >= WORTH)
-        for node in self.root.below():
-            for reading in node.readings:
-                node.want(self.counts[reading])
-        self.pack = Pack(network.device)
-        for child in self.root.children:
-            self.pack.add(child, (), True)
-        layout = PackLayout(self.pack.own + self.pack.shared, False)
-        positions = torch.tensor([self.pack.positions], device=network.device)
-        ids = torch.tensor([self.pack.ids], device=network.device)
-        self.forward = Forward(ids, {"position_ids": positions, "layout": layout}, network.ours)
-        self.tokens = len(self.pack.ids)
-
-    def found(self, forward: Forward) -> whole.Found:
-        """The states of its readings; the forward's own are let go."""
-        hidden = _taken(forward)[0]
-        ends: list[Node] = []
-        for node, start, _ in self.pack.placed:
-            end = start + len(node.ids)
-            node.hidden = hidden[end - node.wanted : end]
-            ends += [node] if node.readings else []
-        found = [(self.chosen[one], gather(node, self.counts[one])) for node in ends for one in node.readings]
-        for node, _, _ in self.pack.placed:
-            node.hidden = None  # variants share the tree: it must not keep the states of the last one
-        return found
-
-
-class _Rows:
-    """Readings that go into one forward as padded rows."""
-
-    def __init__(self, network: LayeredNetwork, readings: Sequence[whole.Reading], chosen: Sequence[int]):
-        self.readings = [(i, len(readings[i][0]), readings[i][1]) for i in chosen]
-        rows = [readings[i][0] for i in chosen]
-        mask = {"attention_mask": mask_of(rows, network.device)} if network.manner.mask else {}
-        self.forward = Forward(pad_right(rows, network.device), mask, network.native)
-        self.tokens = self.forward.tokens
-
-    def found(self, forward: Forward) -> whole.Found:
-        """The states of its readings; the forward's own are let go."""
-        hidden = _taken(forward)
-        return [(i, hidden[row, end - count : end]) for row, (i, end, count) in enumerate(self.readings)]
-
-
-def _taken(forward: Forward) -> Tensor:
-    if forward.hidden is None:
-        raise RuntimeError("a forward has not been run")
-    hidden, forward.hidden = forward.hidden, None
-    return hidden
