@@ -14,7 +14,7 @@ from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table
 from kick.errors import KickError
 from kick.printable import say
 
-app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components, verdicts.")
+app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components, layers, verdicts.")
 
 Model = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
 Out = Annotated[
@@ -43,6 +43,16 @@ Changes = Annotated[
 Flips = Annotated[float, typer.Option(help="per cent of items that flip against the change")]
 Runs = Annotated[int, typer.Option(help="simulated studies per row")]
 Written = Annotated[str | None, typer.Option(help="a folder for verdicts.csv and verdicts.md")]
+Asked = Annotated[
+    list[str] | None, typer.Option("--task", help="a task beside perplexity and FDT; repeatable")
+]
+OfEach = Annotated[int | None, typer.Option(help="items per task, prompts of FDT")]
+Windows = Annotated[int | None, typer.Option(help="windows of the perplexity task")]
+ForMetrics = Annotated[str, typer.Option(help="the text of the metrics, which no task asks")]
+Fdt = Annotated[str, typer.Option(help="the fidelity task, for FDT and KL")]
+Ppl = Annotated[str, typer.Option(help="the perplexity task")]
+Parts = Annotated[int | None, typer.Option(help="parts of the blocks in parallel")]
+LayersOut = Annotated[str | None, typer.Option(help="the folder to write; by default results/<model>-layers")]
 Offline = Annotated[bool, typer.Option(help="do not contact the hub")]
 
 
@@ -102,6 +112,53 @@ def components(
     if summary.status == 0:
         parts, compared, files = pages.write(planned, store, Path(out))
         for table in (parts, compared):
+            print_table(list(table.heads), table.rows)
+        print("\n".join(str(file) for file in files))
+    raise typer.Exit(summary.status)
+
+
+@app.command(rich_help_panel=panels.STUDY)
+def layers(
+    model: Model,
+    out: LayersOut = None,
+    task: Asked = None,
+    fidelity: Fdt = "kick_mini_fidelity",
+    perplexity: Ppl = "kick_mini_perplexity",
+    limit: OfEach = None,
+    windows: Windows = None,
+    corpus: ForMetrics = "kick_mini_calibration",
+    sequences: Sequences = 16,
+    length: Length = 256,
+    calibration_seed: Seed = 0,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    plugins: Plugins = None,
+    executor: Executor = "local",
+    workers: Parts = None,
+    retry_failed: Retry = False,
+    offline: Offline = False,
+) -> None:
+    """Drop each block alone: what that does to perplexity, FDT and tasks, and which metric tells beforehand.
+
+    Writes the curves with intervals, and the rank correlation of block influence, angular distance, Taylor,
+    magnitudes, perplexity and reverse order with the harm. What is done already is not done again.
+    """
+    from kick.cli import compress
+    from kick.study import layer_pages
+    from kick.study import layers as study
+
+    spec = compress.calibration_of(corpus, sequences, length, calibration_seed)
+    out = out or f"results/{study.folder_name(model)}"
+    options = study.LayerOptions(
+        model, spec, out, tasks=tuple(task or ("kick_mini_mcq",)), fidelity=fidelity, perplexity=perplexity,
+        limit=limit, windows=windows, data_root=data_root, task_folders=tuple(tasks or ()),
+        plugins=tuple(plugins or ()), executor=executor, workers=workers, retry_failed=retry_failed,
+        offline=offline,
+    )  # fmt: skip
+    planned, store, summary = study.run(options, ["kick", *sys.argv[1:]], say)
+    if summary.status == 0:
+        tables, files = layer_pages.write(planned, store, Path(out))
+        for table in tables:
             print_table(list(table.heads), table.rows)
         print("\n".join(str(file) for file in files))
     raise typer.Exit(summary.status)
