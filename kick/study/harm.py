@@ -101,14 +101,17 @@ def correlations(predictors: dict[str, list[float]], measures: Sequence[Measure]
     for one in measures:
         column = np.stack([mine.columns[one.metric.column] for mine in one.without])  # (blocks, items)
         units = metrics.units_of(one.metric, one.dense.columns)
-        column = column if one.metric.higher_is_better is False else -column
+        column = -column if one.metric.higher_is_better else column
         finite = np.isfinite(column).all(axis=0)
+        if not finite.any():
+            raise KickError(f"{one.name}: no item has a score without every block; see `kick status`")
         column, units = column[:, finite], None if units is None else units[finite]
         drawn = _resampled(column, units)
         for name, values in predictors.items():
             own = np.array(values)
             rho, spread = spearman(own, column.mean(axis=1)[None])[0], spearman(own, drawn)
-            low, high = np.percentile(spread[np.isfinite(spread)], [2.5, 97.5]) if len(drawn) else (rho, rho)
+            spread = spread[np.isfinite(spread)]
+            low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (np.nan, np.nan)
             many = column.shape[1] if units is None else len(np.unique(units))
             found.append(Correlation(name, one.name, rho, low, high, column.shape[1], many, chance(len(own))))
     return found

@@ -9,7 +9,7 @@ from kick.compress.method import methods
 from kick.errors import KickError
 from tests.support.architectures import tiny
 
-REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2}
+REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2, "block": 1}
 SPECIAL = {
     "gptq": {"group_size": 8},
     "hqq": {"group_size": 8},

@@ -1,0 +1,193 @@
+"""Methods and studies against plain loops of the same work, in CPU time on one thread.
+
+    python benchmarks/methods.py [--only layers] [--out benchmarks/out/methods.json]
+
+A benchmark is a function of the options that returns rows {work, against, ratio, target, seconds,
+against_seconds}, entered by `@bench("name")`; ratio is theirs over ours, so that larger is better. Both sides
+do the same work in one process, and their answers are compared before the times are written.
+
+layers      `kick study layers`: each block of the demo model dropped alone, windows of perplexity, choices by
+            likelihood and continuations for FDT. The plain loop takes the block out of the model and reads
+            every text from the first block on, in padded batches of about as many tokens as ours, with logits
+            at the scored positions alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # LAPACK's idle threads use CPU time too
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from kick import tasks
+from kick.engine import Engine
+from kick.engine.encode import Encoder, max_length
+from kick.engine.network import pad_right
+from kick.model import block_list, load, resolve
+from kick.model.owned import own
+from kick.records import Request, TaskSpec
+from kick.study.dropping import DropEngine
+
+Row = dict[str, Any]
+BENCHES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {}
+
+
+def bench(name: str) -> Callable[[Callable[[argparse.Namespace], list[Row]]], Any]:
+    """Enter a benchmark by its name."""
+
+    def enter(made: Callable[[argparse.Namespace], list[Row]]) -> Any:
+        BENCHES[name] = made
+        return made
+
+    return enter
+
+
+def row(work: str, target: float, ours: float, theirs: float, against: str = "plain loop") -> Row:
+    """A row of CPU seconds of both sides."""
+    made: Row = {"work": work, "against": against, "ratio": round(theirs / ours, 3), "target": target}
+    return made | {"seconds": round(ours, 3), "against_seconds": round(theirs, 3)}
+
+
+# ------------------------------------------------------------------------------ kick study layers
+
+
+@dataclass(frozen=True)
+class Text:
+    """A row of token ids, whose last `len(targets)` positions but one are scored against `targets`."""
+
+    ids: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@torch.inference_mode()
+def plain_pass(model: Any, texts: Sequence[Text], batch_tokens: int) -> list[tuple[float, int]]:
+    """Log-probability of each text's targets, and how many come before the first that is not the argmax."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
+    found: dict[int, tuple[float, int]] = {}
+    while order:
+        part = order[: max(1, batch_tokens // len(texts[order[0]].ids))]
+        order = order[len(part) :]
+        hidden = model.model(
+            input_ids=pad_right([texts[i].ids for i in part], model.device), use_cache=False
+        ).last_hidden_state
+        for place, i in enumerate(part):
+            end, targets = len(texts[i].ids), torch.tensor(texts[i].targets)
+            logits = model.lm_head(hidden[place, end - len(targets) : end])
+            found[i] = scored(logits, targets)
+    return [found[i] for i in range(len(texts))]
+
+
+def scored(logits: Tensor, targets: Tensor) -> tuple[float, int]:
+    """Of logits (n, V) and targets (n,): the sum of log-probabilities, and the first n that differs."""
+    wrong = (logits.argmax(-1) != targets).nonzero()
+    first = int(wrong[0]) if len(wrong) else len(targets)
+    return float(logits.log_softmax(-1).gather(1, targets[:, None]).double().sum()), first
+
+
+def plain_layers(model: Any, texts: Sequence[Text], batch_tokens: int) -> list[list[tuple[float, int]]]:
+    """The whole of it, block by block."""
+    modules = block_list(model)[1]
+    every, found = list(modules), []
+    for gone in range(len(every)):
+        del modules[:]
+        modules.extend(every[:gone] + every[gone + 1 :])
+        model.config.num_hidden_layers = len(modules)
+        found.append(plain_pass(model, texts, batch_tokens))
+    del modules[:]
+    modules.extend(every)
+    model.config.num_hidden_layers = len(every)
+    return found
+
+
+def asked(options: argparse.Namespace, model: Any, tokenizer: Any) -> tuple[list[Request], list[Text]]:
+    """What is asked, as requests and as rows of tokens."""
+    loaded = tasks.load(["kick_mini_perplexity", "kick_mini_mcq", "kick_mini_fidelity"])
+    items = {
+        name: loaded[name].items(TaskSpec(name, limit=limit), tokenizer)
+        for name, limit in zip(loaded, (options.windows, options.choices, options.prompts), strict=True)
+    }
+    windows, choices, prefixes = ([one for item in part for one in item.requests] for part in items.values())
+    continued = Engine(model, tokenizer).answer(prefixes)
+    read = [
+        Request("fidelity", one.context, tokens=answer.tokens or ())
+        for one, answer in zip(prefixes, continued, strict=True)
+    ]
+    encoder = Encoder(tokenizer, max_length(model.config, tokenizer))
+    texts = [Text(one.tokens[:-1], one.tokens[1:]) for one in windows]
+    texts += [Text(part.ids, tuple(part.targets)) for found, _ in encoder.pairs(choices) for part in found]
+    for one, prompt in zip(read, encoder.prompts(read), strict=True):
+        texts.append(Text(prompt.ids + one.tokens[:-1], one.tokens))
+    return [*windows, *choices, *read], texts
+
+
+@bench("layers")
+def layers(options: argparse.Namespace) -> list[Row]:
+    """Every block of the demo model dropped alone."""
+    model, tokenizer = load(resolve("smollm2-135m"))
+    own(model)
+    requests, texts = asked(options, model, tokenizer)
+    start = time.process_time()
+    engine = DropEngine(model, tokenizer)
+    found = []
+    for block in range(len(block_list(model)[1])):
+        engine.drop(block)
+        found.append(engine.answer(requests))
+    ours = time.process_time() - start
+    start = time.process_time()
+    plain = plain_layers(model, texts, engine.reader.batch_tokens)
+    theirs = time.process_time() - start
+    for mine, other in zip(found, plain, strict=True):
+        for response, (logprob, first) in zip(mine, other, strict=True):
+            same = response.values["fdt"] == first if response.values else close(response.logprob, logprob)
+            if not same:
+                raise SystemExit(f"not the same work: {response} against {logprob}, {first}")
+    return [row("kick study layers", 1.6, ours, theirs)]
+
+
+def close(mine: float | None, other: float) -> bool:
+    """Whether two log-probabilities are the same but for rounding."""
+    return mine is not None and abs(mine - other) <= 1e-2 + 1e-4 * abs(other)
+
+
+# ------------------------------------------------------------------------------ all of them
+
+
+def main() -> None:
+    """Time what is asked for, print a table, write the JSON; rows that are not measured now stay."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", choices=[*BENCHES], action="append")
+    parser.add_argument("--windows", type=int, default=2, help="layers: windows of 512 tokens")
+    parser.add_argument("--choices", type=int, default=12, help="layers: multiple-choice items")
+    parser.add_argument("--prompts", type=int, default=12, help="layers: prompts of FDT")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/methods.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [one for name in options.only or BENCHES for one in BENCHES[name](options)]
+    table = Table(title="CPU seconds, one thread")
+    for title in ("work", "ours", "against", "", "ratio", "target"):
+        table.add_column(title, justify="left" if title in ("work", "against") else "right")
+    for one in rows:
+        seconds = f"{one['seconds']:.1f}", f"{one['against_seconds']:.1f}"
+        ratios = f"{one['ratio']:.2f}", f"{one['target']:.1f}"
+        table.add_row(one["work"], seconds[0], one["against"], seconds[1], *ratios)
+    Console().print(table)
+    before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else []
+    new = {(one["work"], one["against"]) for one in rows}
+    kept = [one for one in before if (one["work"], one["against"]) not in new]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps([*kept, *rows], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
