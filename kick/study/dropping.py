@@ -28,7 +28,6 @@ from kick.engine.stopping import Decoding
 from kick.model import blocks, linears
 from kick.model.heap import give_back
 from kick.model.owned import own
-from kick.paths import cache_root
 from kick.records import Cell, Job, Variant
 from kick.store import Store
 from kick.study.depth import Depth
@@ -166,7 +165,7 @@ class DropWorker(Worker):
                 tokenizer,
                 batch_tokens=self.batch_tokens,
                 reference=reference,
-                token_cache=cache_root() / "tokens" / job.variant.model.tokenizer[:16],
+                token_cache=paths.tokens_folder(job.variant.model.tokenizer),
             )
             for variant in sorted(job.variants, key=block_of):
                 engine.drop(block_of(variant))
