@@ -159,7 +159,8 @@ class DropWorker(Worker):
             network, tokenizer = model.load(job.variant.model, device=paths.device())
             own(network)
             self._load_tasks()
-        with self._reference(job, store, tokenizer) as reference:
+        job, known = self._reference(job, store, tokenizer)
+        with known as reference:
             engine = DropEngine(
                 network,
                 tokenizer,
