@@ -10,7 +10,7 @@ import transformers as tf
 import kick
 from kick import api
 from kick.compress.methods.wanda import Wanda
-from kick.engine.layers.forwards import Tree
+from kick.engine.layers.forwards import TreeForward
 from kick.engine.layers.reader import LayeredReader
 from kick.model.layered import Layered
 from kick.model.source import locate
@@ -162,7 +162,7 @@ def test_a_passs_cells_are_stored_and_its_states_let_go_before_the_next(tmp_path
     assert run(matrix(LAYERED), tmp_path).failed == 0
     assert stored == [2, 4, 6, 8], "dense's two cells, then two of each variant"
     assert not any(one.engine.layers.known for one in members)
-    trees = [job for one in members for job in one.jobs if isinstance(job, Tree)]
+    trees = [job for one in members for job in one.jobs if isinstance(job, TreeForward)]
     assert trees
     assert all(node.hidden is None for tree in trees for node, _, _ in tree.pack.placed)
 

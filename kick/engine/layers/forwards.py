@@ -34,7 +34,7 @@ class SharedForward(Protocol):
         """The states of its readings; the forward's own are let go."""
 
 
-class Tree:
+class TreeForward:
     """Readings that go into one forward as a tree of shared prefixes."""
 
     def __init__(self, network: Network, readings: Sequence[whole.Reading], chosen: Sequence[int]):
@@ -66,7 +66,7 @@ class Tree:
         return found
 
 
-class Rows:
+class RowsForward:
     """Readings that go into one forward as padded rows."""
 
     def __init__(self, network: Network, readings: Sequence[whole.Reading], chosen: Sequence[int]):
@@ -97,7 +97,7 @@ def forwards(reader: Reader, readings: Sequence[whole.Reading]) -> Iterator[Shar
     yield from _rows(reader, readings, [i for i, one in enumerate(fits) if not one])
 
 
-def _trees(reader: Reader, readings: Sequence[whole.Reading], chosen: Sequence[int]) -> Iterator[Tree]:
+def _trees(reader: Reader, readings: Sequence[whole.Reading], chosen: Sequence[int]) -> Iterator[TreeForward]:
     """Forwards of neighbours in the order of their tokens, as many as a forward holds."""
     order = sorted(chosen, key=lambda i: readings[i][0])
     group: list[int] = []
@@ -106,15 +106,15 @@ def _trees(reader: Reader, readings: Sequence[whole.Reading], chosen: Sequence[i
         ids = readings[i][0]
         more = len(ids) - (common(readings[group[-1]][0], ids) if group else 0)
         if group and size + more > reader.batch_tokens:
-            yield Tree(reader.network, readings, group)
+            yield TreeForward(reader.network, readings, group)
             group, size, more = [], 0, len(ids)
         group.append(i)
         size += more
     if group:
-        yield Tree(reader.network, readings, group)
+        yield TreeForward(reader.network, readings, group)
 
 
-def _rows(reader: Reader, readings: Sequence[whole.Reading], chosen: Sequence[int]) -> Iterator[Rows]:
+def _rows(reader: Reader, readings: Sequence[whole.Reading], chosen: Sequence[int]) -> Iterator[RowsForward]:
     """Forwards of whole rows padded on the right, longest first."""
     order = sorted(chosen, key=lambda i: -len(readings[i][0]))
     while order:
@@ -123,4 +123,4 @@ def _rows(reader: Reader, readings: Sequence[whole.Reading], chosen: Sequence[in
         if reader.stretched is not None and longest > reader.stretched:
             part = [i for i in part if len(readings[i][0]) == longest]
         order = order[len(part) :]
-        yield Rows(reader.network, readings, part)
+        yield RowsForward(reader.network, readings, part)
