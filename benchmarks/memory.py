@@ -68,7 +68,7 @@ class Work:
     matrix: str = ""
 
 
-OURS, THEIRS = "{name: layered}", "{name: packed}"
+OURS, THEIRS = "{name: layered}", "{name: transformers}"  # its name of what is packed now
 MATRIX = """
 name: group
 model: MODEL
