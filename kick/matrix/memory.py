@@ -130,8 +130,9 @@ def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, v
     budget: bytes that evaluation states and calibration states may take; None leaves them as they are.
     """
     value = BYTES[dtype]
-    evaluated = COPIES * work.asked * size.hidden * value
-    passing = variants * (evaluated + _held(size, work))
+    states = work.asked * size.hidden * value
+    evaluated = COPIES * states  # as the engine counts them; one variant at a time has more than one copy
+    passing = variants * (states + _held(size, work)) + evaluated - states
     if budget is not None:
         passing = min(passing, max(budget, _held(size, work)))
     block = _block(size, value, work.compresses) + _solving(size, work) + _forwards(size, work) - LOGITS
