@@ -183,9 +183,10 @@ def _forwards(size: Shape, work: JobWork) -> int:
 
 
 def _cache(size: Shape, work: JobWork) -> int:
-    """Keys and values of what is generated at once."""
+    """Keys and values of what is generated at once, and of a forward's prompts, as computed and as kept."""
     kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
     rows = [(min(ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
     most = max((count * tokens for count, tokens in rows), default=0)
-    allowed = max(4 * size.parameters // CACHE[0], CACHE[1])
-    return min(allowed, most * size.blocks * size.cached * 4)
+    allowed, token = max(4 * size.parameters // CACHE[0], CACHE[1]), size.blocks * size.cached * 4
+    read = 2 * (work.batch_tokens or BATCH) if most else 0
+    return min(allowed, most * token) + read * token

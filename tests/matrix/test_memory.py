@@ -40,7 +40,7 @@ def test_in_memory_is_weights_and_the_largest_of_loading_compressing_answering()
     file = Shape(10**9, 100, 8, 4, 50, stored=2 * 10**9)
     assert memory.in_memory(file, "float32", DENSE) == memory.LIBRARIES + 6 * 10**9, "read as bfloat16"
     generates = JobWork({"qa": 100}, {"qa": "generate_until"}, batch_tokens=10)
-    cache = 64 * 150 * 9 * 6 * 4
+    cache = (64 * 150 + 2 * 10) * 9 * 6 * 4
     assert memory.in_memory(SHAPE, "float32", generates) == memory.LIBRARIES + 4000 + answering + cache
 
 
