@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from kick.compress.widths import Coupled
 from kick.errors import CellFailed
+from kick.model.packed import PackedLinears
 
 BATCH_TOKENS = 1024  # of sequences of one length that are run together
+On = Sequence[tuple[Tensor, Tensor]]  # of each block: what is on of its groups and of its channels
 
 
 @contextmanager
-def switched(found: Sequence[Coupled], on: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+def switched(found: Sequence[Coupled], on: On) -> Iterator[None]:
     """Within it, units of which `on` is 0 give nothing: of each block its groups (groups,) and channels."""
     handles = []
     try:
@@ -46,6 +48,18 @@ def loss_of(model: nn.Module, batches: Sequence[Tensor]) -> float:
     if not mean < float("inf"):
         raise CellFailed("the loss is NaN or infinite with some heads and channels switched off")
     return mean
+
+
+def losses_with(
+    model: nn.Module, found: Sequence[Coupled], batches: Sequence[Tensor], masks: Iterable[On]
+) -> list[float]:
+    """The loss with each mask in turn, see `switched` and `loss_of`; weights stay as they are meanwhile."""
+    losses = []
+    with PackedLinears(model).on():
+        for on in masks:
+            with switched(found, on):
+                losses.append(loss_of(model, batches))
+    return losses
 
 
 def batched(sequences: Sequence[Tensor], device: torch.device) -> list[Tensor]:

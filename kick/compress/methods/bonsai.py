@@ -29,14 +29,12 @@ from kick.compress.calibrate.statistics import InputNorm
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
 from kick.compress.method import method, option
-from kick.compress.switches import batched, loss_of, switched
+from kick.compress.switches import On, batched, losses_with
 from kick.compress.widths import Coupled, KeptWidths, coupled
 from kick.model import blocks
-from kick.model.packed import PackedLinears
 from kick.model.structure import device_of
 
 LARGEST = 1e8  # perplexities above it count as it in the regression
-On = list[tuple[Tensor, Tensor]]  # of each block: its groups, its channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,19 +95,17 @@ class Bonsai(uneven.UnevenWidths):
             modules += [candidates(prior, part) for prior in one]
         chosen = torch.randperm(len(calibration))[: self.sequences].tolist()
         batches = batched([calibration[place] for place in chosen], device_of(model))
-        drawn, values = [], []
-        with PackedLinears(model).on():  # nothing changes a weight before the round ends
-            for _ in range(self.pairs):
-                first = [module.draw() for module in modules]
-                for masks in (first, [~mask for mask in first]):
-                    with switched(found, _pairs(modules, masks)):
-                        loss = loss_of(model, batches)
-                    calibration.passes.forward += len(chosen)
-                    values.append(
-                        -loss if self.regress == "loss" else -min(math.exp(min(loss, 700)), LARGEST)
-                    )
-                    drawn.append(torch.cat(masks))
-        scores = regression(torch.stack(drawn), torch.tensor(values, dtype=torch.float64), self.ridge)
+        drawn = []
+        for _ in range(self.pairs):
+            first = [module.draw() for module in modules]
+            drawn += [first, [~mask for mask in first]]
+        losses = losses_with(model, found, batches, (_pairs(modules, masks) for masks in drawn))
+        calibration.passes.forward += len(chosen) * len(drawn)
+        values = [
+            -loss if self.regress == "loss" else -min(math.exp(min(loss, 700)), LARGEST) for loss in losses
+        ]
+        goal = torch.tensor(values, dtype=torch.float64)
+        scores = regression(torch.stack([torch.cat(masks) for masks in drawn]), goal, self.ridge)
         _remove(model, found, modules, scores, budget)
 
 
