@@ -11,7 +11,7 @@ layers      `kick study layers`: each block of the demo model dropped alone, win
             every text from the first block on, in padded batches of about as many tokens as ours, with logits
             at the scored positions alone.
 bonsai      the losses of the demo model under Bonsai's masks, 5 % of each block's channels off. The plain
-            loop multiplies inputs by the masks too, and runs one sequence at a time through the model as it is.
+            loop multiplies inputs by the masks too, and runs one sequence at a time.
 """
 
 from __future__ import annotations
