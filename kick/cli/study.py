@@ -14,7 +14,7 @@ from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table
 from kick.errors import KickError
 from kick.printable import say
 
-app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components, layers, verdicts.")
+app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components, layers, search, verdicts.")
 
 Model = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
 Out = Annotated[
@@ -53,6 +53,13 @@ Fdt = Annotated[str, typer.Option(help="the fidelity task, for FDT and KL")]
 Ppl = Annotated[str, typer.Option(help="the perplexity task")]
 Parts = Annotated[int | None, typer.Option(help="parts of the blocks in parallel")]
 LayersOut = Annotated[str | None, typer.Option(help="the folder to write; by default results/<model>-layers")]
+Budget = Annotated[int, typer.Option(help="formulas that are measured")]
+Pruned = Annotated[str, typer.Option(help="the share pruned of each row, or n:m")]
+Held = Annotated[int, typer.Option("--fitness", help="sequences on which formulas are measured")]
+Population = Annotated[int, typer.Option(help="formulas that are kept to breed from")]
+SearchSeed = Annotated[int, typer.Option(help="of the search")]
+SearchOut = Annotated[str | None, typer.Option(help="the folder to write; by default results/<model>-search")]
+Compared = Annotated[str, typer.Option(help="the perplexity task of the comparison")]
 Offline = Annotated[bool, typer.Option(help="do not contact the hub")]
 
 
@@ -158,6 +165,52 @@ def layers(
     planned, store, summary = study.run(options, ["kick", *sys.argv[1:]], say)
     if summary.status == 0:
         tables, files = layer_pages.write(planned, store, Path(out))
+        for table in tables:
+            print_table(list(table.heads), table.rows)
+        print("\n".join(str(file) for file in files))
+    raise typer.Exit(summary.status)
+
+
+@app.command(rich_help_panel=panels.STUDY)
+def search(
+    model: Model,
+    budget: Budget,
+    out: SearchOut = None,
+    sparsity: Pruned = "0.5",
+    population: Population = 10,
+    seed: SearchSeed = 0,
+    corpus: Corpus = "kick_mini_calibration",
+    sequences: Sequences = 8,
+    length: Length = 128,
+    calibration_seed: Seed = 0,
+    fitness: Held = 8,
+    perplexity: Compared = "kick_mini_perplexity",
+    windows: Windows = None,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    executor: Executor = "local",
+    offline: Offline = False,
+) -> None:
+    """Search a saliency by genetic programming, as Pruner-Zero does: --budget 60.
+
+    Formulas of weight, gradient and input are measured on calibration text; the best is compared with the
+    published one as `kick run` prunes, on a task. Run again, the search goes on where it was.
+    """
+    from kick.cli import compress
+    from kick.study import search as study
+    from kick.study import search_pages
+    from kick.study.genetics import Breeding
+
+    spec = compress.calibration_of(corpus, sequences, length, calibration_seed)
+    out = out or f"results/{model.rstrip('/').rpartition('/')[2].removesuffix('.gguf')}-search"
+    options = study.SearchOptions(
+        model, spec, out, budget, sparsity=sparsity, text=fitness, perplexity=perplexity, windows=windows,
+        breeding=Breeding(population=population, seed=seed), data_root=data_root,
+        task_folders=tuple(tasks or ()), executor=executor, offline=offline,
+    )  # fmt: skip
+    planned, tried, known, store, summary = study.run(options, ["kick", *sys.argv[1:]], say)
+    if summary.status == 0:
+        tables, files = search_pages.write(planned, tried, known, store, Path(out))
         for table in tables:
             print_table(list(table.heads), table.rows)
         print("\n".join(str(file) for file in files))

@@ -11,4 +11,8 @@ dropping     the work on its cells: only what lies behind the dropped block runs
 blockmetrics the metrics of each block: influence, angle, Taylor, magnitudes, perplexity
 harm         what each block's loss does, and the metrics' rank correlations with it
 layer_pages  what a layer study found, as tables, a page and a figure
+search       a saliency found by genetic programming, compared with the published one
+genetics     formulas bred: random ones, crossover, mutation, and what is the same
+fitness      the loss of a model pruned by a formula
+search_pages what a search found, as tables, a page and a figure
 """
