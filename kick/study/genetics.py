@@ -44,7 +44,7 @@ def evolve(how: Breeding, budget: int) -> Search:
     """Yields `budget` formulas, no two of which rank alike; each is answered by its loss, None without one.
 
     The first `how.population` are random. After that each is bred from the best of two tournaments, and the
-    worst of the population goes. The same settings and losses give the same formulas.
+    worst of the population is removed. The same settings and losses give the same formulas.
     """
     rng, seen = random.Random(how.seed), set[Formula]()
     kept: list[tuple[float, int, Formula]] = []
