@@ -76,9 +76,10 @@ def compare(study: SearchStudy, found: Formula, store: Store) -> FoundFormula:
     gap = items.difference(published, mine, PERPLEXITY, dense=False)
     if gap is None:
         raise KickError(f"{study.task.name}: its items have no {PERPLEXITY.column}; `kick rescore` adds it")
-    values = [items.aggregate(one, PERPLEXITY) for one in (dense, published, mine)]
+    before, known, new = (items.aggregate(one, PERPLEXITY) for one in (dense, published, mine))
     scored = items.score(mine, PERPLEXITY)
-    return FoundFormula(*values, gap.gap, gap.low, gap.high, gap.p, int(scored["n"]), int(scored["units"]))
+    size = int(scored["n"]), int(scored["units"])
+    return FoundFormula(before, known, new, gap.gap, gap.low, gap.high, gap.p, *size)
 
 
 def _items(store: Store, key: str) -> items.Items:
@@ -135,7 +136,7 @@ def _page(
         else f'As a method: `pruner-zero` with `formula: "{made.formula}"`.'
     )
     yield (
-        f"FoundFormula with the published formula on `{study.task.name}`, pruned as `kick run` prunes. The "
+        f"Compared with the published formula on `{study.task.name}`, pruned as `kick run` prunes. The "
         f"difference is paired over {compared.n} windows of {compared.units} documents; it counts if its "
         "95 % interval leaves out 0 and its p is below 5 %. A formula that is best of many on one text is "
         "flattered by that text: this is the number to believe."
