@@ -68,7 +68,7 @@ def epsilon_of(norm: nn.Module) -> float:
 
 
 def matrix(weight: Tensor) -> nn.Linear:
-    """A linear layer without bias that multiplies by this weight (out, in)."""
+    """A linear layer without bias that multiplies by this weight (out, in), not in training mode."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return made
+    return made.eval()
