@@ -139,10 +139,10 @@ def _formula(text: str, marks: _Marks, depth: int) -> tuple[Formula, _Marks]:
     return Formula(name, tuple(parts)), _expect(text, rest, ")")
 
 
-def _expect(text: str, marks: _Marks, wanted: str) -> _Marks:
+def _expect(text: str, marks: _Marks, expected: str) -> _Marks:
     mark, place = marks[0] if marks else ("", len(text))
-    if mark != wanted:
-        raise _wrong(text, (mark, place), f"'{wanted}'")
+    if mark != expected:
+        raise _wrong(text, (mark, place), f"'{expected}'")
     return marks[1:]
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import psutil
 import torch
 
-LEAST = 2**26  # bytes that the keys and values of all rows under way may take whatever the model, on a CPU
-SHARE = 2  # they may take one part in so many of the weights: a step reads both, and more rows save little
-ROWS = {"cpu": 64}  # more rows hardly make a step cheaper per row
-TOKENS = {"cpu": 1024}
+from kick.engine import limits
 
 
 def batch_tokens(device: torch.device) -> int:
     """Tokens of one forward: enough for full speed, few enough for a small memory peak."""
-    return TOKENS.get(device.type, 16384)
+    return limits.TOKENS if device.type == "cpu" else 16384
 
 
 def slots(device: torch.device, weights: int) -> tuple[int, int]:
@@ -25,4 +22,4 @@ def slots(device: torch.device, weights: int) -> tuple[int, int]:
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2, 256
     free = psutil.virtual_memory().available // 4
-    return min(max(LEAST, weights // SHARE), free), ROWS.get(device.type, 256)
+    return min(limits.cache(weights), free), limits.ROWS if device.type == "cpu" else 256

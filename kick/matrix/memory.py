@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kick.engine import limits
 from kick.engine.layers import COPIES
 from kick.tasks.protocol import TOKENS as OTHER_TOKENS
 from kick.tasks.protocol import protocols
@@ -30,9 +31,6 @@ TOKENS = {"multiple_choice": 100, "generate_until": 150}
 READ_ONLY = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "perplexity")  # kinds
 CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
 LIBRARIES = 600_000_000  # bytes that Python, torch, transformers, tokenizer and tasks take by themselves
-BATCH = 1024  # tokens per forward if the engine chooses, on a CPU
-ROWS = 64  # that are generated at once, at most
-CACHE = (2, 2**26)  # their keys and values take one part in so many of the weights, or so many bytes, at most
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that are read at once
@@ -179,14 +177,14 @@ def _solving(size: Shape, work: JobWork) -> int:
 
 def _forwards(size: Shape, work: JobWork) -> int:
     """Activations of a forward, and the logits held at once."""
-    return (work.batch_tokens or BATCH) * 4 * (8 * size.hidden + 2 * size.widest) + LOGITS
+    return (work.batch_tokens or limits.TOKENS) * 4 * (8 * size.hidden + 2 * size.widest) + LOGITS
 
 
 def _cache(size: Shape, work: JobWork) -> int:
     """Keys and values of what is generated at once, and of a forward's prompts, as computed and as kept."""
     kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
-    rows = [(min(ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
+    rows = [(min(limits.ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
     most = max((count * tokens for count, tokens in rows), default=0)
-    allowed, token = max(4 * size.parameters // CACHE[0], CACHE[1]), size.blocks * size.cached * 4
-    read = 2 * (work.batch_tokens or BATCH) if most else 0
+    allowed, token = limits.cache(4 * size.parameters), size.blocks * size.cached * 4
+    read = 2 * (work.batch_tokens or limits.TOKENS) if most else 0
     return min(allowed, most * token) + read * token

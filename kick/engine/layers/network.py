@@ -18,15 +18,13 @@ LEAST = 2  # blocks that are tried
 _TRIED = 20  # tokens that the trials take, and their multiples by the trials' stride
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Sliced(Head):
     """A head whose weight is read again in every call, a slice at a time: for trials of a few tokens."""
 
-    layered: Layered | None = None
+    layered: Layered
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        if self.layered is None:
-            raise RuntimeError("a head without a model")
         return self.finish(self.layered.product(hidden))
 
 
@@ -62,7 +60,9 @@ class LayeredNetwork(Network):
     @head.setter
     def head(self, head: Head) -> None:
         self._form = head.scale, head.cap
-        self._head = _Sliced(head.weight, None, *self._form, self.layered) if self.layered.one_head else head
+        if self.layered.one_head:
+            head = _Sliced(head.weight, None, *self._form, layered=self.layered)
+        self._head = head
 
     def release(self) -> None:
         """Let the head's weight go."""
