@@ -135,6 +135,21 @@ def test_tables_say_how_many_items_and_no_p(early, asked):
     assert books == {"wanda 30 %", "wanda 70 %", "gptq 8-bit"}, "the closed book of one ended early"
 
 
+def test_books_asked_with_two_limits_get_a_bar_each():
+    made = fill(FakeStore(), VARIANTS[:2], BOOKS, n=40)
+    fill(made, VARIANTS[:2], BOOKS[:1], n=24, limit=24)
+    drawn = figures.overview.closed_open(figures.overview._books(read([made]).frame))
+    bars = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
+    assert len(bars) == len(set(bars)) == 4, bars
+    assert {bar.partition(",")[0] for bar in bars} == {"dense", "wanda 30 %"}
+
+
+def test_books_of_dense_alone_are_not_drawn():
+    made = fill(FakeStore(), VARIANTS[:1], BOOKS, n=40)
+    with pytest.raises(select.Nothing, match="variant asked all items with the book closed and open"):
+        figures.overview._books(read([made]).frame)
+
+
 def test_a_line_for_the_terminal_counts_what_ended_early(early):
     lines = {line.partition(":")[0]: line for line in summary(early)}
     assert lines["magnitude 70 %"].endswith("2 ended early")

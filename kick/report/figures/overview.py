@@ -175,7 +175,18 @@ def perplexity_and_knowledge(rows: pd.DataFrame) -> Figure:
 
 def _books(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[frame["task"].str.contains(select.PAIRED, regex=False) & (frame["replica"] == "")]
-    return select.variant_order(select.wanted(rows, "task asked with the book closed and open"))
+    alone = rows.groupby(["base", "setting", "task"])["dense"].transform("all")
+    rows = rows[~alone.astype(bool)]  # dense alone has nothing to be compared with: the others ended early
+    return select.variant_order(select.wanted(rows, "variant asked all items with the book closed and open"))
+
+
+def _told_apart(rows: pd.DataFrame) -> pd.Series:
+    """Each row's label, with what else tells its bar from others of that label: base model, setting, tasks."""
+    label = rows["label"].astype(str)
+    for column in ("base", "setting", "task"):
+        if rows[column].nunique() > 1:
+            label = label + ", " + rows[column].astype(str).str.replace("|", " and ", regex=False)
+    return label
 
 
 _QUADRANTS = {
@@ -189,8 +200,9 @@ _QUADRANTS = {
 @figure("closed_open", "Closed against open book", _books, paper="Fig 4")
 def closed_open(rows: pd.DataFrame) -> Figure:
     """The four outcomes an item can have, and what is lost of what dense had: knowledge and reading apart."""
+    rows = rows.assign(label=_told_apart(rows))
     labels = list(dict.fromkeys(rows["label"]))
-    drawn = Figure(figsize=(7.2, 1.2 + 0.19 * len(labels)), layout="constrained")
+    drawn = Figure(figsize=(7.2, 1.4 + 0.19 * len(labels)), layout="constrained")
     left, right = drawn.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     start = np.zeros(len(labels))
     for name in pairs.QUADRANTS:
@@ -221,5 +233,5 @@ def closed_open(rows: pd.DataFrame) -> Figure:
         ax.tick_params(axis="y", length=0)
     right.grid(axis="x")
     handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    drawn.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.1, handlelength=1.2)
+    drawn.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.1, handlelength=1.2)
     return drawn
