@@ -181,7 +181,7 @@ def _books(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told_apart(rows: pd.DataFrame) -> pd.Series:
-    """Each row's label, with what else tells its bar from others of that label: base model, setting, tasks."""
+    """Each row's label, with what tells its bar from others of that label: base, setting, tasks."""
     label = rows["label"].astype(str)
     for column in ("base", "setting", "task"):
         if rows[column].nunique() > 1:
