@@ -17,6 +17,8 @@ from kick.compress.method import methods
 from kick.meaning import file_of
 from kick.meaning.source import read
 from kick.registry import Registry
+from kick.runtime.entry import runtimes
+from kick.runtime.method import digest
 
 RECORD = Path(__file__).parent / "golden" / "meanings.json"
 
@@ -190,6 +192,7 @@ def current():
     shipped = [name for name in methods if methods[name].cls.__module__.startswith("kick.")]
     mini = tasks.load(["kick_mini"])
     start = [methods[name].cls.__module__ for name in shipped]
+    start += [runtimes[name].__module__ for name in runtimes if runtimes[name].__module__.startswith("kick.")]
     start += ["kick.compress.sequential", "kick.compress.pruning"]  # what methods from outside import
     start += ["kick.tasks.scoring", "kick.tasks.answers", "kick.tasks.conflict", "kick.tasks.llm_kick"]
     start += sorted({type(task).__module__ for task in mini.values()})
@@ -202,6 +205,7 @@ def current():
             name: [read(file).version, meaning.module_digest(file)] for name, file in sorted(files.items())
         },
         "methods": {name: methods[name].digest for name in sorted(shipped)},
+        "runtime": {name: digest(name) for name in runtimes},
         "tasks": {name: [task.digest, task.scoring] for name, task in sorted(mini.items())},
     }
 
@@ -221,7 +225,7 @@ def test_a_module_that_counts_in_keys_changes_with_its_version_only():
     )
 
 
-@pytest.mark.parametrize("kind", ["modules", "methods", "tasks"])
+@pytest.mark.parametrize("kind", ["modules", "methods", "runtime", "tasks"])
 def test_the_record_of_meanings_is_up_to_date(kind):
     recorded, now = json.loads(RECORD.read_text())[kind], current()[kind]
     new = {name for name in now.keys() - recorded.keys() if of_a_method(kind, name)}
@@ -232,7 +236,7 @@ def test_the_record_of_meanings_is_up_to_date(kind):
 
 def of_a_method(kind, name):
     """Whether a digest is of a method or its file: a new method has no earlier numbers to be told from."""
-    return kind == "methods" or name.startswith("kick.compress.methods.")
+    return kind in ("methods", "runtime") or name.startswith(("kick.compress.methods.", "kick.runtime."))
 
 
 if __name__ == "__main__":

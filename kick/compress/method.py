@@ -108,12 +108,24 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
     entry = methods[name]
     if hasattr(entry.cls, "complete"):  # what the options name outside the matrix has to count in keys
         options = entry.cls.complete(options)
-    fields = {field.name: field for field in dataclasses.fields(entry.cls)}
     beside = scope.OPTIONS if entry.kind == "prune" else ()
+    written = options_of(name, entry.cls, options, beside)
+    _instance(entry, written)
+    return Step(name, written | scope.written(entry, options), entry.version, entry.digest)
+
+
+def options_of(
+    name: str, cls: type, options: Mapping[str, Any], beside: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Every option of a class whose fields `option` made, written out as JSON values, defaults included.
+
+    `beside` may be given too, and is left out. Raises WrongOption and ValueError as `canonical` does.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in options:
         if key not in fields and key not in beside:
             raise WrongOption(f"{name}: {unknown('option', str(key), fields)}", key)
-    hints = typing.get_type_hints(entry.cls)
+    hints = typing.get_type_hints(cls)
     written = {}
     for key, field in fields.items():
         if key in options:
@@ -122,8 +134,7 @@ def canonical(name: str, options: Mapping[str, Any]) -> Step:
             written[key] = _json(field.default)
         else:
             raise ValueError(f"{name} needs the option {key!r}: {field.metadata['range'].help}")
-    _instance(entry, written)
-    return Step(name, written | scope.written(entry, options), entry.version, entry.digest)
+    return written
 
 
 def build(step: Step) -> Any:
@@ -135,9 +146,16 @@ def build(step: Step) -> Any:
 def describe(name: str) -> dict[str, Any]:
     """A method's row as JSON values: its facts, doc, and its options."""
     entry = methods[name]
-    hints = typing.get_type_hints(entry.cls)
+    options = shown_options(entry.cls, typing.get_type_hints(entry.cls))
+    head = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Facts)}
+    doc = (inspect.getdoc(entry.cls) or "").partition("\n")[0]
+    return head | {"needs": list(entry.needs), "doc": doc, "options": options}
+
+
+def shown_options(cls: type, hints: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The options of a class whose fields `option` made, for people: name, type, default, choices, help."""
     options = []
-    for field in dataclasses.fields(entry.cls):
+    for field in dataclasses.fields(cls):
         allowed: Range = field.metadata["range"]
         required = field.default is dataclasses.MISSING
         options.append(
@@ -150,9 +168,7 @@ def describe(name: str) -> dict[str, Any]:
                 "help": allowed.help,
             }
         )
-    head = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Facts)}
-    doc = (inspect.getdoc(entry.cls) or "").partition("\n")[0]
-    return head | {"needs": list(entry.needs), "doc": doc, "options": options}
+    return options
 
 
 def describe_all() -> list[dict[str, Any]]:

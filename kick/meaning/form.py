@@ -19,6 +19,7 @@ PROSE = {
         {0, "title", "paper", "version", "place", "bits", "chooses", "trains", "task_data", "serves", "look"}
         | {"feeds_forward", "last", "rotates"}
     ),
+    "runtime": frozenset({0, "title", "paper", "version", "place", "affects", "look"}),
     "protocol": frozenset({0, "title", "version"}),
 }
 _DROPPED = frozenset(

@@ -1,0 +1,105 @@
+"""LazyLLM: tokens of the prompt that the last token does not look at are dropped on the way up.
+
+Fu et al., 2024, arXiv 2407.14057; there is no authors' code. After the attention of a chosen block, tokens
+with the smallest attention of the prompt's last token, averaged over heads, are dropped for all later
+blocks; positions stay the original ones. A dropped token is hidden as a key from later blocks, which gives
+the numbers of a prompt without it.
+
+The schedule is not in the paper's text: independent ports keep 70, 50 and 30 % after a quarter, half and
+three quarters of the depth, and that is the default here; it is ours. The last token of the prompt chooses
+once, for all continuations and all generated tokens; the paper's cache from which later steps revive
+dropped tokens is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kick.errors import KickError
+from kick.runtime.entry import runtime
+from kick.runtime.method import Cache, RunTime, Sight, option
+from kick.runtime.selection import attention, survivors
+
+
+@runtime(
+    "lazyllm",
+    title="LazyLLM",
+    paper="Fu et al., 2024, arXiv 2407.14057",
+    affects=("generate", "loglikelihood"),
+    place=30,
+    look="green ^ -",
+)
+@dataclass(frozen=True)
+class LazyLLM(RunTime):
+    """Fewer of the prompt's tokens from block to block, by the attention of its last token."""
+
+    prompts: ClassVar[bool] = True
+    schedule: str = option(
+        "pairs of block:share of the prompt kept after it; a block below 1 is a share of the depth",
+        "0.25:0.7 0.5:0.5 0.75:0.3",
+    )
+
+    def check(self) -> None:
+        """Raises KickError for a schedule that is not pairs of block:share, growing and falling."""
+        self._pairs()
+
+    def _pairs(self) -> list[tuple[float, float]]:
+        pairs = []
+        for part in self.schedule.split():
+            block, _, share = part.partition(":")
+            try:
+                pairs.append((float(block), float(share)))
+            except ValueError:
+                raise KickError(f"schedule has {part!r}; expected block:share, as 0.5:0.3") from None
+        shares = [share for _, share in pairs]
+        fine = all(0 < share <= 1 for share in shares) and all(block >= 0 for block, _ in pairs)
+        if not pairs or not fine or shares != sorted(shares, reverse=True):
+            raise KickError(
+                f"schedule is {self.schedule!r}; expected pairs of block:share, with falling shares"
+            )
+        return pairs
+
+    def share_after(self, layer: int, layers: int) -> float:
+        """The share of the prompt that is kept after a block, of `layers`."""
+        kept = 1.0
+        for block, share in self._pairs():
+            at = block * layers if block < 1 else block
+            if layer + 1 >= at:
+                kept = min(kept, share)
+        return kept
+
+    def look(self, sight: Sight) -> Tensor | None:
+        """The prompt's tokens that are alive in this layer, and all after it, (1, 1, S)."""
+        alive = sight.memory.get(sight.layer)
+        if alive is None or bool(alive.all()):
+            return None
+        later = torch.ones(sight.keys.shape[1] - len(alive), dtype=torch.bool, device=alive.device)
+        return torch.cat([alive, later])[None, None]
+
+    def after(self, sight: Sight) -> None:
+        """Choose the tokens that are alive in the next layer."""
+        alive = sight.memory.get(sight.layer)
+        if alive is None:
+            alive = torch.ones(sight.prompt, dtype=torch.bool, device=sight.keys.device)
+        count = math.ceil(self.share_after(sight.layer, sight.layers) * sight.prompt)
+        if count < int(alive.sum()):
+            keys = sight.keys.repeat_interleave(sight.groups, 0)
+            weights = attention(sight.query[:, -1], keys, sight.scale, alive)
+            alive = survivors(weights.double().mean(0), alive, count)
+        sight.memory[sight.layer + 1] = alive
+
+    def computed(self, sight: Sight) -> int:
+        """The prompt's tokens that are alive in this layer."""
+        alive = sight.memory.get(sight.layer)
+        return sight.prompt if alive is None else int(alive.sum())
+
+    def bytes(self, cache: Cache) -> int:
+        """Keys and values of the tokens alive; without the paper's cache of dropped states."""
+        alive = cache.memory.get(cache.layer)
+        dropped = 0 if alive is None else int((~alive).sum())
+        return cache.bytes(cache.length - dropped)
