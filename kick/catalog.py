@@ -40,7 +40,8 @@ class Facts:
     block depends on sums over the calibration sequences, and later blocks see it: the order of the sequences,
     which rounds a sum otherwise, can show. blockwise: it touches weights in `walk` alone and
     keeps nothing from block to block, so that a model larger than memory can be compressed block by block.
-    last: why it must be the last step of a recipe; "" if others may follow. rotates: weights before and after
+    last: why it must be the last step of a recipe; "" if others may follow. calibrates: the "option: value"
+    with which a method looks at calibration data that else needs none. rotates: weights before and after
     it cannot be compared one by one, so that it must come before steps that prune or round them.
     """
 
@@ -58,11 +59,12 @@ class Facts:
     trains: bool = False
     task_data: bool = False
     blockwise: bool = False
-    serves: str = "all"
+    serves: str = "all but GPT-OSS"
     look: str = ""
     feeds_forward: bool = False
     last: str = ""
     rotates: bool = False
+    calibrates: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", tuple(self.needs))
@@ -71,6 +73,11 @@ class Facts:
     def calibrated(self) -> bool:
         """Whether the method looks at calibration data, so that seeds and corpora matter to it."""
         return "calibration" in self.needs
+
+    def needed(self, options: Mapping[str, Any]) -> tuple[Need, ...]:
+        """What a step with these options needs."""
+        looks = self.calibrates in (f"{name}: {value}" for name, value in options.items())
+        return ("calibration", *self.needs) if looks else self.needs
 
     @property
     def structured(self) -> bool:

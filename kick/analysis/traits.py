@@ -95,6 +95,8 @@ def _step_label(step: Step, known: Facts) -> str:
     for name, text in (("layers", "{} layers"), ("rank", "rank {}")):
         if number(step.options.get(name)):
             parts.append(text.format(step.options[name]))
+    if step.options.get("blocks") == "l3":  # of last-n, which then has no number of layers
+        parts.append(f"l3 {step.options['keep']}")
     return " ".join(parts)
 
 

@@ -56,7 +56,12 @@ __all__ = [
 
 def needs_calibration(recipe: Sequence[Step]) -> bool:
     """Whether any step of a recipe looks at calibration data."""
-    return any(_methods[step.method].calibrated for step in recipe)
+    return any(calibrated(step) for step in recipe)
+
+
+def calibrated(step: Step) -> bool:
+    """Whether a step looks at calibration data."""
+    return "calibration" in _methods[step.method].needed(step.options)
 
 
 def check(model: nn.Module, recipe: Sequence[Step]) -> None:
@@ -133,7 +138,7 @@ def compress(
     if not isinstance(calibration, Calibration):
         calibration = Calibration(tuple(calibration), propagate, offload, memory)
     if needs_calibration(recipe) and not len(calibration):
-        names = ", ".join(step.method for step in recipe if _methods[step.method].calibrated)
+        names = ", ".join(step.method for step in recipe if calibrated(step))
         raise KickError(f"{names} needs calibration sequences; got none")
     check_positions(model.config, max((one.shape[-1] for one in calibration), default=0))
     check(model, recipe)
@@ -184,7 +189,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     if _methods[step.method].structured:
         gone = whole - _held(model)
         facts["removed"] = {"weights": gone, "of": whole, "share": gone / whole}
-    if _methods[step.method].calibrated and not _methods[step.method].blockwise:
+    if calibrated(step) and not _methods[step.method].blockwise:
         facts["passes"] = calibration.passes.facts(layers)
     return facts | {"seconds": seconds} | _pruned(model, calibration)
 

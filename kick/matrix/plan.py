@@ -375,7 +375,7 @@ class _Planner:
         return self._shapes[where]
 
     def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> JobWork:
-        needs = [self.sources.methods.needs(step.method) for step in variant.recipe]
+        needs = [self.sources.methods.needs(step) for step in variant.recipe]
         return costs.work_of(variant, items, kinds, needs, self.matrix.engine.batch_tokens)
 
 

@@ -57,7 +57,7 @@ def own_sources(extra: Sequence[File] = ()) -> Sources:
         lambda names, root: tasks.load(names, root, extra),
         MethodTable(
             compress.canonical,
-            lambda name: method.methods[name].needs,
+            lambda step: method.methods[step.method].needed(step.options),
             lambda name: method.methods[name].feeds_forward,
         ),
         digest,

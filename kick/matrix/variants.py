@@ -40,12 +40,12 @@ class MethodTable:
 
     `step` writes every default out; it raises UnknownName for the method, WrongOption for an option, and
     ValueError for one that is missing.
-    `needs` names what a method needs, e.g. "calibration". `feeds`: whether the order of the calibration
+    `needs` names what a step needs, e.g. "calibration". `feeds`: whether the order of the calibration
     sequences can show in what it does.
     """
 
     step: Callable[[str, Mapping[str, Any]], Step]
-    needs: Callable[[str], Collection[str]]
+    needs: Callable[[Step], Collection[str]]
     feeds: Callable[[str], bool] = lambda name: False
 
 
@@ -209,7 +209,7 @@ class _Expansion:
             label_of(step, choice.options, self.table) for step, choice in zip(recipe, choices, strict=True)
         )
         given = tuple(frozenset(choice.options) for choice in choices)
-        if not any("calibration" in self.table.needs(step.method) for step in recipe):
+        if not any("calibration" in self.table.needs(step) for step in recipe):
             self._add(Variant(label, self.model, recipe, label=name or ""), path, given)
             return
         options = self.matrix.calibration.model_dump()

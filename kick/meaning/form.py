@@ -17,7 +17,7 @@ PROSE = {
     "option": frozenset({0, "help"}),
     "method": frozenset(
         {0, "title", "paper", "version", "place", "bits", "chooses", "trains", "task_data", "serves", "look"}
-        | {"feeds_forward", "last", "rotates"}
+        | {"feeds_forward", "last", "rotates", "calibrates"}
     ),
     "runtime": frozenset({0, "title", "paper", "version", "place", "affects", "look"}),
     "protocol": frozenset({0, "title", "version"}),

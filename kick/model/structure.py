@@ -139,7 +139,8 @@ def linears(block: nn.Module, skip_packed: bool = False) -> list[Linear]:
         elif not skip_packed:
             raise KickError(
                 f"the weight {path} {tuple(parameter.shape)} of {type(module).__name__} is of a form that "
-                "kick does not know; it compresses nn.Linear, Conv1D and experts as 3-D parameters"
+                "kick does not compress (it knows nn.Linear, Conv1D, and experts as Mixtral's, without "
+                "biases); measure this model dense, or choose a model of another architecture"
             )
     return found
 

@@ -162,7 +162,7 @@ class Study:
         return compress.canonical(self.options.step.method, {**self.options.step.options, **scope})
 
     def _calibration(self, propagate: Any) -> CalibrationSpec | None:
-        if not methods[self.options.step.method].calibrated:
+        if not compress.calibrated(self.options.step):
             return None
         return replace(self.options.calibration, propagate=propagate, digest=self.corpus)
 

@@ -18,6 +18,7 @@ SPECIAL = {
     "llm-surgeon": {"shots": 2},
     "bonsai": {"part": 0.2, "pairs": 2, "sequences": 1},
     "laco": {"merge": 2, "threshold": -1.0, "layers": 1},
+    "last-n": {"layers": 1},
     "mka": {"length": 4, "entropy_neighbours": 20},
 }
 

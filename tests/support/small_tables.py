@@ -104,7 +104,9 @@ def corpus(name, data_root):
 SOURCES = Sources(
     resolve,
     tasks,
-    MethodTable(step, lambda name: ("calibration",) if name in CALIBRATED else (), CALIBRATED.__contains__),
+    MethodTable(
+        step, lambda one: ("calibration",) if one.method in CALIBRATED else (), CALIBRATED.__contains__
+    ),
     corpus,
     lambda spec: Shape(135_000_000, 3_500_000, 1536, 576, 49152),
     lambda spec, recipe: None,

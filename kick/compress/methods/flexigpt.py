@@ -39,7 +39,7 @@ from kick.model.structure import check_called, hidden_of
     kind="structure",
     needs=("calibration", "structure"),
     place=80,
-    serves="all but mixtures of experts and Mamba",
+    serves="all but mixtures of experts, Mamba and Qwen3.5",
     last="its blocks share weights, which a later step would change twice",
 )
 @dataclass(frozen=True)
