@@ -347,7 +347,7 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str] = _HUB_FILES
     raise KickError(
         f"the model {name!r} is not an alias ({', '.join(sorted(ALIASES))}), not a folder, not in the hub's "
         f"local cache, and could not be downloaded from the hub ({type(cause).__name__}); "
-        "check the name, or give the path of a folder with its safetensors"
+        "check the name, or give the path of a folder with its safetensors or of a .gguf file"
     ) from cause
 
 

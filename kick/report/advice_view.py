@@ -30,8 +30,7 @@ def _lines(said: Advice) -> Iterator[str]:
     else:
         yield f"Take {_named(said.chosen)}"
         yield from _evidence(said.chosen.evidence)
-        if said.dense <= said.chosen.size:
-            yield f"  but dense is no larger: {wording.megabytes(said.dense)}"
+        yield from _no_smaller(said.chosen, said)
     if said.chosen is None and said.memory is not None and said.dense <= said.memory:
         yield f"Dense itself fits: {wording.megabytes(said.dense)}."
     if said.nearest:
@@ -39,9 +38,16 @@ def _lines(said: Advice) -> Iterator[str]:
         yield "Nearest:" if said.chosen is None else "Smaller, and not shown to match:"
         for one in said.nearest:
             yield f"  {_named(one)}"
+            yield from _no_smaller(one, said, "    ")
             yield from _evidence(one.open, "    ")
     yield ""
     yield from _notes(said)
+
+
+def _no_smaller(one: Candidate, said: Advice, indent: str = "  ") -> Iterator[str]:
+    """That nothing is saved by it, if dense is as small."""
+    if said.dense <= one.size:
+        yield f"{indent}but dense is no larger: {wording.megabytes(said.dense)}"
 
 
 def _named(one: Candidate) -> str:

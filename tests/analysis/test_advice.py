@@ -99,9 +99,11 @@ def test_memory_holds_and_a_size_that_is_not_known_is_not_guessed():
     assert advise(frame, tolerance=0.05, memory=199, by="packed").chosen is None
 
 
-def test_it_says_so_if_dense_is_no_larger():
-    lines = advice_view.lines(advise(made(big=(1200.0, "matching", "matching")), tolerance=0.05))
-    assert any("but dense is no larger" in line for line in lines)
+@pytest.mark.parametrize("said", ["matching", "undecided"])
+@pytest.mark.parametrize(("size", "count"), [(1200.0, 1), (999.0, 0)])
+def test_it_says_so_if_dense_is_no_larger(said, size, count):
+    lines = advice_view.lines(advise(made(big=(size, "matching", said)), tolerance=0.05))
+    assert sum("but dense is no larger" in line for line in lines) == count
 
 
 def test_only_recipes_are_simulated():
