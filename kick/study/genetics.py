@@ -21,8 +21,18 @@ OPERATIONS = (*UNARY, *BINARY)
 SHALLOW, DEEP = 2, 4  # depth of the first trees
 LARGEST = 24  # operations and operands of a formula that is bred
 TRIES = 200  # to breed a formula that was not measured yet, before a random one is taken
-_SCALES = ("skp", "mms", "zsn")  # at the root they rank as what they scale
-_POSITIVE = ("abs", "sqr", "exp", "sqrt", "mms", *OPERANDS)  # never below 0: W is an absolute value, G a norm
+_RISING = ("skp", "mms", "zsn", "div", "exp", "tanh")  # at the root they rank as their first part
+_RISING_FROM_0 = ("abs", "sqr", "pow", "sqrt", "log")  # the same of a part that is never below 0
+_POSITIVE = (
+    "abs",
+    "sqr",
+    "pow",
+    "exp",
+    "sqrt",
+    "mms",
+    *OPERANDS,
+)  # never below 0: W is an absolute value, G a norm
+_KEEP_SIGN = ("tanh", "skp", "div", "add", "mul")  # of parts that are never below 0 they are not either
 _OPPOSITE = {("exp", "log"), ("log", "exp"), ("sqr", "sqrt"), ("sqrt", "sqr")}
 
 
@@ -123,7 +133,7 @@ def replaced(formula: Formula, place: int, part: Formula) -> Formula:
 def fits(formula: Formula) -> bool:
     """Whether the formula can be a saliency of single weights, and is not too large to be bred."""
     constant = formula.name == "sub" and formula.parts[0] == formula.parts[1]
-    return bool(formula.operands & {"W", "G"}) and formula.size <= LARGEST and not constant
+    return bool(ranking(formula).operands & {"W", "G"}) and formula.size <= LARGEST and not constant
 
 
 def simplified(formula: Formula) -> Formula:
@@ -166,7 +176,20 @@ def _pair(name: str, first: Formula, second: Formula) -> Formula:
 
 
 def ranking(formula: Formula) -> Formula:
-    """The part that alone decides the order of weights in a row: a scale or a divisor of all does not."""
-    while formula.name in (*_SCALES, "div") and formula.parts:
+    """The part that alone decides the order of weights in a row.
+
+    A scale or a divisor of all does not change it, nor does what rises everywhere, or wherever its part is.
+    Ties that float32 makes of nearly equal values are not looked at.
+    """
+    while formula.parts and (
+        formula.name in _RISING or (formula.name in _RISING_FROM_0 and _positive(formula.parts[0]))
+    ):
         formula = formula.parts[0]
     return formula
+
+
+def _positive(formula: Formula) -> bool:
+    """Whether its values are never below 0, as far as its form tells."""
+    if formula.name in _POSITIVE:
+        return True
+    return formula.name in _KEEP_SIGN and all(map(_positive, formula.parts))

@@ -75,11 +75,30 @@ def test_opposing_operations_leave_the_order_in_a_row(text):
     assert torch.equal(made(values()).argsort(dim=1), formula(values()).argsort(dim=1))
 
 
-@pytest.mark.parametrize("text", ["mms(mul(W, X))", "div(mul(W, X), G)", "zsn(skp(mul(W, X)))"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("mms(mul(W, X))", "div(mul(W, X), G)", "zsn(skp(mul(W, X)))", "exp(mul(W, X))"),
+        *("sqrt(tanh(mul(W, X)))", "log(sqr(mul(W, X)))", "pow(abs(mul(W, X)))"),
+    ],
+)
 def test_what_scales_the_whole_ranks_as_what_it_scales(text):
     formula = parse(text)
     assert ranking(formula) == parse("mul(W, X)")
     assert torch.equal(ranking(formula)(values()).argsort(dim=1), formula(values()).argsort(dim=1))
+
+
+@pytest.mark.parametrize("text", ["sqr(zsn(W))", "sqrt(sub(W, G))", "neg(W)", "abs(log(W))", "log(neg(G))"])
+def test_what_turns_an_order_around_is_kept(text):
+    formula = parse(text)
+    assert ranking(formula) == formula
+    inner = formula.parts[0]
+    assert not torch.equal(inner(values()).argsort(dim=1), formula(values()).argsort(dim=1))
+
+
+def test_a_formula_that_ranks_columns_alone_is_not_measured():
+    assert not genetics.fits(parse("div(X, W)"))
+    assert genetics.fits(parse("div(W, X)"))
 
 
 def test_parts_are_replaced_at_every_place():
