@@ -23,15 +23,8 @@ LARGEST = 24  # operations and operands of a formula that is bred
 TRIES = 200  # to breed a formula that was not measured yet, before a random one is taken
 _RISING = ("skp", "mms", "zsn", "div", "exp", "tanh")  # at the root they rank as their first part
 _RISING_FROM_0 = ("abs", "sqr", "pow", "sqrt", "log")  # the same of a part that is never below 0
-_POSITIVE = (
-    "abs",
-    "sqr",
-    "pow",
-    "exp",
-    "sqrt",
-    "mms",
-    *OPERANDS,
-)  # never below 0: W is an absolute value, G a norm
+# never below 0: W is an absolute value, G a norm
+_POSITIVE = ("abs", "sqr", "pow", "exp", "sqrt", "mms", *OPERANDS)
 _KEEP_SIGN = ("tanh", "skp", "div", "add", "mul")  # of parts that are never below 0 they are not either
 _OPPOSITE = {("exp", "log"), ("log", "exp"), ("sqr", "sqrt"), ("sqrt", "sqr")}
 
