@@ -10,7 +10,7 @@ demo: .venv/installed  ## run the preset matrix `demo`, render its leaderboard a
 test: lint  ## lint, then the tests
 	$(BIN)/pytest -n 2 --dist worksteal
 
-docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py)  # its lists say what the methods say
+docs/methods.md: .venv/installed $(wildcard kick/compress/methods/*.py kick/recover/forms/*.py)  # its lists say what the methods say
 	$(BIN)/python -m docs._site.methods
 	@touch $@
 

@@ -1,10 +1,10 @@
 """Facts of each compression method, without importing any of them (or torch).
 
-    shipped()["wanda"].title     read off the decorators in kick/compress/methods/, one file per method
+    shipped()["wanda"].title     read off the decorators in compress/methods/ and recover/forms/
     known()                      these, and the methods that plugins have registered in this process
 
-A method's facts are the arguments of its `@method(...)` and nowhere else. A result carries those that
-tables and figures need (`Facts.record`), so that it draws if the method is not installed.
+One file per method; its facts are the arguments of its `@method(...)` and nowhere else. A result carries
+those that tables and figures need (`Facts.record`), so that it draws if the method is not installed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, Literal, get_args
 
 from kick.registry import Registry
 
-Kind = Literal["prune", "structure", "quantize", "compensate"]  # in the order of tables
+Kind = Literal["prune", "structure", "quantize", "compensate", "recover"]  # in the order of tables
 Need = Literal["calibration", "gradients", "structure"]
 KINDS: tuple[str, ...] = get_args(Kind)
-FOLDER = Path(__file__).parent / "compress" / "methods"
+PACKAGES = ("kick.compress.methods", "kick.recover.forms")  # where methods are, one file each
+FOLDERS = tuple(Path(__file__).parents[1].joinpath(*name.split(".")) for name in PACKAGES)
 LAST = 99  # the place of a method that names none: after those that do
 
 
@@ -173,7 +174,7 @@ def shipped() -> dict[str, Facts]:
 
     Raises ValueError if an argument of a decorator is not written out as a plain value.
     """
-    found = [facts for file in sorted(FOLDER.glob("*.py")) for facts in read(file)]
+    found = [facts for folder in FOLDERS for file in sorted(folder.glob("*.py")) for facts in read(file)]
     return {facts.name: facts for facts in sorted(found, key=lambda facts: (facts.order, facts.name))}
 
 

@@ -30,7 +30,9 @@ def test_reading_them_imports_nothing_heavy():
 
 def test_a_method_is_in_the_file_of_its_name():
     for name in shipped():
-        file = catalog.FOLDER / f"{name.replace('-', '_').replace('.', '_')}.py"
+        kind, _, rest = name.partition("recover-")
+        folder = catalog.FOLDERS[bool(rest)]
+        file = folder / f"{(rest or kind).replace('-', '_').replace('.', '_')}.py"
         assert [facts.name for facts in catalog.read(file)] == [name]
 
 

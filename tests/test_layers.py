@@ -26,6 +26,7 @@ FLOORS = [
     "store",
     "tasks",
     "compress",
+    "recover",
     "runtime",
     "engine",
     "matrix",

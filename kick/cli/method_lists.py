@@ -11,6 +11,7 @@ HEADS = {
     "structure": "Structured pruning: the model becomes smaller",
     "quantize": "Quantization",
     "compensate": "Compensation",
+    "recover": "Recovery: training after pruning",
 }
 COLUMNS = 100  # a line of the documents has no more; a table's rows would
 BLANK = "\u00a0"  # in place of the blanks of an option with its default, which stay on one line

@@ -4,7 +4,7 @@
     check(model, [step])                                # before calibration data is loaded
     report = compress(model, [step], sequences)         # JSON values for run.json
 
-Every file of methods/ is imported here, so that its method is in the table.
+Every file of the packages that `kick.catalog` names is imported here, so that its method is in the table.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import kick.compress.methods as _package
+from kick.catalog import PACKAGES
 from kick.compress import twin
 from kick.compress.calibrate.corpus import check_positions
 from kick.compress.context import Calibration, Passes, Propagate, Quantized
@@ -38,7 +39,8 @@ from kick.model.structure import Linear, block_list, blocks, linears
 from kick.records import Step
 from kick.registry import import_files
 
-import_files(_package)
+for _package in PACKAGES:  # by name: forms of recovery are on a floor above
+    import_files(import_module(_package))
 
 __all__ = [
     "Calibration",
@@ -73,6 +75,7 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
             raise KickError(
                 f"{step.method} makes the model smaller and must come before {recipe[number - 1].method}"
             )
+        _check_recovery(recipe, kinds, number)
         if "compensate" in kinds[:number]:
             raise KickError(f"{step.method} would change weights after their compensation; put it before")
         made, facts = build(step), _methods[step.method]
@@ -90,6 +93,18 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
     if "structure" in kinds and "compensate" in kinds:
         raise KickError("a compensation needs the dense weights in place; not after structured pruning")
     twin.check_runs(model, [build(step) for step in recipe])
+
+
+def _check_recovery(recipe: Sequence[Step], kinds: Sequence[str], number: int) -> None:
+    """Raises KickError if a step trains after one that rounds, or prunes after one that trains."""
+    here, earlier = recipe[number].method, kinds[:number]
+    if kinds[number] == "recover":
+        for step, kind in zip(recipe[:number], earlier, strict=True):
+            if kind in ("quantize", "compensate", "recover"):
+                raise KickError(f"{here} must come after pruning and before {step.method}; one per recipe")
+        build(recipe[number]).follows(recipe[:number])
+    elif "recover" in earlier and kinds[number] in ("prune", "structure"):
+        raise KickError(f"{here} prunes: it must come before {recipe[earlier.index('recover')].method}")
 
 
 def check_saved(model: nn.Module, recipe: Sequence[Step]) -> None:
@@ -191,6 +206,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
         facts["removed"] = {"weights": gone, "of": whole, "share": gone / whole}
     if calibrated(step) and not _methods[step.method].blockwise:
         facts["passes"] = calibration.passes.facts(layers)
+    facts |= calibration.trained()
     return facts | {"seconds": seconds} | _pruned(model, calibration)
 
 

@@ -66,6 +66,21 @@ class Supply(Protocol):
         looks."""
 
 
+@dataclass(frozen=True)
+class TextSpec:
+    """Windows of a corpus that a step trains on: how many, of how many tokens; `digest` of its text, if that
+    is known."""
+
+    corpus: str
+    windows: int
+    length: int
+    seed: int = 0
+    digest: str = ""
+
+
+Texts = Callable[[TextSpec], tuple[list[Tensor], list[Tensor]]]  # windows (1, length), and others held out
+
+
 @dataclass(eq=False)
 class Passes:
     """How many sequences a step ran through the model and back, and through single blocks."""
@@ -97,6 +112,9 @@ class Calibration(Sequence[Tensor]):
         notes: what has to be said about the result, for run.json.
         supply: where blocks come from, if the model is not in memory.
         passes: what the step at hand ran.
+        texts: gives text to steps that train; None where there is none.
+        work: a folder for checkpoints of training, which a killed run goes on from; None for none.
+        training: what the step at hand trained, and what it took, as JSON values.
     """
 
     sequences: Sequence[Tensor] = ()
@@ -112,6 +130,9 @@ class Calibration(Sequence[Tensor]):
     notes: list[dict[str, Any]] = field(default_factory=list)
     supply: Supply | None = None
     passes: Passes = field(default_factory=Passes)
+    texts: Texts | None = None
+    work: Path | None = None
+    training: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -134,6 +155,11 @@ class Calibration(Sequence[Tensor]):
         self.masks[name] = kept if before is None else kept & before
         if sparsity and sparsity.m:
             self.patterns[name] = (sparsity.n, sparsity.m)
+
+    def trained(self) -> dict[str, Any]:
+        """What the step at hand trained, under "training", and nothing if it did not; said once."""
+        done, self.training = self.training, None
+        return {} if done is None else {"training": done}
 
     def kept(self, name: str, weight: Tensor) -> Tensor | None:
         """The mask that earlier steps set for a linear of this shape, or None."""

@@ -38,7 +38,8 @@ REFUSED = {
     "expert-usage": set(ARCHITECTURES) - {"mixtral"},
 }
 RANKED = [name for name in methods if methods[name].kind == "prune" and name not in OWN_SHARES]
-PAIRS = [(method, name) for method in methods for name in ARCHITECTURES]
+TRAINING = {name for name in methods if methods[name].kind == "recover"}  # see tests/recover/test_forms.py
+PAIRS = [(method, name) for method in methods if method not in TRAINING for name in ARCHITECTURES]
 
 
 def masked(name: str) -> bool:

@@ -1,0 +1,7 @@
+"""Recovery: what training brings back after compression.
+
+form         what every form shares: options, and a step of a recipe
+adapters     matrices that are trained through a few parameters beside them, and the merge
+parameters   which of a model's own parameters are trained
+forms/       one file per form; `{recover: masklora}` in a matrix is the method `recover-masklora`
+"""

@@ -1,0 +1,141 @@
+"""Adapters: a weight matrix (out, in) that is trained through a few tensors beside it, and merged into it.
+
+A form says what its tensors are at the start and which matrix they make of the weight. That matrix is made
+anew in the backward pass, so that no product of the adapter waits for it in memory, and its gradient is
+taken once per matrix, not once per token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kick.errors import CellFailed, KickError
+from kick.model import Linear, named_linears
+
+Merged = Callable[..., Tensor]  # a weight (out, in) and an adapter's tensors -> the matrix they make
+
+
+class AdapterForm(Protocol):
+    """Form of an adapter; `mask` (out, in): weights that pruning kept, None if nothing was pruned."""
+
+    def start(self, weight: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The adapter's tensors at the start, float32; with them the matrix is the weight."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
+    ) -> Tensor:
+        """Output (..., out) in training for x (..., in)."""
+
+    def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
+        """The matrix (out, in) after training, float32."""
+
+
+class Through(torch.autograd.Function):
+    """x (..., in) times the matrix that an adapter makes of a frozen weight (out, in)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, merged: Merged, *parts: Tensor
+    ) -> Tensor:
+        """Output (..., out)."""
+        ctx.save_for_backward(x, weight, *parts)
+        ctx.merged = merged
+        return nn.functional.linear(x, merged(weight, *parts).to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, of the bias and of the adapter's tensors."""
+        (grad,) = grads
+        x, weight, *parts = ctx.saved_tensors
+        leaves = [part.detach().requires_grad_() for part in parts]
+        with torch.enable_grad():
+            matrix = ctx.merged(weight, *leaves)
+        grad_x = grad @ matrix.detach().to(grad.dtype) if ctx.needs_input_grad[0] else None
+        rows = grad.flatten(0, -2)
+        grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        grad_matrix = (rows.t() @ x.flatten(0, -2)).to(matrix.dtype)
+        return (grad_x, None, grad_bias, None, *torch.autograd.grad(matrix, leaves, grad_matrix))
+
+
+def factors(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """LoRA's factors at the start: A (rank, in) drawn as peft does (Kaiming uniform), B (out, rank) zero."""
+    bound = 1 / math.sqrt(weight.shape[1])
+    a = torch.rand(rank, weight.shape[1], generator=generator).mul_(2 * bound).sub_(bound)
+    return a.to(weight.device), torch.zeros(weight.shape[0], rank, device=weight.device)
+
+
+def scale_of(scale: str, alpha: float, rank: int) -> float:
+    """alpha / rank, or for "root" alpha / sqrt(rank): rsLoRA's (arXiv 2312.03732), which RoRA takes too."""
+    return alpha / (math.sqrt(rank) if scale == "root" else rank)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A matrix with its adapter."""
+
+    name: str
+    linear: Linear
+    mask: Tensor | None
+    parts: tuple[nn.Parameter, ...]
+
+
+def check_adapted(model: nn.Module, form: str) -> None:
+    """Raises KickError if a matrix is used without a call of its module: an adapter would not be seen."""
+    for name, _, linear in named_linears(model):
+        if not linear.called:
+            raise KickError(
+                f"{form} trains adapters of matrices that are called as modules, but {name} of "
+                f"{type(model).__name__} is used without a call; choose `recover: perp`, parts norms"
+            )
+
+
+@contextmanager
+def adapted(
+    model: nn.Module, form: AdapterForm, masks: Mapping[str, Tensor], generator: torch.Generator
+) -> Iterator[list[Adapter]]:
+    """While open, every matrix of the blocks is used through an adapter of its own.
+
+    masks: of weights that pruning kept, (out, in), by a matrix's full name; others have nothing pruned.
+    """
+    made = []
+    try:
+        for name, _, linear in named_linears(model):
+            mask = masks.get(name)
+            mask = None if mask is None else mask.to(linear.weight.device)
+            parts = tuple(nn.Parameter(part) for part in form.start(linear.weight, generator))
+            module: Any = linear.module
+            module.forward = partial(_forward, form, linear, mask, parts)
+            made.append(Adapter(name, linear, mask, parts))
+        yield made
+    finally:
+        for adapter in made:
+            del adapter.linear.module.forward
+
+
+def _forward(
+    form: AdapterForm, linear: Linear, mask: Tensor | None, parts: Sequence[Tensor], x: Tensor
+) -> Tensor:
+    return form.forward(x, linear.weight, linear.bias, mask, parts)
+
+
+@torch.no_grad()
+def merge(form: AdapterForm, adapters: Sequence[Adapter]) -> None:
+    """Put the matrices that the adapters make in the weights' place; pruned weights are +0.
+
+    Raises CellFailed at NaN or infinity.
+    """
+    for adapter in adapters:
+        matrix = form.merged(adapter.linear.weight, adapter.mask, *adapter.parts)
+        if not matrix.sum().isfinite():
+            raise CellFailed(f"training left NaN or infinity in {adapter.name}")
+        if adapter.mask is not None:
+            matrix = matrix.masked_fill(~adapter.mask, 0.0)
+        adapter.linear.put(matrix)

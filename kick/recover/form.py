@@ -1,0 +1,146 @@
+"""What every form of recovery shares: its options, and how it is a step of a recipe.
+
+A form is a method of kind `recover`: a frozen dataclass whose `trained` gives, while it is open, the
+parameters that are trained, and how they are merged afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kick.compress.context import Calibration, TextSpec, calibration_of
+from kick.compress.method import methods, option
+from kick.errors import KickError
+from kick.records import Step
+from kick.recover.adapters import adapted, check_adapted, merge
+from kick.recover.train import TrainingSchedule, train
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Parameters that are trained, by name; `merge` puts them into the model, `after_step` follows each
+    step of the optimizer."""
+
+    parameters: Mapping[str, nn.Parameter]
+    merge: Callable[[], None] = _nothing
+    after_step: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryForm:
+    """Options of every form."""
+
+    tokens: int = option("how many tokens are trained on", 50_000, low=1)
+    length: int = option("tokens of a window", 256, low=2)
+    batch: int = option("windows per step of the optimizer", 1, low=1)
+    lr: float = option("the highest learning rate", 5e-4, low=0)
+    corpus: str = option("the name of the corpus that is trained on", "kick_mini_calibration")
+    digest: str = option("of the corpus's text; filled in", "")
+    seed: int = option("of the windows' order and of the adapters", 0, low=0)
+    recompute: bool = option("run each block again in the backward pass, which takes less memory", False)
+
+    fills = False  # whether it would put values where pruning put zeros
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        return next(name for name, entry in methods.items() if entry.cls is type(self))
+
+    @property
+    def schedule(self) -> TrainingSchedule:
+        """Steps, batch and learning rate."""
+        return TrainingSchedule(max(1, self.tokens // (self.length * self.batch)), self.batch, self.lr)
+
+    def follows(self, earlier: Sequence[Step]) -> None:
+        """Raises KickError if the form cannot follow these steps."""
+        if self.fills:
+            for step in earlier:
+                if methods[step.method].kind == "prune":
+                    raise KickError(
+                        f"{self.name} would fill the zeros of {step.method}; choose `recover: masklora`, "
+                        "which keeps them, or `recover: lora-prune`, which drops what it filled"
+                    )
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError if the form cannot serve the model."""
+
+    def trained(
+        self, model: nn.Module, masks: Mapping[str, Tensor], generator: torch.Generator
+    ) -> AbstractContextManager[Trained]:
+        """While open, parameters of the model or beside it are trained.
+
+        masks: of weights that pruning kept, (out, in), by a matrix's full name.
+        """
+        raise NotImplementedError
+
+    def text(self) -> TextSpec:
+        """The windows that are trained on."""
+        count = self.schedule.steps * self.batch
+        return TextSpec(self.corpus, count, self.length, self.seed, self.digest)
+
+    def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
+        """Train the model in place, and leave what it took in `calibration.training`."""
+        calibration = calibration_of(calibration)
+        windows, heldout = texts_of(calibration, self)
+        generator = torch.Generator().manual_seed(self.seed)
+        with self.trained(model, calibration.masks, generator) as trained:
+            report = train(
+                model, trained, self.schedule, (windows, heldout), calibration.work, self.recompute
+            )
+            trained.merge()
+        calibration.training = {
+            "form": self.name.removeprefix("recover-"),
+            "corpus": self.corpus,
+            "seed": self.seed,
+            "lr": self.lr,
+            **report,
+        }
+
+
+def texts_of(calibration: Calibration, form: RecoveryForm) -> tuple[list[Tensor], list[Tensor]]:
+    """Windows to train on, and held out. Raises KickError if nothing gives texts here."""
+    if calibration.texts is None:
+        raise KickError(f"{form.name} needs a text to train on, and none is given here")
+    return calibration.texts(form.text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted(RecoveryForm):
+    """A form that trains an adapter of every matrix; it also is an `AdapterForm`."""
+
+    def start(self, weight: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The adapter's tensors at the start."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
+    ) -> Tensor:
+        """Output (..., out) in training."""
+        raise NotImplementedError
+
+    def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
+        """The matrix after training."""
+        raise NotImplementedError
+
+    def check(self, model: nn.Module) -> None:
+        """Raises KickError if a matrix is used without a call."""
+        check_adapted(model, self.name)
+
+    @contextmanager
+    def trained(
+        self, model: nn.Module, masks: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Iterator[Trained]:
+        """While open, every matrix has an adapter."""
+        with adapted(model, self, masks, generator) as adapters:
+            own = {f"{one.name}.{i}": part for one in adapters for i, part in enumerate(one.parts)}
+            yield Trained(own, lambda: merge(self, adapters))

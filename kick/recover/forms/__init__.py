@@ -1,0 +1,1 @@
+"""Forms of recovery, one file each."""
