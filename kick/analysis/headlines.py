@@ -38,6 +38,8 @@ ORDER = (
     "conflict_qa",
     "summarization",
     "instruction_following",
+    "reasoning",
+    "form",
     "",
     "perplexity",
     "fidelity",

@@ -131,6 +131,10 @@ _enter(
     ("acc_norm", "normalised accuracy", "the same with log-likelihood per byte of the choice"),
     ("among_labels", "right among labels", "of the answers that are a label, the share that is right"),
     ("from_context", "from context", "the answer that the passage gives, against common knowledge"),
+    ("form", "form", "the answer has exactly the form that was asked for, whatever it says"),
+    ("content", "content", "the answer names what it was asked about, whatever its form"),
+    ("form_and_content", "form and content", "the answer has the form and names what it was asked about"),
+    ("last_number", "last number right", "the last number of the answer is right, however it is said"),
     ("known_and_read", "known, and answered open", "right with the book closed and right with the passage"),
     ("read_only", "answered open only", "wrong with the book closed, right with the passage"),
 )

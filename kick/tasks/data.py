@@ -91,11 +91,11 @@ MIRROR: dict[str, dict[str, DataSource]] = {
 NOT_ON_THE_HUB = frozenset(name for name in MIRROR if name.startswith("lm-sys/"))
 
 
-def embedded(file: str, **_: Any) -> datasets.DatasetDict:
-    """The test split of a file of KICK-Mini, tasks/kick_mini/data/<file>.jsonl."""
+def embedded(file: str, suite: str = "kick_mini", **_: Any) -> datasets.DatasetDict:
+    """The test split of a file of KICK-Mini, or of another suite: tasks/<suite>/data/<file>.jsonl."""
     import datasets
 
-    rows = read_rows(tasks_folder() / "kick_mini" / "data" / f"{file}.jsonl")
+    rows = read_rows(tasks_folder() / suite / "data" / f"{file}.jsonl")
     return datasets.DatasetDict(test=files.dataset(rows))
 
 
