@@ -174,7 +174,7 @@ def test_charts_and_figures_show_estimates_hollow(early):
     chosen = figures.known["score_by_sparsity"].rows(early.frame)
     axes = figures.known["score_by_sparsity"].draw(chosen).axes[0]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
-    assert sorted(x for line in hollow for x in line.get_xdata()) == pytest.approx([30, 70, 70])
+    assert sorted(x for line in hollow for x in line.get_xdata()) == pytest.approx([30, 70, 70], abs=3)
     retrieval = figures.known["icra_qa"].rows(early.frame)
     ended = retrieval[retrieval["stopped"].ne("")]
     assert set(ended["metric"]) == {"exact_match"}, "other metrics are of the items asked only"

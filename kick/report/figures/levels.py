@@ -4,118 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kick.analysis import groups
-from kick.report import palette, select, wording
+from kick.report import select, wording
 from kick.report.figures import style
+from kick.report.figures.curves import PANELS, bits_panel, nm_panel, sparsity_panel
 from kick.report.figures.entry import figure
-
-BANDS = 3  # up to so many methods have bands in one panel; of more only whiskers can be told apart
-
-
-def curve(axes: Axes, rows: pd.DataFrame, column: str) -> None:
-    """One metric against a column of numbers: one line per method, its interval as a band; dense as a line.
-
-    Several calibration seeds of a recipe are joined at their mean, with a dot for each.
-    """
-    rows = rows.assign(at=rows[column].fillna(0.0))
-    dense = rows[rows["dense"]]
-    style.dense_line(axes, rows)
-    if column == "sparsity" and len(dense):
-        low, high = (style.scaled(dense, name).iloc[0] for name in ("low", "high"))
-        axes.vlines(0, low, high, color=style.INK, linewidth=0.8)
-    methods = select.method_order(rows[~rows["dense"]])
-    reach = float(rows["at"].max() - rows["at"].min()) or 1.0
-    for number, name in enumerate(methods):
-        part = rows[rows["method"] == name]
-        shift = None if len(methods) <= BANDS else reach * 0.008 * (number - (len(methods) - 1) / 2)
-        _interval(axes, part, palette.method_look(name), shift)
-        style.orders(axes, part, palette.method_look(name).hex)
-        _line(axes, part, dense.assign(at=0.0) if column == "sparsity" else dense.iloc[:0], name)
-    style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
-
-
-def _interval(axes: Axes, rows: pd.DataFrame, look: palette.Look, shift: float | None) -> None:
-    """The interval over items: a band, or with a shift whiskers beside those of the other methods."""
-    ends = pd.DataFrame({"at": rows["at"], **{name: style.scaled(rows, name) for name in ("low", "high")}})
-    mean = ends.groupby("at").mean()
-    if shift is None:
-        axes.fill_between(mean.index, mean["low"], mean["high"], color=look.hex, alpha=0.12, linewidth=0)
-    else:
-        at = mean.index + shift
-        axes.vlines(at, mean["low"], mean["high"], color=look.hex, alpha=0.45, linewidth=0.7)
-
-
-def _line(axes: Axes, rows: pd.DataFrame, dense: pd.DataFrame, method: str) -> None:
-    look = palette.method_look(method)
-    scores = pd.DataFrame({"at": rows["at"], "value": style.scaled(rows, "value")})
-    mean = scores.groupby("at")["value"].mean()
-    whole = pd.concat([pd.Series(style.scaled(dense, "value").to_numpy(), dense["at"]), mean])
-    axes.plot(whole.index, whole, color=look.hex, linestyle=look.line)
-    early = style.estimates(rows).groupby(rows["at"]).any()
-    for face, shown in ((look.hex, mean[~early]), ("white", mean[early])):
-        axes.plot(shown.index, shown, look.marker, color=look.hex, markerfacecolor=face)
-    again = scores[scores.duplicated("at", keep=False)]
-    axes.plot(again["at"], again["value"], ".", color=look.hex, markersize=3, alpha=0.6)
-
-
-def sparsity_panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """A task's score against sparsity in percent."""
-    curve(axes, rows.assign(sparsity=rows["sparsity"] * 100), "sparsity")
-    style.percent_axis(axes, list(rows["sparsity"] * 100))
-
-
-def bits_panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """A task's score against bits per weight, fewer to the right, evenly spaced."""
-    levels = sorted(set(rows["bits"].dropna()), reverse=True)
-    place = {bits: number for number, bits in enumerate(levels)}
-    curve(axes, rows.assign(place=rows["bits"].map(place)), "place")
-    axes.set_xticks(range(len(levels)), [f"{bits:g}" for bits in levels])
-    axes.set_xlim(-0.35, len(levels) - 0.65)
-    axes.set_xlabel("bits per weight")
-
-
-def nm_panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """A task's score by N:M pattern: bars a method with whiskers, dense as a line."""
-    style.dense_line(axes, rows)
-    rows = rows[~rows["dense"]]
-    if rows.empty:
-        return
-    patterns = sorted(set(rows["pattern"]), key=lambda text: tuple(map(int, text.split(":"))))
-    methods = select.method_order(rows)
-    width = min(0.2, 0.8 / max(len(methods), 1))
-    for number, name in enumerate(methods):
-        own = rows[rows["method"] == name]
-        early = style.estimates(own).groupby(own["pattern"], sort=False).any()
-        part = own.groupby("pattern", sort=False)[["value", "low", "high"]].mean()
-        part = part * wording.UNITS[rows["unit"].iloc[0]][0]
-        at = np.array([patterns.index(pattern) for pattern in part.index])
-        at = at + (number - (len(methods) - 1) / 2) * width
-        reach = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
-        bars = axes.bar(at, part["value"], width * 0.9, color=palette.method_look(name).hex, zorder=1)
-        for bar, hollow in zip(bars, early[part.index], strict=True):
-            bar.set(fill=not hollow, edgecolor=palette.method_look(name).hex)
-        axes.errorbar(at, part["value"], reach, fmt="none", ecolor=style.INK, elinewidth=0.7, zorder=3)
-        own = rows[rows["method"] == name]
-        places = own["pattern"].map(dict(zip(part.index, at, strict=True)))
-        style.orders(axes, own.assign(at=places), style.INK)
-    axes.set_xticks(range(len(patterns)), patterns)
-    axes.set_xlim(-0.6, len(patterns) - 0.4)
-    axes.set_xlabel("N:M pattern")
-    style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
-
-
-PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
-    "sparsity": sparsity_panel,
-    "nm": nm_panel,
-    "bits": bits_panel,
-}
 
 
 def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Figure:
@@ -125,13 +23,14 @@ def grid(rows: pd.DataFrame, panel: Callable[[Axes, pd.DataFrame], None]) -> Fig
     for ax, task in zip(axes, tasks, strict=True):
         part = select.of_task(rows, task)
         panel(ax, part)
-        style.head(ax, wording.task_label(part.iloc[0]), wording.metric_label(part.iloc[0]["metric"]))
+        style.head(ax, wording.task_label(part.iloc[0]), style.measured(part))
     _legend(drawn, rows)
     return drawn
 
 
 def _legend(drawn: Figure, rows: pd.DataFrame) -> None:
-    extra: list[Patch | Line2D] = [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
+    extra: list[Patch | Line2D] = [style.interval_key()]
+    extra += [style.noise_key()] if "noise" in rows and (rows["noise"] > 0).any() else []
     extra += style.orders_key(rows)
     extra += [style.estimate_key()] if style.estimates(rows).any() else []
     style.legend(drawn, select.method_order(rows[~rows["dense"]]), extra)
@@ -192,7 +91,7 @@ def leveled(chosen: pd.DataFrame, what: str) -> pd.DataFrame:
 def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     """A line of panels for each (title, rows): unstructured, N:M and bits, as far as there are any.
 
-    Published rows get a panel of their own, last.
+    The panels of a line have one y axis. Published rows get a panel of their own, last.
     """
     kinds = [kind for kind in PANELS if (rows["kind"] == kind).any()]
     printed = rows[rows["kind"] == "published"]
@@ -206,7 +105,8 @@ def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) ->
                 PANELS[kind](ax, shown)
             else:
                 ax.set_axis_off()
-        style.head(spaces[0], title, wording.metric_label(part.iloc[0]["metric"]))
+        style.same_y(spaces[: len(kinds)])
+        style.head(spaces[0], title, style.measured(part))
         if len(printed) and number == 0:
             _published_panel(spaces[-1], printed)
         elif len(printed):
@@ -239,20 +139,6 @@ def factoid_qa(rows: pd.DataFrame) -> Figure:
 def mcr_qa(rows: pd.DataFrame) -> Figure:
     """Multiple choice against sparsity, N:M pattern and bits."""
     return three_ways(rows, by_task(rows))
-
-
-def _disciplines(frame: pd.DataFrame) -> pd.DataFrame:
-    chosen = select.by_group(select.family(frame[frame["replica"] == ""], "mcr_qa"))
-    if not set(chosen["group"]) & set(groups.DISCIPLINES):
-        chosen = chosen[chosen["group"].isin(sorted(set(chosen["group"]))[:8])]
-    return leveled(chosen, "multiple choice with subjects")
-
-
-@figure("mcr_qa_by_group", "Multiple choice by discipline", _disciplines, paper="Fig 3")
-def mcr_qa_by_group(rows: pd.DataFrame) -> Figure:
-    """The same by discipline (MMLU), or by category."""
-    names = list(dict.fromkeys(rows["group"]))
-    return three_ways(rows, [(name, rows[rows["group"] == name]) for name in names])
 
 
 def _retrieval(frame: pd.DataFrame) -> pd.DataFrame:

@@ -47,6 +47,9 @@ def differences(rows: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], color=style.INK, linestyle=":", label="dotted: ended early"))
     within = f"within {wording.percent(select.margin(rows))} of dense"
     handles.append(Patch(facecolor=style.SKY, alpha=0.22, label=within))
+    handles.append(
+        Line2D([], [], color=style.INK, linewidth=1.1, label="95 % interval (\u2039 \u203a: goes on)")
+    )
     style.key(drawn, [*handles, *style.orders_key(rows)])
     return drawn
 
@@ -78,19 +81,34 @@ def _forest(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
             over = [100 * (row[end] / row["dense_value"] - 1) for end in ("order_low", "order_high")]
             axes.plot(over, [place, place], color=look.hex, linewidth=4, alpha=0.35, zorder=1)
         at = np.clip(row["at"], -reach, reach)
-        beyond = at != row["at"]
-        mark = "<" if beyond else look.marker  # worse is to the left, beyond the axis
+        mark = "<" if at != row["at"] else look.marker  # worse is to the left, beyond the axis
         axes.plot(
             at, place, mark, color=look.hex, markerfacecolor=_face(verdict, look), markersize=4, zorder=3
         )
     best = min(reach, max(12.0, float((ends * up).max().max()) * 1.2))
     axes.set_xlim(-reach * 1.05 * up, best * up)  # better is to the right, so a loss's axis runs backwards
+    _cut(axes, shown, labels)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     first = rows.iloc[0]
     axes.set_title(_short(wording.task_label(first)), fontsize=7.5)
-    axes.set_xlabel("% of dense", fontsize=7)
+    axes.set_xlabel(f"change, % of dense\n{wording.count(rows['of'].max())}", fontsize=7)
+
+
+def _cut(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
+    """An arrow at the axis's end for each interval that goes on beyond it."""
+    left, right = map(float, axes.get_xlim())
+    for row in select.records(rows):
+        color, place = palette.VERDICTS[wording.verdict(row)].hex, labels.index(row["label"])
+        ends = sorted((row["first"], row["second"]), reverse=left > right)
+        turn = 1 if left < right else -1
+        for end, beyond, mark in (
+            (left, turn * ends[0] < turn * left, "$\u2039$"),
+            (right, turn * ends[1] > turn * right, "$\u203a$"),
+        ):
+            if beyond:
+                style.unclipped(axes, end, place, mark, color=color, markersize=4.5)
 
 
 def _short(title: str, width: int = 18) -> str:
@@ -117,7 +135,10 @@ def perplexity_hides(rows: pd.DataFrame) -> Figure:
     said = f"perplexity within {within}, task more than {within} down"
     corner = Patch(facecolor=style.ORANGE, alpha=0.2, label=said)
     filled = Line2D([], [], color=style.INK, marker="o", linestyle="", label="filled: loss shown")
-    style.legend(drawn, select.method_order(rows), [filled, corner])
+    whisker = Line2D(
+        [], [], color=style.QUIET, marker="^", markersize=2.5, label="95 % interval, \u25b2 goes on"
+    )
+    style.legend(drawn, select.method_order(rows), [filled, corner, whisker])
     return drawn
 
 
@@ -141,7 +162,7 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
         face = look.hex if wording.verdict(row) in ("worse", "better") else "white"
         axes.errorbar(
             row["ratio"], row["at"], reach, fmt=look.marker if look.marker not in "x+_" else "o",
-            color=look.hex, markerfacecolor=face, markersize=4, elinewidth=0.4, markeredgewidth=0.9,
+            color=look.hex, markerfacecolor=face, markersize=4, elinewidth=0.6, markeredgewidth=0.9,
         )  # fmt: skip
     for _, row in select.hidden(shown).nsmallest(1, "at").iterrows():
         place = row["ratio"], row["at"]
@@ -150,11 +171,16 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
         )
     axes.set_xscale("log")
     axes.set_xlim(0.95, right)
-    axes.set_ylim(floor, max(10.0, float(shown["at"].max()) * 1.3))
+    top = max(10.0, float(shown["at"].max()) * 1.3)
+    axes.set_ylim(floor, top)
+    on = shown[np.maximum(shown["relative_low"] * sign, shown["relative_high"] * sign) > top]
+    for row in select.records(on):
+        color = palette.method_look(row["method"]).hex
+        style.unclipped(axes, row["ratio"], top, "^", color=color, markersize=2.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if right > 3 else (1.0, 1.1, 1.2, 1.5, 2.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}\u00d7"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("perplexity, of dense")
+    axes.set_xlabel(f"perplexity, of dense ({wording.count(rows['of'].max())})")
     style.head(axes, wording.task_label(rows.iloc[0]), "change (% of dense)")
 
 

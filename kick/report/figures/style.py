@@ -147,6 +147,31 @@ def estimate_key() -> Line2D:
     )
 
 
+def unclipped(axes: Axes, x: Any, y: Any, marker: str, **how: Any) -> None:
+    """Marks that are whole at the axis's edge too; the layout takes no notice of them."""
+    for line in axes.plot(x, y, marker=marker, linestyle="", clip_on=False, zorder=4, **how):
+        line.set_in_layout(False)
+
+
+def measured(rows: pd.DataFrame) -> str:
+    """The metric of a panel's rows with its unit and how many items the task has."""
+    label = wording.metric_label(rows.iloc[0]["metric"])
+    of = rows["of"].fillna(rows["n"]) if "of" in rows else rows["n"]
+    return f"{label}, n = {of.max():g}" if of.notna().any() else label
+
+
+def interval_key() -> Line2D:
+    """The legend's entry for intervals over items."""
+    return Line2D(
+        [], [], color=QUIET, marker="|", markersize=9, linestyle="", label="whisker, band: 95 % interval"
+    )
+
+
+def dense_key() -> Line2D:
+    """The legend's entry for dense's score."""
+    return Line2D([], [], color=INK, linestyle=(0, (4, 2)), linewidth=0.8, label="dense")
+
+
 def noise_key() -> Patch:
     """The legend's entry for the noise band."""
     return Patch(facecolor=NOISE, alpha=0.35, label="noise of dense replicas")
@@ -173,9 +198,36 @@ def percent_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xlim(-0.03 * top, top * 1.04)
 
 
+def from_zero(axes: Axes, rows: pd.DataFrame) -> None:
+    """A linear y axis that starts at 0, if no score or interval is below: heights can be compared."""
+    ends = rows[["value", "low"]].to_numpy(float)
+    if axes.get_yscale() == "linear" and not (ends < 0).any():
+        high = np.nanmax(
+            np.append(scaled(rows, "high").to_numpy(float), scaled(rows, "value").to_numpy(float))
+        )
+        axes.set_ylim(0, high * 1.06 if np.isfinite(high) and high > 0 else None)
+
+
+def same_y(axes: Sequence[Axes]) -> None:
+    """One y axis for several panels: the widest of theirs, by logarithm if one of them is."""
+    used = [one for one in axes if one.axison]
+    log = any(one.get_yscale() == "log" for one in used)
+    lows, highs = zip(*(one.get_ylim() for one in used), strict=True) if used else ((), ())
+    for one in used:
+        if log:
+            by_logarithm(one)
+        low = min((low for low in lows if low > 0 or not log), default=None)
+        one.set_ylim(low, max(highs))
+
+
+def by_logarithm(axes: Axes) -> None:
+    """A logarithmic y axis with its numbers written out."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
 def log_if_wide(axes: Axes, values: pd.Series, unit: str) -> None:
     """A logarithmic y axis if ratios such as perplexity span more than a factor of five."""
     known = values[values > 0]
     if unit == "ratio" and len(known) and known.max() > 5 * known.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        by_logarithm(axes)
