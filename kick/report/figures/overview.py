@@ -174,9 +174,9 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
     top = max(10.0, float(shown["at"].max()) * 1.3)
     axes.set_ylim(floor, top)
     on = shown[np.maximum(shown["relative_low"] * sign, shown["relative_high"] * sign) > top]
-    for row in select.records(on):
-        color = palette.method_look(row["method"]).hex
-        style.unclipped(axes, row["ratio"], top, "^", color=color, markersize=2.5)
+    for ratio, method in zip(on["ratio"], on["method"], strict=True):
+        color = palette.method_look(method).hex
+        style.unclipped(axes, ratio, top, "^", color=color, markersize=2.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if right > 3 else (1.0, 1.1, 1.2, 1.5, 2.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}\u00d7"))
     axes.xaxis.set_minor_formatter(NullFormatter())
