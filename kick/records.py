@@ -6,14 +6,16 @@ Request --Engine--> Response --score--> Sample --summarise--> Score --> Result (
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
+
+from kick.meaning.values import canonical as canonical
+from kick.meaning.values import jsonable as jsonable
+from kick.meaning.values import key as key
 
 # 2: code counts by its meaning (kick.meaning), not by its text; and answers that were wrong under version 1
 # are others now: joined continuations, generation configurations, padding that is seen (docs/decisions.md).
@@ -114,6 +116,7 @@ class Variant:
     Neither is part of a key. `replica`: dense under another batch size or dtype, or a recipe again with its
     calibration sequences in another order. `endpoint`: how the server that answers for the model is reached,
     as JSON text (`kick.matrix.served`), no part of a key either: `model` and the cell's engine name it.
+    `runtime`: how it is run if not plainly (`kick.runtime`); a key has it only if there is one.
     """
 
     name: str
@@ -124,10 +127,11 @@ class Variant:
     checkpoint: bool = False  # compressed by someone else: `model` is their checkpoint
     label: str = ""
     endpoint: str = ""
+    runtime: Step | None = None
 
     @property
     def dense(self) -> bool:
-        return not self.recipe and self.replica is None and not self.checkpoint
+        return not self.recipe and self.replica is None and not self.checkpoint and self.runtime is None
 
     @property
     def reordered(self) -> bool:
@@ -188,6 +192,8 @@ class Cell:
         if self.variant.calibration:
             variant["calibration"] = self.variant.calibration.identity()
         del variant["name"], variant["label"], variant["endpoint"]
+        if self.variant.runtime is None:
+            del variant["runtime"]
         del variant["model"]["tokenizer_from"], variant["model"]["tokenizer_revision"]  # `tokenizer` tells
         if variant["model"]["digest"]:
             del variant["model"]["name"], variant["model"]["revision"]
@@ -213,30 +219,6 @@ class Job:
     def variants(self) -> tuple[Variant, ...]:
         """The variants of its cells, each once."""
         return tuple({cell.variant.name: cell.variant for cell in self.cells}.values()) or (self.variant,)
-
-
-def jsonable(value: Any, strange: Callable[[float], Any] = lambda value: None) -> Any:
-    """The value as JSON values: mappings, lists, and numbers of numpy or torch as Python's own.
-
-    NaN and infinities, which JSON lacks, become what `strange` gives: null by default.
-    """
-    if isinstance(value, Mapping):
-        return {str(name): jsonable(item, strange) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item, strange) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return strange(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no blanks: equal values give equal text. Raises ValueError on NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def key(value: Any) -> str:
-    """The first 16 hex digits of the sha256 of `canonical(value)`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------ what is asked and answered
@@ -385,6 +367,7 @@ def variant_from_json(data: Mapping[str, Any]) -> Variant:
         checkpoint=data.get("checkpoint", False),
         label=data.get("label", ""),
         endpoint=data.get("endpoint", ""),
+        runtime=Step(**data["runtime"]) if data.get("runtime") else None,
     )
 
 

@@ -141,6 +141,7 @@ def _alike(traits: Mapping[tuple[str, str, str], dict[str, Any]]) -> list[dict[s
 def describe(cell: StoredCell) -> dict[str, Any]:
     """The columns that all rows of a cell share."""
     run, spec = cell.run, cell.run.cell.task
+    asks = run.about.get("asks", "") if isinstance(run.about, Mapping) else ""
     return {
         "matrix": run.matrix,
         "base": cell.base,
@@ -153,6 +154,7 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "task": spec.name,
         "title": info(run).title,
         "family": info(run).family,
+        "asks": asks if isinstance(asks, str) else "",
         "setting": cell.setting,
         "shots": number(spec.shots),
         "limit": number(spec.limit),

@@ -6,11 +6,11 @@ A row whose samples are not there keeps its score and plain gap, without interva
 Columns (NaN or "" if there is nothing):
 
     matrix, base, variant, label, key, dense    the place of a row; `base` is the base model's name
-    method, place, sparsity, pattern, bits, group_size, structured, replica, checkpoint, recipe,
+    method, place, sparsity, pattern, bits, group_size, structured, replica, runtime, checkpoint, recipe,
     corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
     engine, imported, foreign    the engine that is part of the key; the program whose answers were imported;
                                  whether dense was answered by another engine: then there is no verdict
-    task, title, family, setting, shots, limit, chat_template, group    what was asked; group "" is all items
+    task, title, family, asks, setting, shots, limit, chat_template, group    what was asked, "" all items
     metric, primary, higher_is_better, unit     what was measured; `primary` marks a task's headline metric
     value, low, high, stderr, n, units, missing the score, with its 95 % interval over the independent units
     of, stopped, unasked_seconds, doubt         how many items there are; of a cell that ended before all were
@@ -27,6 +27,9 @@ Columns (NaN or "" if there is nothing):
     load_seconds, run_memory, prefill, decode, joules, cost_of, simulated    see `kick.analysis.cost`
     removed                                     the share of the blocks' weights that structured steps took
                                                 out, NaN without such a step or if the result is older
+    keys_read, prompt_keys_read, prompt_computed, cache_bytes, dense_cache_bytes, prompt_tokens
+                                                what a run-time method read, computed and kept, counted on
+                                                this task (`kick.runtime.tally`)
     shipped_bytes, shipped_as, bytes            of the files that one would ship, what they are (or why there
                                                 are none), and the size in an ideal packed format
 """

@@ -9,9 +9,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from kick import catalog
-from kick.catalog import Facts, level_of, number, recorded, share
+from kick.catalog import LAST, Facts, level_of, number, recorded, share
 from kick.records import Step, Variant, jsonable, key
+from kick.runtime.entry import runtimes
 
+# what a run-time method read and kept (`kick.runtime.tally`), NaN of others
+RUN_TIME = (
+    "keys_read",
+    "prompt_keys_read",
+    "prompt_computed",
+    "cache_bytes",
+    "dense_cache_bytes",
+    "prompt_tokens",
+)
 DENSE_PLACE, RECIPE_PLACE = -1, 9000  # before every method, and after
 
 
@@ -37,6 +47,7 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
         ),
         "structured": any(known[step.method].structured for step in steps),
         "replica": variant.replica or "",
+        "runtime": variant.runtime.method if variant.runtime else "",
         "checkpoint": variant.checkpoint,
         "recipe": _recipe(variant),
         **_matrix(steps),
@@ -55,13 +66,28 @@ def facts(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Facts]:
         told = recorded(step.method, record) if isinstance(record, Mapping) else None
         unknown = Facts(step.method, title=step.method, paper="", kind="")
         found[step.method] = told or catalog.known().get(step.method) or unknown
+    if variant.runtime:
+        found[variant.runtime.method] = _runtime_facts(variant.runtime.method)
     return found
 
 
+def _runtime_facts(name: str) -> Facts:
+    """The facts of a run-time method, as of a method of the kind "runtime"."""
+    known = runtimes.facts().get(name)
+    title, paper = (known.title, known.paper) if known else (name, "")
+    return Facts(name, title=title, paper=paper, kind="runtime", place=known.place if known else LAST)
+
+
 def method(variant: Variant) -> str:
-    """The steps' method names joined by " + "; "dense" or "checkpoint" if there is no step."""
-    if variant.recipe:
-        return " + ".join(step.method for step in variant.recipe)
+    """The steps' method names joined by " + "; "dense" or "checkpoint" if there is no step.
+
+    A run-time method comes last; over a checkpoint it is "checkpoint + twilight".
+    """
+    run = [variant.runtime.method] if variant.runtime else []
+    if variant.recipe or (run and not variant.checkpoint):
+        return " + ".join([*(step.method for step in variant.recipe), *run])
+    if run:
+        return " + ".join(["checkpoint", *run])
     return "checkpoint" if variant.checkpoint else "dense"
 
 
@@ -77,10 +103,18 @@ def label(variant: Variant, stored: Sequence[Any] = ()) -> str:
         return variant.label
     if variant.replica:
         return f"dense ({variant.replica} replica)"
-    if variant.recipe:
+    run = [_run_label(variant.runtime)] if variant.runtime else []
+    if variant.recipe or (run and not variant.checkpoint):
         known = facts(variant, stored)
-        return " + ".join(_step_label(step, known[step.method]) for step in variant.recipe)
+        return " + ".join([*(_step_label(step, known[step.method]) for step in variant.recipe), *run])
     return replace(variant.model, name=variant.name).title if variant.checkpoint else "dense"
+
+
+def _run_label(step: Step) -> str:
+    """A run-time method with its first option, which is its level: "twilight p 0.85"."""
+    for name, value in step.options.items():
+        return f"{step.method} {value}-bit" if name == "bits" else f"{step.method} {name} {value}"
+    return step.method
 
 
 def _step_label(step: Step, known: Facts) -> str:
@@ -109,6 +143,9 @@ def _sparsity(steps: Iterable[Step]) -> float:
 
 
 def _place(variant: Variant, known: Mapping[str, Facts]) -> int:
+    if variant.runtime:
+        own = runtimes.facts().get(variant.runtime.method)
+        return own.order if own and not variant.recipe and not variant.checkpoint else RECIPE_PLACE
     if len(variant.recipe) == 1:
         return known[variant.recipe[0].method].order
     return RECIPE_PLACE if variant.recipe or variant.checkpoint else DENSE_PLACE
@@ -148,6 +185,8 @@ def _recipe(variant: Variant) -> str:
     """A hash of the variant without its name, and its calibration without seed, order and text."""
     values: dict[str, Any] = asdict(variant)
     del values["name"], values["label"]
+    if values["runtime"] is None:
+        del values["runtime"]
     if values["calibration"]:
         values["calibration"] = {
             name: value
@@ -174,6 +213,7 @@ def achieved(compression: Mapping[str, Any]) -> dict[str, Any]:
         "achieved_sparsity": zeros / weights if weights else math.nan,
         "parameters": _first(footprint, "parameters"),
         "removed": _removed(compression.get("steps") or ()),
+        **{name: _first(compression.get("run_time") or {}, name) for name in RUN_TIME},
     }
 
 

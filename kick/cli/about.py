@@ -12,6 +12,7 @@ from kick.cli import method_lists, panels
 from kick.cli.terminal import Json, Plugins, TaskFolders, print_json, print_table
 
 app = typer.Typer()
+KIND = {"runtime": "at run time, as `runtime:` of a variant"}  # for people, if not the kind's own name
 
 
 @app.command(rich_help_panel=panels.COMPRESS)
@@ -20,10 +21,11 @@ def methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown lists")] = False,
     plugins: Plugins = None,
 ) -> None:
-    """List the compression methods with their options, sources and needs."""
+    """List the methods of compression and of run time, with options, sources and needs."""
     from kick import compress
+    from kick.runtime.method import describe_all
 
-    described = compress.describe_all()
+    described = [*compress.describe_all(), *describe_all()]
     if as_json:
         print_json(described)
         return
@@ -31,8 +33,8 @@ def methods(
         print(method_lists.markdown(described), end="")
         return
     for one in described:
-        needs = f", needs {', '.join(one['needs'])}" if one["needs"] else ""
-        print(f"{one['name']}  {one['title']} ({one['paper']}; {one['kind']}{needs})")
+        needs = f", needs {', '.join(one['needs'])}" if one.get("needs") else ""
+        print(f"{one['name']}  {one['title']} ({one['paper']}; {KIND.get(one['kind'], one['kind'])}{needs})")
         for option in one["options"]:
             default = "required" if option["required"] else f"default {json.dumps(option['default'])}"
             choices = f"; one of {', '.join(map(str, option['choices']))}" if option["choices"] else ""

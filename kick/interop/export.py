@@ -251,6 +251,7 @@ def _merged(runs: Sequence[Result], parts: Sequence[Mapping[str, Any]]) -> dict[
             "dtype": variant.model.dtype,
             "variant": variant.name,
             "recipe": [{"method": step.method, **step.options} for step in variant.recipe],
+            **({"runtime": {"method": run.method, **run.options}} if (run := variant.runtime) else {}),
         },
         "model_dtype": variant.model.dtype,
         "model_revision": variant.model.revision or "",

@@ -66,6 +66,8 @@ def never_layered(shapes: Sequence[tuple[Variant, Shape]], tasks: Iterable[Task]
         if (task.generates or task.needs_reference) and not generate:
             return f"{task.name} has answers generated"
     for one, size in shapes:
+        if one.runtime is not None:
+            return f"{one.name} has a run-time method"
         if size.quantized:
             return f"the checkpoint of {one.name} is quantized"
         if method := whole(one):

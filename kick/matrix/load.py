@@ -28,6 +28,7 @@ from kick.matrix.schema import (
     MethodKeys,
     OrderKeys,
     RecipeKeys,
+    RunTimeKeys,
     StepKeys,
 )
 from kick.matrix.servers import EndpointEntry, EndpointKeys, JudgeKeys
@@ -227,6 +228,8 @@ _INSIDE: dict[str, type[BaseModel]] = {
     "<endpoint>": EndpointEntry,
     "<endpoint> inside": EndpointKeys,
     "<recipe> inside": StepKeys,
+    "<runtime>": RunTimeKeys,
+    "<runtime> inside": StepKeys,
     "<chat>": ChatKeys,
     "<order>": OrderKeys,
     "<calibration> inside": CalibrationKeys,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kick.engine.backend import identity
 from kick.errors import KickError
-from kick.matrix import costs, served, stale, stopping
+from kick.matrix import costs, running, served, stale, stopping
 from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, Layers
 from kick.matrix.engines import ChosenEngine, choose
@@ -140,7 +140,7 @@ def _cells(
         )
         for variant in variants
         for name, spec in specs.items()
-        if _measured(variant, tasks[name])
+        if not running.not_asked(variant, tasks[name])
     ]
 
 
@@ -155,11 +155,6 @@ def _jobs(cells: Sequence[Cell], costs: Mapping[str, Estimate]) -> tuple[Job, ..
     """The cells by variant, each with what its job costs."""
     jobs = [tuple(part) for _, part in groupby(cells, key=lambda cell: cell.variant.name)]
     return tuple(Job(part[0].variant, part, costs[part[0].variant.name].total) for part in jobs)
-
-
-def _measured(variant: Variant, task: Task) -> bool:
-    """Whether the variant is asked the task: another order of calibration only those that rounding moves."""
-    return not variant.reordered or task.reads_text or task.needs_reference
 
 
 class _Planner:
@@ -349,7 +344,7 @@ class _Planner:
         items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
         found = {}
         for one in variants:
-            asked = _of(one.variant, tasks, items)
+            asked = running.asked_of(one.variant, tasks, items)
             if one.variant.endpoint:
                 found[one.variant.name] = served.estimate(asked)
                 continue
@@ -363,10 +358,13 @@ class _Planner:
     def engine(
         self, variants: Sequence[Expanded], tasks: Mapping[str, Task], estimates: Iterable[Estimate]
     ) -> ChosenEngine:
-        """The engine that answers; `estimates` are of the jobs in memory."""
+        """The engine that answers; `estimates` are of the jobs in memory. Refuses what it cannot run."""
         local = [one.variant for one in variants if not one.variant.endpoint]
         shapes = [(one, self._shape(one.model)) for one in local]
-        return choose(self.matrix.engine, estimates, shapes, tasks.values())
+        chosen = choose(self.matrix.engine, estimates, shapes, tasks.values())
+        self.problems += running.problems(self.matrix, variants, tasks, chosen.name)
+        self.refuse()
+        return chosen
 
     def _shape(self, model: ModelSpec) -> Shape:
         where = (model.name, model.revision)
@@ -377,11 +375,6 @@ class _Planner:
     def _work(self, variant: Variant, items: Mapping[str, int], kinds: Mapping[str, str]) -> JobWork:
         needs = [self.sources.methods.needs(step) for step in variant.recipe]
         return costs.work_of(variant, items, kinds, needs, self.matrix.engine.batch_tokens)
-
-
-def _of(variant: Variant, tasks: Mapping[str, Task], items: Mapping[str, int]) -> dict[str, int]:
-    """The items of the tasks that the variant is asked."""
-    return {name: count for name, count in items.items() if _measured(variant, tasks[name])}
 
 
 def _with_corpus(one: Expanded, digest: str) -> Expanded:

@@ -192,9 +192,14 @@ class StepKeys(BaseModel):
         return self.model_extra or {}
 
 
+RUNTIME = "{method: ..., option: ...} of a run-time method"
+_RunTime: TypeAlias = StepKeys | None
+
+
 class MethodKeys(StepKeys):
     """A variant of one step."""
 
+    runtime: _RunTime = Field(None, description=RUNTIME)
     name: Label | None = Field(None, description=LABEL)
 
 
@@ -204,6 +209,7 @@ class RecipeKeys(Keys):
     recipe: tuple[StepKeys, ...] = Field(
         min_length=1, description="a list of {method: ..., option: ...} steps"
     )
+    runtime: _RunTime = Field(None, description=RUNTIME)
     name: Label | None = Field(None, description=LABEL)
 
 
@@ -213,6 +219,14 @@ class CheckpointKeys(Keys):
     checkpoint: Text = Field(description="a hub id, a folder or a .gguf file")
     revision: Text | None = Field(None, description="a hub revision")
     reference: Text | None = Field(None, description="the matrix's model, or nothing")
+    runtime: _RunTime = Field(None, description=RUNTIME)
+    name: Label | None = Field(None, description=LABEL)
+
+
+class RunTimeKeys(Keys):
+    """`{runtime: {method: twilight, p: 0.85}}`: the dense weights, run otherwise; lists multiply."""
+
+    runtime: StepKeys = Field(description=RUNTIME)
     name: Label | None = Field(None, description=LABEL)
 
 
@@ -220,9 +234,12 @@ def _entry_kind(value: Any) -> str:
     if isinstance(value, str):
         return "<dense>"
     if isinstance(value, Mapping | Keys):
+        given = value if isinstance(value, Mapping) else type(value).model_fields
         for key in ("recipe", "checkpoint", "endpoint"):
-            if key in (value if isinstance(value, Mapping) else type(value).model_fields):
+            if key in given:
                 return f"<{key}>"
+        if "runtime" in given and "method" not in given:
+            return "<runtime>"
     return "<method>"
 
 
@@ -231,11 +248,15 @@ VariantKeys: TypeAlias = Annotated[
     | Annotated[MethodKeys, Tag("<method>")]
     | Annotated[RecipeKeys, Tag("<recipe>")]
     | Annotated[CheckpointKeys, Tag("<checkpoint>")]
+    | Annotated[RunTimeKeys, Tag("<runtime>")]
     | Annotated[EndpointEntry, Tag("<endpoint>")],
     Discriminator(_entry_kind),
 ]
 
-ENTRY = "dense, {method: ..., option: ...}, {recipe: [...]}, {checkpoint: ...} or {endpoint: {...}}"
+ENTRY = (
+    "dense, {method: ..., option: ...}, {recipe: [...]}, {checkpoint: ...}, {runtime: {...}} or "
+    "{endpoint: {...}}"
+)
 _EACH = "{task: number}"
 
 

@@ -91,9 +91,10 @@ def cannot_match(matrix: Matrix, task: Task, items: int, dense: float | None) ->
 
 
 def stops(variant: Variant) -> bool:
-    """Whether a variant's cells may end early: dense and its replicas, the noise floor, ask all items, and so
-    does a served variant, which has a verdict only beside a dense model of its own engine."""
-    return not variant.dense and variant.replica is None and not variant.endpoint
+    """Whether a variant's cells may end early: dense and its replicas, the noise floor, ask all items; so
+    does a served variant, which has a verdict only beside a dense model of its own engine, and one with a
+    run-time method, what it reads being counted over all items."""
+    return not (variant.dense or variant.replica or variant.endpoint or variant.runtime)
 
 
 def cell(variant: Variant, spec: TaskSpec, dense: str, engine: str, needs_reference: bool) -> Cell:

@@ -23,6 +23,7 @@ from kick.matrix.schema import (
     OrderKeys,
     RecipeKeys,
     Replica,
+    RunTimeKeys,
     StepKeys,
     VariantKeys,
 )
@@ -34,6 +35,13 @@ from kick.registry import UnknownName
 OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32"}
 
 
+def _runtime_step(name: str, options: Mapping[str, Any]) -> Step:
+    """A run-time method with every default written out; raises as `MethodTable.step` does."""
+    from kick.runtime.method import canonical  # brings torch in
+
+    return canonical(name, options)
+
+
 @dataclass(frozen=True)
 class MethodTable:
     """Table that expansion asks about methods.
@@ -41,12 +49,13 @@ class MethodTable:
     `step` writes every default out; it raises UnknownName for the method, WrongOption for an option, and
     ValueError for one that is missing.
     `needs` names what a step needs, e.g. "calibration". `feeds`: whether the order of the calibration
-    sequences can show in what it does.
+    sequences can show in what it does. `runtime`: `step` for run-time methods.
     """
 
     step: Callable[[str, Mapping[str, Any]], Step]
     needs: Callable[[Step], Collection[str]]
     feeds: Callable[[str], bool] = lambda name: False
+    runtime: Callable[[str, Mapping[str, Any]], Step] = _runtime_step
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,18 @@ class Choice:
     options: Mapping[str, Any]
     path: Path
     places: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How a variant is run: a run-time method's step with its label and place, or plainly."""
+
+    step: Step | None = None
+    labels: tuple[str, ...] = ()
+    place: Path | None = None
+
+
+_Named = MethodKeys | RecipeKeys | CheckpointKeys | RunTimeKeys
 
 
 def expand(matrix: Matrix, table: MethodTable) -> tuple[list[Expanded], list[Problem]]:
@@ -94,10 +115,12 @@ class _Expansion:
         self._dense(entries)
         for path, entry in entries:
             if isinstance(entry, MethodKeys):
-                self._recipes([list(self._choices(entry, path))], path, entry.name)
+                self._recipes([list(self._choices(entry, path))], path, entry)
             elif isinstance(entry, RecipeKeys):
                 steps = [(step, (*path, "recipe", number)) for number, step in enumerate(entry.recipe)]
-                self._recipes([list(self._choices(*step)) for step in steps], path, entry.name)
+                self._recipes([list(self._choices(*step)) for step in steps], path, entry)
+            elif isinstance(entry, RunTimeKeys):
+                self._recipes([], path, entry)
             elif isinstance(entry, CheckpointKeys):
                 self._checkpoint(entry, path)
             elif isinstance(entry, EndpointEntry) and not entry.dense:
@@ -147,7 +170,33 @@ class _Expansion:
         model = ModelSpec(entry.checkpoint, entry.revision, self.matrix.dtype)
         *_, above, last = ("", *File(entry.checkpoint).absolute().parts)
         last = f"{above}/{last}" if last in self._labels else last
-        self._add(Variant(entry.name or last, model, checkpoint=True, label=entry.name or ""), path)
+        name = self._one_name(entry, path, 1)
+        for run in self._runs(entry.runtime, path):
+            full = name or "+".join([last, *run.labels])
+            self._add(
+                Variant(full, model, checkpoint=True, label=name or "", runtime=run.step), run.place or path
+            )
+
+    def _one_name(self, entry: _Named, path: Path, count: int) -> str | None:
+        """The entry's name, if it is of one variant of `count` recipes."""
+        count *= len(list(self._choices(entry.runtime, path))) if entry.runtime else 1
+        if entry.name and count > 1:
+            message = f"one name for {count} variants; give each an entry of its own, or leave name out"
+            self.problems.append(Problem((*path, "name"), message))
+            return None
+        return entry.name
+
+    def _runs(self, keys: StepKeys | None, path: Path) -> list[_Run]:
+        """The ways of running that an entry gives: one plain one if it gives none."""
+        if keys is None:
+            return [_Run()]
+        found = []
+        for choice in self._choices(keys, (*path, "runtime")):
+            step = self._step(choice, self.table.runtime)
+            if step is not None:
+                label = label_of(step, choice.options, replace(self.table, step=self.table.runtime))
+                found.append(_Run(step, (label,), self._place((choice,), path)))
+        return found
 
     def _choices(self, entry: StepKeys, path: Path) -> Iterator[Choice]:
         axes = []
@@ -167,17 +216,17 @@ class _Expansion:
                 {name: place for name, _, place in options},
             )
 
-    def _recipes(self, steps: list[list[Choice]], path: Path, name: str | None) -> None:
-        count = math.prod(map(len, steps))
-        if name and count > 1:
-            message = f"one name for {count} variants; give each an entry of its own, or leave name out"
-            self.problems.append(Problem((*path, "name"), message))
-            name = None
+    def _recipes(self, steps: list[list[Choice]], path: Path, entry: _Named) -> None:
+        name = self._one_name(entry, path, math.prod(map(len, steps)))
+        runs = self._runs(entry.runtime, path)
         for choices in itertools.product(*steps):
-            checked = [self._step(choice) for choice in choices]
+            checked = [self._step(choice, self.table.step) for choice in choices]
             recipe = tuple(step for step in checked if step is not None)
             if len(recipe) == len(choices):
-                self._seeds(recipe, choices, self._place(choices, path), name)
+                place = self._place(choices, path)
+                for run in runs:
+                    at = run.place if run.place and place == path else place
+                    self._seeds(recipe, choices, at, name, run)
 
     @staticmethod
     def _place(choices: tuple[Choice, ...], path: Path) -> Path:
@@ -187,9 +236,9 @@ class _Expansion:
         ]
         return inside[0] if len(inside) == 1 else path
 
-    def _step(self, choice: Choice) -> Step | None:
+    def _step(self, choice: Choice, make: Callable[[str, Mapping[str, Any]], Step]) -> Step | None:
         try:
-            step = self.table.step(choice.method, choice.options)
+            step = make(choice.method, choice.options)
             canonical(dict(step.options))  # a NaN has no place in a key
             return step
         except UnknownName as error:
@@ -203,14 +252,14 @@ class _Expansion:
         return None
 
     def _seeds(
-        self, recipe: tuple[Step, ...], choices: tuple[Choice, ...], path: Path, name: str | None
+        self, recipe: tuple[Step, ...], choices: tuple[Choice, ...], path: Path, name: str | None, run: _Run
     ) -> None:
-        label = name or "+".join(
-            label_of(step, choice.options, self.table) for step, choice in zip(recipe, choices, strict=True)
-        )
+        labels = [label_of(step, one.options, self.table) for step, one in zip(recipe, choices, strict=True)]
+        label = name or "+".join([*labels, *run.labels])
         given = tuple(frozenset(choice.options) for choice in choices)
         if not any("calibration" in self.table.needs(step) for step in recipe):
-            self._add(Variant(label, self.model, recipe, label=name or ""), path, given)
+            variant = Variant(label, self.model, recipe, label=name or "", runtime=run.step)
+            self._add(variant, path, given)
             return
         options = self.matrix.calibration.model_dump()
         seeds = self.matrix.seeds or (options["seed"],)
@@ -218,8 +267,12 @@ class _Expansion:
             calibration = CalibrationSpec(**{**options, "seed": seed})
             seeded = seed and (len(seeds) > 1 or not name)
             full = f"{label}-seed{seed}" if seeded else label
-            variant = Variant(full, self.model, recipe, calibration, label=name or "")
-            if self._add(variant, path, given) and any(self.table.feeds(step.method) for step in recipe):
+            variant = Variant(full, self.model, recipe, calibration, label=name or "", runtime=run.step)
+            if (
+                self._add(variant, path, given)
+                and run.step is None
+                and any(self.table.feeds(step.method) for step in recipe)
+            ):
                 self._orders(variant, path, given)
 
     def _orders(self, variant: Variant, path: Path, given: tuple[frozenset[str], ...]) -> None:

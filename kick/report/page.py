@@ -22,6 +22,7 @@ from kick.report.origins import provenance
 from kick.report.unasked import Unasked, unasked
 from kick.stats import metrics
 
+RUN_TIME = "sparse at run time"  # a family of its own in the filter
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
 
 
@@ -81,7 +82,7 @@ class VariantLine:
     shipped: Size
     packed: Size
     remark: str
-    cells: tuple[ScoreCell | None, ...]
+    cells: tuple[ScoreCell | str | None, ...]  # text: why the task is not applicable to the variant
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Section:
     books: tuple[tuple[str, ...], ...]
     seeds: tables.Table | None
     costs: tables.Table | None
+    run_time: tables.Table | None
     data: Mapping[str, Any]
 
 
@@ -201,6 +203,7 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
         books=tuple(_books(frame)),
         seeds=_table("seeds", frame),
         costs=_table("costs", frame),
+        run_time=_table("run_time", frame),
         data=_data(frame),
     )
 
@@ -267,7 +270,10 @@ def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[Var
             shipped=Size.of(row["shipped_bytes"], row["shipped_as"]),
             packed=Size.of(row["bytes"]),
             remark=_line_remark(row, [part[label] for part in found if label in part]),
-            cells=tuple(score_cell(part[label]) if label in part else None for part in found),
+            cells=tuple(
+                score_cell(part[label]) if label in part else wording.not_applicable(row, part)
+                for part in found
+            ),
         )
 
 
@@ -284,6 +290,8 @@ def _kind(row: Mapping[str, Any]) -> str:
     parts = ("p" if row["sparsity"] > 0 or row["structured"] else "") + (
         "q" if wording.known(row["bits"]) else ""
     )
+    if row["runtime"]:
+        return f"{KINDS[parts]}, {RUN_TIME}" if parts else RUN_TIME
     return KINDS[parts or "o"]
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from kick import catalog
 from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.errors import KickError
+from kick.runtime.entry import runtimes
 
 Line = Literal["-", "--", "-.", ":"]
 
@@ -65,6 +66,8 @@ def method_look(name: str) -> Look:
     known = catalog.known()
     if name in known and known[name].look:
         return _own(name, known[name].look)
+    if name in runtimes.facts():
+        return _own(name, runtimes.facts()[name].look)
     others = [other for other, facts in catalog.shipped().items() if not facts.look]
     return numbered(others.index(name) if name in others else sum(name.encode()))
 

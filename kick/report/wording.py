@@ -17,6 +17,7 @@ from kick.analysis import verdicts
 from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.errors import KickError
 from kick.printable import ACTING, code_point, counted
+from kick.runtime.entry import inapplicable
 from kick.stats import metrics
 
 MINUS, NOTHING = "\u2212", "\u2013"
@@ -290,3 +291,10 @@ def csv(frame: pd.DataFrame) -> str:
     for name in safe.columns[safe.dtypes.map(lambda kind: not pd.api.types.is_numeric_dtype(kind))]:
         safe[name] = safe[name].map({value: harmless(value) for value in safe[name].unique()})
     return safe.to_csv(index=False, lineterminator="\n")
+
+
+def not_applicable(row: Row, others: Mapping[str, Row]) -> str | None:
+    """Why a run-time method is not asked a task, of which `others` are the rows; None if its cell only is
+    not there."""
+    asks = next((one["asks"] for one in others.values() if one["asks"]), "")
+    return inapplicable(row["runtime"], asks) or None

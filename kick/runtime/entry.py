@@ -56,12 +56,15 @@ def ordered() -> list[RunTimeFacts]:
     return sorted(runtimes.facts().values(), key=lambda one: (one.place, one.name))
 
 
-def inapplicable(name: str, *, generates: bool, reads_text: bool) -> str:
-    """Why a task of that kind tells nothing of a run-time method; "" if it does."""
-    affects = runtimes.facts()[name].affects
-    kind = "text" if reads_text else "generate" if generates else "loglikelihood"
-    if kind in affects:
+def inapplicable(name: str, asks: str) -> str:
+    """Why a task tells nothing of a run-time method; "" if it does, or if nothing is known.
+
+    asks: the kind of answer that the task asks for, one of those that `affects` names, or "".
+    """
+    facts = runtimes.facts().get(name)
+    if facts is None or not asks or asks in facts.affects:
         return ""
+    affects = facts.affects
     if affects == ("generate",):
         return f"{name} changes decoding alone, and this task generates nothing"
     return f"{name} changes what follows a prompt, and this task has none"

@@ -29,7 +29,7 @@ SCALES = 4  # bytes of a group's scale and zero
     paper="Liu et al., ICML 2024, arXiv 2402.02750",
     affects=("generate",),
     place=40,
-    look="orange v -",
+    look="orange P -",
 )
 @dataclass(frozen=True)
 class KVQuant(RunTime):

@@ -32,7 +32,7 @@ from kick.runtime.selection import attention, survivors
     paper="Fu et al., 2024, arXiv 2407.14057",
     affects=("generate", "loglikelihood"),
     place=30,
-    look="green ^ -",
+    look="green X -",
 )
 @dataclass(frozen=True)
 class LazyLLM(RunTime):
@@ -78,8 +78,9 @@ class LazyLLM(RunTime):
         alive = sight.memory.get(sight.layer)
         if alive is None or bool(alive.all()):
             return None
-        later = torch.ones(sight.keys.shape[1] - len(alive), dtype=torch.bool, device=alive.device)
-        return torch.cat([alive, later])[None, None]
+        length = sight.keys.shape[1]
+        later = torch.ones(max(0, length - len(alive)), dtype=torch.bool, device=alive.device)
+        return torch.cat([alive[:length], later])[None, None]
 
     def after(self, sight: Sight) -> None:
         """Choose the tokens that are alive in the next layer."""

@@ -7,8 +7,8 @@ chosen anew every few steps. `sub_page` equal to `page` is Quest's one level.
 Other than LServe's code: scores in the model's dtype, not float16; a budget of at least the length reads all
 of it, whatever the length (theirs: up to 4,096 tokens); weights and cache are not quantized. Its streaming
 heads (first and recent tokens alone) are chosen by DuoAttention's trained gates, which are published for few
-models: here, ours, a layer's streaming heads are those whose last prompt token looks most at first and
-recent tokens. Prompts are read densely: LServe's window of 8,192 tokens for them does nothing here.
+models: here, ours, a layer's streaming heads are those whose first step looks most at first and recent
+tokens. Prompts are read densely: LServe's window of 8,192 tokens for them does nothing here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kick.runtime.selection import attention, best_pages, page_bounds, page_scor
     paper="Quest, Tang et al., ICML 2024, arXiv 2406.10774; LServe, Yang et al., MLSys 2025, 2502.14866",
     affects=("generate",),
     place=20,
-    look="blue s -",
+    look="blue P -",
 )
 @dataclass(frozen=True)
 class PageAttention(RunTime):
@@ -56,8 +56,8 @@ class PageAttention(RunTime):
             return None
         length = sight.keys.shape[1]
         kept = None if self.budget >= length else self._paged(sight)
-        streaming = sight.memory.get(("streaming", sight.layer))
-        if streaming is not None and bool(streaming.any()):
+        streaming = self._streaming(sight)
+        if streaming is not None:
             near = window(length, 1, self.sinks, self.recent).to(sight.keys.device)
             kept = torch.ones_like(near) if kept is None else kept
             kept = torch.where(streaming[:, None], near, kept)
@@ -80,14 +80,18 @@ class PageAttention(RunTime):
         mask[:, int(chosen[0, -1]) :] = True  # the page that was the newest then, and those after it
         return mask.repeat_interleave(self.page, 1)[:, :length]
 
-    def after(self, sight: Sight) -> None:
-        """Choose the layer's streaming heads: those that look most at first and recent tokens."""
+    def _streaming(self, sight: Sight) -> Tensor | None:
+        """The layer's streaming heads, (Hq,): whose first step looks most at first and recent tokens."""
         count = round(self.streaming * sight.query.shape[0])
-        if not count or sight.layer < self.dense_layers:
-            return
-        keys = sight.keys.repeat_interleave(sight.groups, 0)
-        weights = attention(sight.query[:, -1], keys, sight.scale)
-        near = window(keys.shape[1], 1, self.sinks, self.recent).to(keys.device)
-        chosen = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
-        chosen[(weights * near).sum(-1).topk(count).indices] = True
-        sight.memory["streaming", sight.layer] = chosen
+        if not count:
+            return None
+        place = ("streaming", sight.layer)
+        if place not in sight.memory:
+            keys = sight.keys.repeat_interleave(sight.groups, 0)
+            weights = attention(sight.query[:, -1], keys, sight.scale)
+            near = window(keys.shape[1], 1, self.sinks, self.recent).to(keys.device)
+            chosen = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+            chosen[(weights * near).sum(-1).topk(count).indices] = True
+            sight.memory[place] = chosen
+        found: Tensor = sight.memory[place]
+        return found

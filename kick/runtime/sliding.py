@@ -23,7 +23,7 @@ from kick.runtime.selection import window
     paper="Xiao et al., ICLR 2024, arXiv 2309.17453",
     affects=("generate", "loglikelihood", "text"),
     place=50,
-    look="grey d -",
+    look="quiet d -",
 )
 @dataclass(frozen=True)
 class Sliding(RunTime):

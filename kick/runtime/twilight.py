@@ -27,7 +27,7 @@ from kick.runtime.selection import attention, quest, rounded, top_p
     paper="Lin et al., NeurIPS 2025, arXiv 2502.02770",
     affects=("generate",),
     place=10,
-    look="purple o -",
+    look="pink D -",
 )
 @dataclass(frozen=True)
 class Twilight(RunTime):
@@ -37,7 +37,7 @@ class Twilight(RunTime):
     selector: str = option("what is chosen from: all, or Quest's pages", "none", choices=("none", "quest"))
     budget: int = option("tokens that the selector keeps", 256, low=1)
     page: int = option("tokens of a page", 16, low=1)
-    bits: int = option("bits of the keys that weights are estimated from", 4, low=1, high=8)
+    key_bits: int = option("bits of the keys that weights are estimated from", 4, low=1, high=8)
     dense_layers: int = option("first layers that stay dense", 2, low=0)
 
     def look(self, sight: Sight) -> Tensor | None:
@@ -50,14 +50,14 @@ class Twilight(RunTime):
         query = sight.query[:, -1]
         kept = quest(query, keys, self.page, self.budget) if paged else None
         if self.p < 1:
-            estimated = rounded(sight.keys, self.bits).repeat_interleave(sight.groups, 0)
+            estimated = rounded(sight.keys, self.key_bits).repeat_interleave(sight.groups, 0)
             weights = attention(query, estimated, sight.scale, kept)
             kept = top_p(weights, self.p) if kept is None else top_p(weights, self.p) & kept
         return None if kept is None else kept[:, None]
 
     def bytes(self, cache: Cache) -> int:
-        """The whole cache, and the estimates: `bits` of each key's number, a scale and a zero of 2 bytes."""
+        """The whole cache, and the estimates: `key_bits` a number, and 4 bytes of scale and zero a key."""
         whole = cache.bytes(cache.length)
         if cache.layer < self.dense_layers or self.p >= 1:
             return whole
-        return whole + cache.length * cache.heads * (math.ceil(cache.width * self.bits / 8) + 4)
+        return whole + cache.length * cache.heads * (math.ceil(cache.width * self.key_bits / 8) + 4)

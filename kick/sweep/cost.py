@@ -98,9 +98,10 @@ def measure(results: str, how: CostOptions, say: Callable[[str], None] = print) 
 
 
 def _variants(runs: Sequence[Result], results: str, named: Sequence[str]) -> list[Variant]:
-    """The variants to measure, dense first; replicas, imported and served ones are left out."""
+    """The variants to measure, dense first; replicas, imported and served ones are left out, and
+    run-time methods, which are simulated."""
     known = {run.cell.variant.name: run.cell.variant for run in runs if not run.cell.imported}
-    known = {name: one for name, one in known.items() if one.replica is None and not one.endpoint}
+    known = {name: one for name, one in known.items() if not (one.replica or one.endpoint or one.runtime)}
     for name in named:
         if name not in known:
             raise KickError(f"--variant: {unknown('variant', name, known)}")

@@ -6,6 +6,7 @@ from kick.compress.method import methods
 from kick.engine.backend import identity, of_cell
 from kick.errors import CellFailed
 from kick.records import Job, Variant
+from kick.runtime import method as runtime
 
 
 def check(job: Job) -> None:
@@ -22,3 +23,6 @@ def check_code(variant: Variant) -> None:
     for step in variant.recipe:
         if step.digest and step.digest != methods[step.method].digest:
             raise CellFailed(f"the code of {step.method} changed after this run was planned; run it again")
+    run = variant.runtime
+    if run is not None and run.digest != runtime.digest(run.method):
+        raise CellFailed(f"the code of {run.method} changed after this run was planned; run it again")

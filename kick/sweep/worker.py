@@ -20,6 +20,7 @@ from kick.engine.backend import DEFAULT, LAYERED, VLLM, Backend, backends, ident
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
 from kick.errors import KickError
+from kick.matrix.running import asks
 from kick.model.footprint import footprint
 from kick.model.heap import give_back
 from kick.model.owned import own
@@ -31,7 +32,7 @@ from kick.records import Cell, Job, Result, Variant, key
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
-from kick.sweep import by_vllm, layered, planned, reuse, served
+from kick.sweep import by_vllm, layered, planned, reuse, served, sparse
 from kick.sweep.cells import Loaded, beside, chat_notes, dense_samples, identical, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.groups import one_pass
@@ -279,8 +280,8 @@ class Worker:
             ),
             seconds={name: round(seconds, 3) for name, seconds in one.seconds.items()},
             peak_memory=peak(),
-            compression=loaded.report,
-            about=task.about,
+            compression=sparse.counted(loaded.engine, loaded.report),
+            about={**task.about, "asks": asks(task)},
             margin=self.margin,
             stopping=found.stopping,
             provenance={
@@ -367,17 +368,17 @@ class Worker:
         tokenizer: PreTrainedTokenizerBase,
         reference: Reference | None,
     ) -> Backend:
-        tokens = tokens_folder(variant.model.tokenizer)
+        options: dict[str, Any] = {
+            "reference": reference,
+            "token_cache": tokens_folder(variant.model.tokenizer),
+        }
+        if variant.runtime is not None:
+            options["batch_tokens"] = self.batch_tokens
+            return sparse.engine(variant.runtime, network, tokenizer, **options)
 
         def engine(batch_tokens: int | None) -> Backend:
-            return backends[self.backend](
-                network,
-                tokenizer,
-                batch_tokens=batch_tokens,
-                reference=reference,
-                token_cache=tokens,
-                **({} if self.backend == VLLM else self.engine),
-            )
+            own = {} if self.backend == VLLM else self.engine
+            return backends[self.backend](network, tokenizer, batch_tokens=batch_tokens, **options, **own)
 
         made = engine(self.batch_tokens)
         if variant.replica == "batch":

@@ -27,7 +27,7 @@ def test_every_method_says_what_it_does_and_is_built_from_its_options():
 
 
 def test_defaults_count_as_if_they_were_written():
-    assert canonical("twilight", {}) == canonical("twilight", {"p": 0.85, "bits": 4})
+    assert canonical("twilight", {}) == canonical("twilight", {"p": 0.85, "key_bits": 4})
     assert canonical("twilight", {}) != canonical("twilight", {"p": 0.9})
 
 
@@ -50,8 +50,10 @@ def test_what_is_refused(name, options, error, word):
 
 
 def test_what_a_method_cannot_affect_is_not_applicable():
-    assert "decoding alone" in inapplicable("twilight", generates=False, reads_text=False)
-    assert not inapplicable("twilight", generates=True, reads_text=False)
-    assert not inapplicable("lazyllm", generates=False, reads_text=False)
-    assert "has none" in inapplicable("lazyllm", generates=False, reads_text=True)
-    assert not inapplicable("sliding", generates=False, reads_text=True)
+    assert "decoding alone" in inapplicable("twilight", "loglikelihood")
+    assert not inapplicable("twilight", "generate")
+    assert not inapplicable("lazyllm", "loglikelihood")
+    assert "has none" in inapplicable("lazyllm", "text")
+    assert not inapplicable("sliding", "text")
+    assert not inapplicable("twilight", "")
+    assert not inapplicable("of another installation", "text")

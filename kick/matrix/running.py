@@ -1,0 +1,64 @@
+"""Which variants are asked which tasks, and which engines run a variant with a run-time method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from kick.engine.backend import DEFAULT
+from kick.matrix.schema import Matrix
+from kick.matrix.variants import Expanded
+from kick.matrix.yaml_marks import Path, Problem
+from kick.records import Variant
+from kick.runtime.entry import inapplicable
+
+if TYPE_CHECKING:
+    from kick.tasks import Task
+
+ENGINES = (DEFAULT, "plain")  # beside whose cells those of a run-time method belong
+
+
+def not_asked(variant: Variant, task: Task) -> str:
+    """Why the variant is not asked the task; "" if it is.
+
+    Another order of calibration is asked only the tasks that rounding moves, and a run-time method only
+    those that it can affect: elsewhere its answers would be dense's own and say nothing of it.
+    """
+    if variant.reordered and not (task.reads_text or task.needs_reference):
+        return "another order of the calibration shows on perplexity and fidelity alone"
+    if variant.runtime is None:
+        return ""
+    return inapplicable(variant.runtime.method, asks(task))
+
+
+def asks(task: Task) -> str:
+    """The kind of answer that a task asks for, as a run-time method's `affects` names them."""
+    if task.reads_text:
+        return "text"
+    return "generate" if task.generates and not task.needs_reference else "loglikelihood"
+
+
+def asked_of(variant: Variant, tasks: Mapping[str, Task], items: Mapping[str, int]) -> dict[str, int]:
+    """The items of the tasks that the variant is asked."""
+    return {name: count for name, count in items.items() if not not_asked(variant, tasks[name])}
+
+
+def problems(
+    matrix: Matrix, variants: Sequence[Expanded], tasks: Mapping[str, Task], engine: str
+) -> Iterator[Problem]:
+    """Problems of the variants with a run-time method: an engine that cannot run them, nothing to ask."""
+    for one in variants:
+        if one.variant.runtime is None:
+            continue
+        name, path = one.variant.name, _place(one.path)
+        if engine not in ENGINES:
+            yield Problem(path, f"{name}: run-time methods need the engine {DEFAULT}; got {engine}")
+        if matrix.generation_config == "model":
+            yield Problem(path, f"{name}: run-time methods decode greedily; leave generation_config out")
+        reasons = {not_asked(one.variant, task) for task in tasks.values()}
+        if tasks and "" not in reasons:
+            yield Problem(path, f"{name}: not applicable to any task here: {sorted(reasons)[0]}")
+
+
+def _place(path: Path) -> Path:
+    return path if "runtime" in path else (*path, "runtime")
