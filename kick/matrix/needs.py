@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 from typing import Any
 
 from kick import hub
-from kick.engine.backend import identity, named
+from kick.engine.backend import VLLM, identity, named
 from kick.errors import KickError
 from kick.matrix.schema import CheckpointKeys, Matrix
 from kick.matrix.yaml_marks import Path, Problem, refusal
@@ -44,7 +45,37 @@ def _engine(matrix: Matrix) -> list[Problem]:
     if matrix.generation_config == "model":
         message = f"the engine {name!r} obeys nothing of a model's generation configuration; leave it out"
         problems.append(Problem(("generation_config",), message))
+    if name == VLLM and matrix.dtype == "float32":
+        problems += _packed(matrix)
     return problems
+
+
+def _packed(matrix: Matrix) -> list[Problem]:
+    """Models of packed weights, which vLLM multiplies in half precision alone: a float32 matrix has none."""
+    return [
+        Problem(
+            path,
+            f"{name} has weights packed by {form}, which vLLM multiplies in half precision alone, and the "
+            "matrix has dtype: float32; expected: dtype: bfloat16 or float16",
+        )
+        for path, name in _named(matrix)
+        if (form := _packing(File(name).expanduser()))
+    ]
+
+
+def _packing(folder: File) -> str:
+    """The format of a folder's packed weights, "" if they are not packed or it is not a folder."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return ""
+    try:
+        found = json.loads(config.read_text("utf-8"))
+    except ValueError:
+        return ""  # the plan says what is wrong with it
+    said = (found.get("quantization_config") if isinstance(found, dict) else None) or {}
+    method = str(said.get("quant_method", ""))
+    packed = method in ("gptq", "awq") or said.get("format") == "pack-quantized"
+    return method if packed else ""
 
 
 def _data(matrix: Matrix, folders: Sequence[File], data_root: str | None) -> list[Problem]:
@@ -104,16 +135,22 @@ def _sets(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _models(matrix: Matrix) -> list[Problem]:
     """The models that are named as the hub names them, and neither here nor to be fetched."""
-    named: list[tuple[Path, str]] = [(("model",), matrix.model)]
-    named += [
-        (("variants", place, "checkpoint"), entry.checkpoint)
-        for place, entry in enumerate(matrix.variants)
-        if isinstance(entry, CheckpointKeys)
-    ]
     return [
         Problem(path, f"the model {name!r} is not on this machine and the hub cannot be asked")
-        for path, name in named
+        for path, name in _named(matrix)
         if _of_hub(name) and not hub.kept("models", name) and not hub.online()
+    ]
+
+
+def _named(matrix: Matrix) -> list[tuple[Path, str]]:
+    """The names of the matrix's model and checkpoints, with their places."""
+    return [
+        (("model",), matrix.model),
+        *(
+            (("variants", place, "checkpoint"), entry.checkpoint)
+            for place, entry in enumerate(matrix.variants)
+            if isinstance(entry, CheckpointKeys)
+        ),
     ]
 
 

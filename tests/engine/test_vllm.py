@@ -3,6 +3,7 @@
 That vLLM itself gives these numbers is `make vllm-test` (tests/vllm).
 """
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -247,6 +248,29 @@ def test_what_vllm_does_not_obey_is_refused(monkeypatch):
         needs.check(matrix)
     with pytest.raises(KickError, match="generate are of the engine named layered"):
         load.parse(KEYED + "engine: {name: vllm, generate: true}\n", "m.yaml")
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "refused"),
+    [
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "float32", True),
+        ({"quant_method": "gptq"}, "float32", True),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "bfloat16", False),
+        ({"quant_method": "compressed-tensors", "format": "dense"}, "float32", False),
+        (None, "float32", False),
+    ],
+)
+def test_packed_weights_need_half_precision(config, dtype, refused, monkeypatch, tmp_path):
+    monkeypatch.setattr("kick.engine.backend.installed", lambda: HERE)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config} if config else {}))
+    text = f"variants:\n  - {{checkpoint: {tmp_path}}}\ndtype: {dtype}\nengine: {{name: vllm}}\n"
+    matrix = load.parse(KEYED.partition("variants:")[0] + text, "m.yaml")
+    if not refused:
+        needs.check(matrix)
+        return
+    place = r"m\.yaml:\d+: variants\[0\]\.checkpoint: "
+    with pytest.raises(KickError, match=place + ".*expected: dtype: bfloat16"):
+        needs.check(matrix)
 
 
 def test_keys_name_engine_version_and_dtype(monkeypatch):
