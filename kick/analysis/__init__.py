@@ -12,5 +12,6 @@ headlines   a task's title, place and headline metric
 kept        statistics kept with the store
 frame       runs and samples -> one DataFrame
 compare     two variants, item by item
+ranking     ranks with intervals, by what is kept of dense's scores
 between     two cells of which either may have ended early
 """

@@ -1,4 +1,4 @@
-"""The page's charts, made of the frame: score against sparsity and bits, and what perplexity hides."""
+"""The page's charts: score against sparsity, pattern and bits, and what perplexity hides."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its ed
 
 
 def levels(rows: pd.DataFrame) -> Markup | None:
-    """A task's headline rows against sparsity and bits; None if no variant has a level or a value."""
+    """A task's headline rows against sparsity, pattern and bits; None without a level or a value."""
     rows = rows[list(DRAWN)]
     if not np.isfinite(rows["value"].astype(float)).any():
         return None
     dense = rows[rows["dense"]]
-    plots = [plot for plot in (_sparsity(rows), _bits(rows)) if plot]
+    plots = [plot for plot in (_sparsity(rows), _patterns(rows), _bits(rows)) if plot]
     if dense.empty or not plots:
         return None
     first = dense.iloc[0]
@@ -89,6 +89,17 @@ def _sparsity(rows: pd.DataFrame) -> svg.Plot | None:
     return svg.Plot("sparsity (%)", tuple((tick, f"{tick:g}") for tick in ticks), (0.0, top), lines)
 
 
+def _patterns(rows: pd.DataFrame) -> svg.Plot | None:
+    shown = select.level(rows, "nm")
+    shown = shown[~shown["dense"]]
+    if shown.empty:
+        return None
+    names = sorted(set(shown["pattern"]), key=lambda text: tuple(map(int, text.split(":"))))
+    shown = shown.assign(at=shown["pattern"].map(names.index))
+    ticks = tuple((float(place), name) for place, name in enumerate(names))
+    return svg.Plot("N:M", ticks, (-0.5, len(names) - 0.5), _lines(shown, shown.iloc[:0]))
+
+
 def _bits(rows: pd.DataFrame) -> svg.Plot | None:
     shown = select.level(rows, "bits")
     if shown.empty:
@@ -105,7 +116,7 @@ def _lines(rows: pd.DataFrame, start: pd.DataFrame) -> tuple[svg.Curve, ...]:
     for name in select.method_order(rows):
         part = rows[rows["method"] == name].sort_values(["at", "seed"])
         points = [*_points(start, title=False), *_points(part)]
-        lines.append(svg.Curve(palette.method_look(name), tuple(points)))
+        lines.append(svg.Curve(palette.method_look(name), tuple(points), part["at"].nunique() > 1))
     return tuple(lines)
 
 
@@ -129,7 +140,7 @@ def _points(rows: pd.DataFrame, *, title: bool = True) -> Iterable[svg.Point]:
 
 def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:
     """(name, sample) of the methods that the charts show, for their legend."""
-    rows = pd.concat([select.level(select.headlines(frame), kind) for kind in ("sparsity", "bits")])
+    rows = pd.concat([select.level(select.headlines(frame), kind) for kind in ("sparsity", "nm", "bits")])
     names = select.method_order(rows[~rows["dense"]])
     return [(name, svg.swatch(palette.method_look(name))) for name in names]
 

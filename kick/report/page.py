@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from kick.analysis import pairs, traits
+from kick.analysis import pairs, ranking, traits
 from kick.analysis.cells import StoredCell, steps_of
 from kick.analysis.doubts import signs
 from kick.analysis.frame import Results
@@ -19,70 +19,11 @@ from kick.catalog import Facts
 from kick.printable import counted, plain
 from kick.report import answers, charts, select, tables, wording
 from kick.report.origins import provenance
+from kick.report.table_view import Column, Size, VariantLine, column, lines, score_cell
 from kick.report.unasked import Unasked, unasked
 from kick.stats import metrics
 
-RUN_TIME = "sparse at run time"  # a family of its own in the filter
-KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
-
-
-@dataclass(frozen=True)
-class ScoreCell:
-    """A score in the main table. `order` is what it sorts by: larger is better; None sorts it last.
-
-    remark: what must be said beside it, of a cell that ended early or of one that differs in no item.
-    """
-
-    score: str
-    interval: str
-    gap: str
-    gap_interval: str
-    verdict: str
-    mark: str
-    order: float | None
-    remark: str
-    orders: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A task in the main table."""
-
-    title: str
-    metric: str
-    direction: str
-    n: str
-    detectable: str
-    noise: str
-
-
-@dataclass(frozen=True)
-class Size:
-    """A size in the main table; `order` is what it sorts by: smaller is better; `note`: what it is of."""
-
-    text: str
-    order: float | None
-    note: str = ""
-
-    @classmethod
-    def of(cls, size: float, note: str = "") -> Size:
-        """The size of so many bytes; NaN if it is not known."""
-        return cls(wording.megabytes(size), -float(size) if wording.known(size) else None, note)
-
-
-@dataclass(frozen=True)
-class VariantLine:
-    """A variant in the main table."""
-
-    label: str
-    name: str
-    kind: str
-    dense: bool
-    replica: bool
-    shipped: Size
-    packed: Size
-    remark: str
-    cells: tuple[ScoreCell | str | None, ...]  # text: why the task is not applicable to the variant
+__all__ = ["PageView", "Section", "Size", "TaskPart", "view"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +44,7 @@ class Section:
     note: str
     columns: tuple[Column, ...]
     lines: tuple[VariantLine, ...]
+    ranked: str
     tasks: tuple[TaskPart, ...]
     methods: tuple[tuple[str, Markup], ...]
     hides: Markup | None
@@ -188,11 +130,13 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
     matrix = rows["matrix"].iloc[0]
     cells = {cell.run.key: cell for cell in report.cells if plain(cell.run.matrix) == matrix}
     hidden, chart, legend = _hides(frame)
+    ranks = ranking.ranks(frame)
     return Section(
         title=name,
         note=" ".join([_noise_note(rows), *_order_notes(rows), *_cut_notes(rows)]),
-        columns=tuple(_column(part) for part in columns),
-        lines=tuple(_lines(frame, columns)),
+        columns=tuple(column(part) for part in columns),
+        lines=tuple(lines(frame, columns, ranks)),
+        ranked=ranking.said(ranks),
         tasks=tuple(_task(part, cells, examples) for part in columns),
         methods=tuple(charts.methods(frame)),
         hides=chart,
@@ -227,11 +171,11 @@ def _order_notes(rows: pd.DataFrame) -> Iterable[str]:
 
 def _cut_notes(rows: pd.DataFrame) -> Iterable[str]:
     """Notes on what was cut or could not be scored, one sentence each."""
-    for column, text in (
+    for name, text in (
         ("truncated", "Prompts cut to the model's window"),
         ("missing", "Items without a score"),
     ):
-        counts = rows.groupby("title", sort=False)[column].max()
+        counts = rows.groupby("title", sort=False)[name].max()
         if counts.any():
             found = ", ".join(f"{title} {count:g}" for title, count in counts.items() if count)
             yield f"{text} (most in one cell): {found}."
@@ -242,77 +186,6 @@ def _table(name: str, frame: pd.DataFrame) -> tables.Table | None:
         return tables.known[name].make(frame)
     except select.Nothing:
         return None
-
-
-def _column(rows: pd.DataFrame) -> Column:
-    dense = rows[rows["dense"]]
-    first = select.whole_row(select.records(dense if len(dense) else rows))
-    least = rows.loc[~rows["dense"] & rows["replica"].eq(""), "detectable"].median()
-    return Column(
-        title=wording.task_label(first),
-        metric=wording.metric_label(first["metric"]),
-        direction="higher is better" if first["higher_is_better"] else "lower is better",
-        n=wording.count(first["n"], first.get("units"), first["of"]),
-        detectable=wording.number(least, first["unit"]) if wording.known(least) else "",
-        noise=wording.number(first["noise"], first["unit"]) if wording.known(first["noise"]) else "",
-    )
-
-
-def _lines(frame: pd.DataFrame, columns: Sequence[pd.DataFrame]) -> Iterable[VariantLine]:
-    found = [select.by_label(part) for part in columns]
-    for label, row in select.by_label(select.variant_order(frame)).items():
-        yield VariantLine(
-            label=str(label),
-            name=row["variant"],
-            kind=_kind(row),
-            dense=bool(row["dense"]),
-            replica=bool(row["replica"]),
-            shipped=Size.of(row["shipped_bytes"], row["shipped_as"]),
-            packed=Size.of(row["bytes"]),
-            remark=_line_remark(row, [part[label] for part in found if label in part]),
-            cells=tuple(
-                score_cell(part[label]) if label in part else wording.not_applicable(row, part)
-                for part in found
-            ),
-        )
-
-
-def _line_remark(row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
-    imported = f"imported: answers of {row['imported']}" if row["imported"] else ""
-    share = f"{wording.number(row['removed'], 'share')} % of the blocks' weights removed"
-    removed = share if row["removed"] > 0 else ""
-    return "; ".join(filter(None, (imported, removed, wording.alike_everywhere(cells))))
-
-
-def _kind(row: Mapping[str, Any]) -> str:
-    if row["dense"] or row["replica"]:
-        return KINDS[""]
-    parts = ("p" if row["sparsity"] > 0 or row["structured"] else "") + (
-        "q" if wording.known(row["bits"]) else ""
-    )
-    if row["runtime"]:
-        return f"{KINDS[parts]}, {RUN_TIME}" if parts else RUN_TIME
-    return KINDS[parts or "o"]
-
-
-def score_cell(row: Mapping[str, Any]) -> ScoreCell:
-    """Contents of a row of the frame, in words."""
-    unit, verdict = row["unit"], wording.verdict(row)
-    order = None  # an estimate within a wide interval has no place among scores
-    if math.isfinite(row["value"]) and not row["stopped"]:
-        order = float(row["value"]) * (1 if row["higher_is_better"] else -1)
-    dense = bool(row["dense"])
-    return ScoreCell(
-        score=wording.number(row["value"], unit),
-        interval=wording.span(row["low"], row["high"], unit),
-        gap="" if dense else wording.number(row["gap"], unit, signed=True),
-        gap_interval="" if dense else wording.signed_span(row["gap_low"], row["gap_high"], unit),
-        verdict=verdict,
-        mark=wording.MARKS[verdict],
-        order=order,
-        remark=wording.remark(row),
-        orders=wording.orders(row),
-    )
 
 
 def _task(rows: pd.DataFrame, cells: Mapping[str, StoredCell], examples: int) -> TaskPart:

@@ -172,10 +172,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A method's points from left to right."""
+    """A method's points from left to right. `levels`: whether it has several, which a line may join."""
 
     look: Look
     points: tuple[Point, ...]
+    levels: bool = True
 
 
 @dataclass(frozen=True)
@@ -246,16 +247,20 @@ def _plot(drawn: Drawing, what: Chart, plot: Plot, across: Axis, up: Axis) -> No
     for at, text in plot.ticks:
         drawn.text(across(at), up.start + 13, text, "tick", "middle")
     for number, line in enumerate(plot.lines):
-        color, shift = f"c-{line.look.color}", 2.2 * (number - (len(plot.lines) - 1) / 2)
+        apart = min(3.0, 16 / max(len(plot.lines) - 1, 1))  # equal methods do not hide each other
+        color, shift = f"c-{line.look.color}", apart * (number - (len(plot.lines) - 1) / 2)
         for point in line.points:
             if math.isfinite(point.low):
                 x = across(point.x) + shift
                 drawn.line([(x, up(point.low)), (x, up(point.high))], f"whisker {color}")
             if point.orders:
-                x = across(point.x)
+                x = across(point.x) + shift
                 drawn.line([(x, up(end)) for end in point.orders], f"orders {color}")
-        path = [(across(point.x), up(point.y)) for point in line.points]
-        drawn.line(path, color, DASHES[line.look.line])
+        path = [(across(point.x) + shift * bool(point.title), up(point.y)) for point in line.points]
+        kind, dash = (color, DASHES[line.look.line]) if line.levels else (f"{color} thin", "1 4")
+        drawn.line(path, kind, dash)
         for point in line.points:
             if point.title:
-                drawn.mark(across(point.x), up(point.y), line.look, title=point.title, hollow=point.hollow)
+                drawn.mark(
+                    across(point.x) + shift, up(point.y), line.look, title=point.title, hollow=point.hollow
+                )

@@ -138,6 +138,19 @@ def verdict(row: Row) -> str:
     )
 
 
+APART = "apart"
+
+
+def apart(row: Row) -> str:
+    """ "apart" for a distance to dense, which has no verdict, if it is beyond the noise of dense replicas and
+    its interval does not reach dense's own value; "" for others."""
+    if row["dense"] or row["replica"] or not metrics.describe(row["metric"]).ends_at_dense:
+        return ""
+    ends = (row["gap_low"], row["gap_high"])
+    beyond = known(ends[0]) and known(ends[1]) and (ends[0] > 0 or ends[1] < 0)
+    return APART if beyond and not row["within_noise"] else ""
+
+
 def orders(row: Row) -> str:
     """The range of a score over orders of the calibration: "32.50 to 33.90 in 4 orders"; "" for none."""
     if row["orders"] < 2:
@@ -227,6 +240,7 @@ MARKS = {
     "undecided": "?",
     WITHIN_NOISE: "~",
     WITHIN_ORDERS: "\u2248",
+    APART: "\u2260",
     "dense": "",
     "": "",
 }

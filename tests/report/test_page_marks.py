@@ -1,0 +1,78 @@
+"""What the page says beside its scores: ranks, whose noise it is, distances apart, patterns in the charts."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from kick.analysis.frame import read
+from kick.report import charts, select, wording
+from kick.report.leaderboard import html
+from kick.report.page import view
+from tests.support.synthetic import DENSE, FakeStore, fill, pruned
+
+FACTS, FAR = "kick_mini_factoid", "kick_mini_fidelity"
+
+
+@pytest.fixture(scope="module")
+def report():
+    replicas = [replace(DENSE, name=f"dense-{kind}", replica=kind) for kind in ("batch", "dtype")]
+    ours = [DENSE, *replicas, pruned("magnitude", 0.7), pruned("wanda", 0.3), pruned("wanda", "2:4")]
+    return read([fill(FakeStore(), ours, [FACTS, FAR], n=24)])
+
+
+def test_the_rows_are_in_the_order_of_their_ranks(report):
+    (section,) = view(report, title=None, notes=(), examples=0).sections
+    assert section.lines[0].dense
+    places = [line.place for line in section.lines[1:] if line.place is not None]
+    assert len(places) == 3
+    assert places == sorted(places, reverse=True)
+    assert [line.replica for line in section.lines[-2:]] == [True, True]
+    text = html(view(report, title=None, notes=(), examples=0))
+    assert re.search(r'data-order="-\d\.0">\d(\u2013\d)?<small>[\d.]+ %</small>', text)
+
+
+def test_noise_says_which_replica_it_is_of(report):
+    frame = report.frame.copy()
+    chosen = frame["primary"] & frame["task"].eq(FACTS)
+    frame.loc[chosen & frame["replica"].eq("dtype"), "gap"] = -0.5
+    frame.loc[chosen & frame["replica"].eq("batch"), "gap"] = 0.1
+    frame.loc[chosen, "noise"] = 0.5
+    columns = view(replace(report, frame=frame), title=None, notes=(), examples=0).sections[0].columns
+    assert columns[0].noise == "50.0 (bfloat16)"
+
+
+def test_what_could_be_shown_is_said_of_the_variant_nearest_dense(report):
+    frame = report.frame.copy()
+    chosen = frame["primary"] & frame["task"].eq(FACTS) & ~frame["dense"] & frame["replica"].eq("")
+    frame.loc[chosen, "detectable"] = 2.3
+    near = chosen & frame["label"].eq("wanda 30 %")
+    frame.loc[near, ["gap", "detectable"]] = [0.0, 0.04]
+    columns = view(replace(report, frame=frame), title=None, notes=(), examples=0).sections[0].columns
+    assert columns[0].detectable == "4.0"
+
+
+def test_a_distance_beyond_the_noise_is_marked(report):
+    rows = report.frame[report.frame["metric"].eq("fdt") & report.frame["group"].eq("")]
+    row = dict(rows[rows["label"] == "magnitude 70 %"].iloc[0]) | {"gap_low": -9.0, "gap_high": -2.0}
+    assert wording.apart(row | {"within_noise": False}) == "apart"
+    assert wording.apart(row | {"within_noise": True}) == ""
+    assert wording.apart(row | {"within_noise": False, "gap_high": 0.0}) == ""
+    assert wording.apart(row | {"within_noise": False, "metric": "exact_match"}) == ""
+    assert wording.MARKS["apart"]
+
+
+def test_patterns_are_in_the_charts_and_a_single_level_is_joined_by_dots(report):
+    chart = str(charts.levels(select.of_task(select.headlines(report.frame), (FACTS, ""))))
+    assert ">2:4<" in chart
+    assert "wanda 2:4: " in chart
+    assert chart.count('thin" stroke-dasharray="1 4"') == 3, "magnitude, wanda 30 % and 2:4 are single levels"
+
+
+def test_only_checkpoints_have_no_empty_section_of_charts(report):
+    one = replace(pruned("wanda", 0.5), name="mine", checkpoint=True, recipe=())
+    text = html(
+        view(read([fill(FakeStore(), [DENSE, one], [FACTS], n=12)]), title=None, notes=(), examples=0)
+    )
+    assert "Score against compression" not in text
+    assert "Score against compression" in html(view(report, title=None, notes=(), examples=0))
