@@ -100,7 +100,7 @@ def _detectable(rows: pd.DataFrame, first: Mapping[str, Any]) -> str:
     ours = rows[~rows["dense"] & rows["replica"].eq("") & rows["detectable"].gt(0)]
     if ours.empty:
         return ""
-    least = ours.loc[ours["gap"].abs().idxmin(), "detectable"]
+    least = ours.sort_values("gap", key=abs, kind="stable")["detectable"].iloc[0]
     return wording.number(least, first["unit"]) if wording.known(least) else ""
 
 
@@ -115,8 +115,8 @@ def _noise(rows: pd.DataFrame, first: Mapping[str, Any]) -> str:
     replicas = rows[rows["replica"].ne("") & rows["gap"].notna()]
     if not first["noise"] or replicas.empty:
         return text
-    largest = replicas.loc[replicas["gap"].abs().idxmax(), "replica"]
-    return f"{text} ({REPLICAS.get(str(largest), largest)})"
+    largest = str(replicas.sort_values("gap", key=abs, kind="stable")["replica"].iloc[-1])
+    return f"{text} ({REPLICAS.get(largest, largest)})"
 
 
 def lines(
