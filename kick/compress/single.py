@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kick import compress, model, paths
 from kick.compress.calibrate import corpus
+from kick.compress.calibrate.windows import texts
 from kick.compress.checkpoint import RUNNING, check_out, save
 from kick.compress.context import Calibration
 from kick.compress.method import methods
@@ -95,6 +96,8 @@ def compress_model(
             calibration = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
         tokens = tuple(_checked(one, network).to(device) for one in calibration)
     context = Calibration(tokens, spec.propagate, offload, progress=told(PAUSE))
+    if any(methods[step.method].kind == "recover" for step in recipe):
+        context.texts = texts(tokenizer or _tokenizer_of(network, True), data_root)
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
         as_type = None if dtype is None else getattr(torch, dtype)

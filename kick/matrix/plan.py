@@ -18,6 +18,7 @@ from kick.matrix.costs import Estimate, Layers
 from kick.matrix.engines import ChosenEngine, choose
 from kick.matrix.memory import JobWork, Shape
 from kick.matrix.rates import Rates, load_rates
+from kick.matrix.recovering import with_texts
 from kick.matrix.schema import ChatKeys, Matrix, OrderKeys
 from kick.matrix.sources import Sources, own_sources
 from kick.matrix.variants import Expanded, expand
@@ -172,7 +173,8 @@ class _Planner:
     def variants(self) -> list[Expanded]:
         """All variants, dense first, with the digest of their calibration; the models have none yet."""
         found, problems = expand(self.matrix, self.sources.methods)
-        self.problems += problems
+        found, more = with_texts(found, lambda name: self.sources.corpus(name, self.data_root))
+        self.problems += [*problems, *more]
         if not any(one.variant.calibration for one in found):
             return found
         try:

@@ -16,6 +16,7 @@ from pydantic import (
     StrictBool,
     StrictStr,
     Tag,
+    model_validator,
 )
 
 from kick.engine.backend import AUTO, LAYERED, VLLM, named
@@ -177,14 +178,35 @@ class EngineKeys(Keys):
             raise Refused("engine: memory and generate are of the engine named layered, memory of vllm too")
 
 
+RECOVER = "recover-"  # how the names of methods start that train
+
+
+def _recovering(value: Any) -> Any:
+    """`{recover: masklora, ...}` as `{method: recover-masklora, ...}`."""
+    if not isinstance(value, Mapping) or "recover" not in value:
+        return value
+    if "method" in value:
+        raise Refused("got both method and recover; expected one of them in a step")
+    forms = value["recover"]
+    names = [RECOVER + one if isinstance(one, str) else one for one in listed(forms)]
+    return {"method": names} | {name: one for name, one in value.items() if name != "recover"}
+
+
 class StepKeys(BaseModel):
-    """`{method: wanda, sparsity: 0.5}`: the other keys are the method's options; lists multiply."""
+    """`{method: wanda, sparsity: 0.5}`: the other keys are the method's options; lists multiply.
+
+    `{recover: masklora}` is a step that trains."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: Annotated[tuple[Text, ...], BeforeValidator(listed), Field(min_length=1)] = Field(
         description="a method's name, or a list of names"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _form(cls, value: Any) -> Any:
+        return _recovering(value)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -254,8 +276,8 @@ VariantKeys: TypeAlias = Annotated[
 ]
 
 ENTRY = (
-    "dense, {method: ..., option: ...}, {recipe: [...]}, {checkpoint: ...}, {runtime: {...}} or "
-    "{endpoint: {...}}"
+    "dense, {method: ..., option: ...}, {recover: ...}, {recipe: [...]}, {checkpoint: ...}, "
+    "{runtime: {...}} or {endpoint: {...}}"
 )
 _EACH = "{task: number}"
 

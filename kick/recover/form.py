@@ -44,7 +44,7 @@ class RecoveryForm:
     length: int = option("tokens of a window", 256, low=2)
     batch: int = option("windows per step of the optimizer", 1, low=1)
     lr: float = option("the highest learning rate", 5e-4, low=0)
-    corpus: str = option("the name of the corpus that is trained on", "kick_mini_calibration")
+    corpus: str = option("the name of the corpus that is trained on", "world_english_bible")
     digest: str = option("of the corpus's text; filled in", "")
     seed: int = option("of the windows' order and of the adapters", 0, low=0)
     recompute: bool = option("run each block again in the backward pass, which takes less memory", False)

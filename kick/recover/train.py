@@ -96,7 +96,7 @@ def train(
                 run.save(folder / FILE)
                 saved = time.monotonic()
     if folder is not None:
-        run.save(folder / FILE)
+        run.save(folder / FILE, moments=False)
     return {
         "tokens": sum(window.numel() for window in windows),
         "steps": schedule.steps,
@@ -197,12 +197,14 @@ class _Run:
             "loss_last": sum(self.losses[-part:]) / part,
         }
 
-    def save(self, file: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
+    def save(self, file: Path, moments: bool = True) -> None:
+        """Write a checkpoint, whole or not at all; without the optimizer's moments once all is done."""
         tensors = {f"value.{name}": one.detach().contiguous() for name, one in self.masters.items()}
         for name, one in self.masters.items():
             state = self.optimizer.state.get(one, {})
-            tensors |= {f"{kind}.{name}": state[kind].contiguous() for kind in MOMENTS if kind in state}
+            tensors |= {
+                f"{kind}.{name}": state[kind].contiguous() for kind in MOMENTS if moments and kind in state
+            }
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")

@@ -29,6 +29,7 @@ from kick.model.shipped import as_loaded
 from kick.paths import cache_root, reference_folder, tokens_folder
 from kick.provenance import provenance
 from kick.records import Cell, Job, Result, Variant, key
+from kick.recover.step import supply
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
@@ -310,6 +311,8 @@ class Worker:
             shared = cache_root() / "statistics" / key([asdict(variant.model), spec.identity()])
         propagate = spec.propagate if spec else "compressed"
         context = Calibration(tuple(sequences), propagate, paths.offload_folder(), shared)
+        identity = [asdict(variant.model), spec.identity() if spec else None]
+        supply(context, variant.recipe, tokenizer, self.data_root, identity)
         seed = spec.seed if spec else 0
         return compress.compress(network, variant.recipe, context, propagate=propagate, seed=seed), context
 

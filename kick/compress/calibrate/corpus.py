@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kick import hub
+from kick.compress.calibrate.packaged import world_english_bible
 from kick.errors import KickError
 from kick.records import CalibrationSpec
 from kick.registry import unknown
@@ -72,6 +73,9 @@ CORPORA = {
             "kick_mini_calibration", "the embedded suite's own prose, apart from what it tests", _embedded
         ),
         Corpus("wikitext2", "WikiText-2 validation (tokenised), from the mirror or the hub", _wikitext2),
+        Corpus(
+            "world_english_bible", "a modern Bible in the public domain, from a package", world_english_bible
+        ),
         Corpus("c4", "the first 20,000 documents of C4's first English shard, from the hub", _c4),
     )
 }

@@ -63,7 +63,7 @@ def double_pruned(weight: Tensor, kept: Tensor, sparsity: Sparsity) -> Tensor:
     kind="recover",
     trains=True,
     place=45,
-    serves="all but mixtures of experts and Mamba",
+    serves="all but GPT-2, mixtures of experts and Mamba",
 )
 @dataclass(frozen=True, kw_only=True)
 class Slope(RecoveryForm):

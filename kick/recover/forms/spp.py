@@ -34,7 +34,7 @@ ROWS = 16
     kind="recover",
     trains=True,
     place=40,
-    serves="all but mixtures of experts and Mamba, with outputs that are multiples of 16",
+    serves="all but mixtures of experts, Mamba, Mamba-2 and Qwen3.5",
 )
 @dataclass(frozen=True, kw_only=True)
 class Spp(Adapted):

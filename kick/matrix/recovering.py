@@ -1,0 +1,42 @@
+"""The text of steps that train: its digest in their options, so that it counts in keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from kick import catalog
+from kick.errors import KickError
+from kick.matrix.variants import Expanded
+from kick.matrix.yaml_marks import Problem
+from kick.records import Step
+
+
+def trains(step: Step) -> bool:
+    """Whether a step is a recovery: it trains on a corpus of its own."""
+    known = catalog.known().get(step.method)
+    return known is not None and known.kind == "recover"
+
+
+def with_texts(
+    found: Sequence[Expanded], digest: Callable[[str], str]
+) -> tuple[list[Expanded], list[Problem]]:
+    """The variants with the digests of the texts that they train on, and what is wrong with their corpora."""
+    known: dict[str, str] = {}
+    problems: list[Problem] = []
+    made = []
+    for one in found:
+        steps = []
+        for step in one.variant.recipe:
+            if trains(step):
+                name = str(step.options["corpus"])
+                try:
+                    known[name] = known[name] if name in known else digest(name)
+                except KickError as error:
+                    problem = Problem(one.path, f"{one.variant.name}: {error}")
+                    problems += [] if problem in problems else [problem]
+                else:
+                    step = replace(step, options={**step.options, "digest": known[name]})
+            steps.append(step)
+        made.append(replace(one, variant=replace(one.variant, recipe=tuple(steps))))
+    return made, problems
