@@ -1,0 +1,47 @@
+"""The figure of long contexts: which rows it shows, and that it needs such tasks."""
+
+import pandas as pd
+import pytest
+
+from kick.report import select
+from kick.report.figures import depths
+
+
+def frame():
+    rows = []
+    for label, dense in (("dense", True), ("twilight p 0.5", False)):
+        for task, tokens in (("kick_long_needle_512", 512), ("kick_long_qa_2048", 2048), ("other", 0)):
+            for group in ("", "depth 0 %", "depth 100 %"):
+                for metric in ("exact_match", "f1"):
+                    rows.append(
+                        {
+                            "label": label,
+                            "method": label.split()[0],
+                            "dense": dense,
+                            "place": 0 if dense else 1,
+                            "task": task,
+                            "group": group,
+                            "metric": metric,
+                            "primary": metric == "exact_match" and not group,
+                            "value": tokens / 4096,
+                        }
+                    )
+    columns = {"replica": "", "pattern": "", "sparsity": 0.0, "bits": float("nan"), "seed": float("nan")}
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_headlines_by_depth_are_shown_with_kind_and_length():
+    rows = depths._rows(frame())
+    assert set(rows["metric"]) == {"exact_match"}
+    assert set(zip(rows["kind"], rows["tokens"], strict=True)) == {("needle", 512), ("qa", 2048)}
+    assert sorted(set(rows["depth"])) == [0, 100]
+    assert len(rows) == 2 * 2 * 2
+    panels = depths.depth_by_length(rows).axes
+    assert len(panels) == 4
+    assert [text.get_text() for text in panels[0].texts] == ["12", "12"]
+    assert [text.get_text() for text in panels[1].texts] == ["50", "50"]
+
+
+def test_without_long_contexts_there_is_no_figure():
+    with pytest.raises(select.Nothing, match="kick_long"):
+        depths._rows(frame()[lambda rows: rows["task"] == "other"])
