@@ -12,6 +12,12 @@ layers      `kick study layers`: each block of the demo model dropped alone, win
             at the scored positions alone.
 bonsai      the losses of the demo model under Bonsai's masks, 5 % of each block's channels off. The plain
             loop multiplies inputs by the masks too, and runs one sequence at a time.
+loraprune   which heads and channels go by LoRAPrune's criterion. The plain loop is autograd's: both
+            factors of every matrix are trained parameters.
+surgeon     a shot of LLM Surgeon on rows and columns. The plain loop keeps what hooks see of each sequence
+            before it adds it up, inverts by torch.linalg.inv, and solves with inverses of what is left.
+
+Peaks are of the process, of both sides, each from where the other left it.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +39,24 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.methods_loops import plain_loraprune, plain_surgeon
 from kick import tasks
 from kick.compress.calibrate.corpus import sequences
+from kick.compress.context import calibration_of
+from kick.compress.methods.llm_surgeon import LlmSurgeon
+from kick.compress.methods.loraprune import LoraPrune
+from kick.compress.sparsity import Sparsity
 from kick.compress.switches import On, batched, losses_with, switched
 from kick.compress.uneven import structures
 from kick.compress.widths import Coupled
 from kick.engine import Engine
 from kick.engine.encode import Encoder, max_length
 from kick.engine.network import pad_right
-from kick.model import block_list, load, resolve
+from kick.model import block_list, load, named_linears, resolve
 from kick.model.owned import own
 from kick.records import CalibrationSpec, Request, TaskSpec
 from kick.study.dropping import DropEngine
+from kick.sweep.clock import peak, reset_peak
 
 Row = dict[str, Any]
 BENCHES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {}
@@ -57,6 +70,28 @@ def bench(name: str) -> Callable[[Callable[[argparse.Namespace], list[Row]]], An
         return made
 
     return enter
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side took: CPU seconds, and the process's peak memory in bytes."""
+
+    seconds: float
+    peak: int
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, Side]:
+    """What the work gives, and what it took."""
+    reset_peak()
+    start = time.process_time()
+    made = work()
+    return made, Side(time.process_time() - start, peak())
+
+
+def sides(work: str, target: float, ours: Side, theirs: Side) -> Row:
+    """A row of CPU seconds and peaks of both sides."""
+    found = row(work, target, ours.seconds, theirs.seconds)
+    return found | {"peak_gb": round(ours.peak / 1e9, 2), "against_peak_gb": round(theirs.peak / 1e9, 2)}
 
 
 def row(work: str, target: float, ours: float, theirs: float, against: str = "plain loop") -> Row:
@@ -206,6 +241,56 @@ def plain_loss(model: Any, found: Sequence[Coupled], texts: Sequence[Tensor], ma
     with switched(found, mask):
         losses = [float(model(ids, labels=ids, use_cache=False).loss) for ids in texts]
     return sum(losses) / len(losses)
+
+
+# --------------------------------------------------------------------------- LoRAPrune, LLM Surgeon
+
+
+def demo_model(count: int, length: int) -> tuple[Any, list[Tensor]]:
+    """The demo model, and sequences of the calibration text."""
+    model, tokenizer = load(resolve("smollm2-135m"))
+    own(model)
+    spec = CalibrationSpec(corpus="kick_mini_calibration", sequences=count, length=length)
+    return model, sequences(spec, tokenizer, None)
+
+
+@bench("loraprune")
+def lora_prune(_options: argparse.Namespace) -> list[Row]:
+    """A third of each block's heads and a fifth of its channels on eight sequences, twice."""
+    model, texts = demo_model(8, 256)
+    found, way = structures(model), LoraPrune(share=0.2)
+    gone = 1, found[0].channels // 5
+    ours, theirs = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        on = [(torch.ones(one.kv_heads), torch.ones(one.channels)) for one in found]
+        mine, side = timed(lambda on=on: way._ranked(model, calibration_of(texts), on, gone))
+        ours.append(side)
+        torch.manual_seed(0)
+        other, side = timed(lambda: plain_loraprune(model, found, texts, gone))
+        theirs.append(side)
+        pairs = zip(
+            [part for one in mine for part in one], [part for one in other for part in one], strict=True
+        )
+        if not all(torch.equal(a, b) for a, b in pairs):
+            raise RuntimeError("the masks differ")
+    best = [min(one, key=lambda side: side.seconds) for one in (ours, theirs)]
+    return [sides("LoRAPrune's criterion: 8 x 256 tokens", 0.9, *best)]
+
+
+@bench("surgeon")
+def surgeon(_options: argparse.Namespace) -> list[Row]:
+    """A tenth of all weights in one shot on four sequences of 128 tokens."""
+    model, texts = demo_model(4, 128)
+    other = deepcopy(model)
+    way = LlmSurgeon(sparsity=Sparsity(0.1), structure="row-column", shots=1)
+    _, ours = timed(lambda: way(model, calibration_of(texts)))
+    _, theirs = timed(lambda: plain_surgeon(other, texts, 0.1))
+    for (name, _, mine), (_, _, plain) in zip(named_linears(model), named_linears(other), strict=True):
+        off = float((mine.weight - plain.weight).abs().max())
+        if off > 1e-3 or not torch.equal(mine.weight == 0, plain.weight == 0):
+            raise RuntimeError(f"{name} differs by up to {off}")
+    return [sides("LLM Surgeon: a shot of rows and columns, 4 x 128 tokens", 0.9, ours, theirs)]
 
 
 def main() -> None:
