@@ -44,7 +44,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, cost, pairs, stopped, stopping
+from kick.analysis import bands, cost, lengths, pairs, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -85,7 +85,9 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     while True:
         try:
             rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
-            rows += pairs.rows(bands.rows(cells), kept) if paired else []
+            if paired:
+                shown = bands.rows(cells)
+                rows += [*pairs.rows(shown, kept), *lengths.rows(shown, kept)]
             break
         except Unreadable as error:
             notes.append(_left_out(error))

@@ -227,6 +227,13 @@ _enter(
     ("distinct_tokens", "distinct tokens", "different tokens in the answer"),
 )
 _enter(
+    "tokens",
+    "lower",
+    False,
+    COUNT,
+    ("answer_tokens", "answer tokens", "tokens generated for the answer, the stop included"),
+)
+_enter(
     "points",
     "higher",
     True,
@@ -273,6 +280,22 @@ for _metric in (
         "DPPL",
         "the compressed model's perplexity on the dense model's greedy continuation",
         compared=False,
+    ),
+    *(
+        Metric(
+            name,
+            "exp_mean",
+            f"log_{name}",
+            False,
+            "ratio",
+            label,
+            f"tokens of the answer over those of dense's, geometric mean over {of}; cut answers are left out",
+            compared=False,
+        )
+        for name, label, of in (
+            ("length_ratio_right", "length ratio, both right", "the items that both answer rightly"),
+            ("length_ratio_other", "length ratio, others", "the items that either answers wrongly"),
+        )
     ),
     Metric(
         "word_perplexity",

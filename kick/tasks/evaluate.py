@@ -17,6 +17,7 @@ from kick.records import Request, Response, Sample, Score, TaskSpec
 from kick.stats import intervals, metrics
 from kick.stats.metrics import support_of, units_of
 from kick.stats.sequential import Decision
+from kick.tasks import lengths
 from kick.tasks.ahead import calls
 from kick.tasks.lm_eval_task import unflatten
 from kick.tasks.signs import warnings
@@ -223,7 +224,11 @@ def score(task: Task, items: Sequence[Item], responses: Sequence[Sequence[Respon
     """The samples: what was answered, and what that is worth."""
     scores = task.score(items, responses)
     return tuple(
-        item.sample(answers, values if _numbers(answers) else dict.fromkeys(values, math.nan))
+        item.sample(
+            answers,
+            lengths.scores(item, answers)
+            | (values if _numbers(answers) else dict.fromkeys(values, math.nan)),
+        )
         for item, answers, values in zip(items, responses, scores, strict=True)
     )
 
