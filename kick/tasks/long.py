@@ -192,18 +192,18 @@ def qa(chance: random.Random, length: int) -> Iterator[Document]:
             text = _with(around, [(depth, row["passage"])])
             yield _row(text, row["question"], row["answer"], depth, row["aliases"])
         return
-    text = []
+    passages: list[str] = []
     for passage in rest:
         left -= len(passage) + 2
         if left < 0:
             break
-        text.append(passage)
-    places = [_at(text, depth) for depth in DEPTHS]
+        passages.append(passage)
+    places = [_at(passages, depth) for depth in DEPTHS]
     for place, rows in reversed(list(zip(places, golds, strict=True))):
-        text.insert(place, rows[0]["passage"])
+        passages.insert(place, rows[0]["passage"])
     for depth, rows in zip(DEPTHS, golds, strict=True):
         row = chance.choice(rows)
-        yield _row("\n\n".join(text), row["question"], row["answer"], depth, row["aliases"])
+        yield _row("\n\n".join(passages), row["question"], row["answer"], depth, row["aliases"])
 
 
 KINDS: dict[str, Callable[[random.Random, int], Iterator[Document]]] = {
