@@ -46,9 +46,8 @@ from kick.compress.context import calibration_of
 from kick.compress.methods.llm_surgeon import LlmSurgeon
 from kick.compress.methods.loraprune import LoraPrune
 from kick.compress.sparsity import Sparsity
+from kick.compress.coupled import Coupled, structures
 from kick.compress.switches import On, batched, losses_with, switched
-from kick.compress.uneven import structures
-from kick.compress.widths import Coupled
 from kick.engine import Engine
 from kick.engine.encode import Encoder, max_length
 from kick.engine.network import pad_right

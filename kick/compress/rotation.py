@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kick.compress.widths import Coupled
+from kick.compress.coupled import Coupled
 from kick.errors import KickError
 from kick.model import Linear, block_list
 
@@ -130,8 +130,7 @@ def turn_outputs(linear: Linear, basis: Tensor) -> None:
 
 def read(structure: Coupled) -> tuple[tuple[str, list[Linear]], ...]:
     """The names of a block's two norms, and the matrices that read what they give."""
-    attention = [structure.q, structure.k, structure.v]
-    return (BEFORE_ATTENTION, attention), (BEFORE_MLP, [structure.gate, structure.up])
+    return (BEFORE_ATTENTION, structure.attention), (BEFORE_MLP, structure.feedforward)
 
 
 def final_norm(model: nn.Module, method: str) -> nn.Module:

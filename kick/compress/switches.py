@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kick.compress.widths import Coupled
+from kick.compress.coupled import Coupled
 from kick.errors import CellFailed
 from kick.model.packed import PackedLinears
 
@@ -24,7 +24,8 @@ def switched(found: Sequence[Coupled], on: On) -> Iterator[None]:
     try:
         for structure, (groups, channels) in zip(found, on, strict=True):
             width = structure.heads_a_group * structure.head
-            for linear, mask in ((structure.o, groups.repeat_interleave(width)), (structure.down, channels)):
+            masks = groups.repeat_interleave(width), channels
+            for linear, mask in zip(structure.readers, masks, strict=False):
                 factor = mask.to(linear.weight.device, linear.weight.dtype)
                 handles.append(linear.module.register_forward_pre_hook(_times(factor)))
         yield

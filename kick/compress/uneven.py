@@ -1,7 +1,8 @@
 """Widths that differ from block to block: they run, and no config of transformers describes them.
 
-A method says for each block which groups of heads and which MLP channels it keeps, `kept`, and `narrow` makes
-the block so. The config stays as it was, so that such a model is measured by `kick run` and never saved.
+A method says for each block which groups of heads and which MLP channels it keeps, `kept`, and
+`widths.narrow` makes the block so. The config stays as it was, so that such a model is measured by `kick run`
+and never saved.
 """
 
 from __future__ import annotations
@@ -12,15 +13,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kick.compress.coupled import check_channels, coupled, structures
 from kick.compress.twin import Form
-from kick.compress.widths import Coupled, KeptWidths, coupled, cut, fitted, largest
+from kick.compress.widths import KeptWidths, fitted, largest, narrow
 from kick.errors import KickError
 from kick.model import blocks
-
-
-def structures(model: nn.Module) -> list[Coupled]:
-    """The roles of each block's matrices, as wide as they are now. Raises KickError for other blocks."""
-    return [coupled(block, model) for block in blocks(model)]
 
 
 class UnevenWidths:
@@ -29,8 +26,8 @@ class UnevenWidths:
     share: float
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError if a block is not built as Llama's; blocks may have different widths."""
-        structures(model)
+        """Raises KickError if a block has no units that kick knows, or has experts; widths may differ."""
+        check_channels(model, structures(model))
 
     def check_saved(self, _model: nn.Module) -> None:
         """Raises KickError: no config describes what would be left."""
@@ -57,18 +54,6 @@ def refuse_saved(what: str) -> None:
 def kept(heads: Tensor, channels: Tensor, size: tuple[int, int]) -> KeptWidths:
     """The units with the largest scores, (groups,) and (channels,): so many of each, `size`."""
     return KeptWidths(largest(heads, size[0]), largest(channels, size[1]))
-
-
-def narrow(block: nn.Module, structure: Coupled, keeps: KeptWidths) -> None:
-    """Make a block smaller in place, and correct the copies of widths that its modules have."""
-    cut(structure, keeps)
-    groups, channels = len(keeps.groups), len(keeps.channels)
-    heads = groups * structure.heads_a_group
-    widths = {"intermediate_size": channels, "num_heads": heads, "num_attention_heads": heads}
-    for module in block.modules():
-        for name, width in (widths | {"num_key_value_heads": groups}).items():
-            if isinstance(vars(module).get(name), int):
-                setattr(module, name, width)
 
 
 def _narrowed(model: nn.Module, shares: Sequence[float]) -> None:

@@ -6,10 +6,10 @@ from scipy.stats import spearmanr
 
 from kick.compress import canonical, compress
 from kick.compress.calibrate.statistics import InputNorm
+from kick.compress.coupled import structures
 from kick.compress.methods.bonsai import candidates, prior, regression, within
 from kick.compress.switches import batched, loss_of, switched
-from kick.compress.uneven import narrow, structures
-from kick.compress.widths import KeptWidths
+from kick.compress.widths import KeptWidths, narrow
 from kick.model import blocks
 from tests.support.architectures import sequences, tiny
 from tests.support.golden import seeds

@@ -38,6 +38,7 @@ def test_what_a_method_says_it_serves_is_what_the_table_says():
         if not entry.cls.__module__.startswith("kick."):
             continue
         serves = entry.serves.removeprefix("mixtures of experts: ").replace(" and ", ", ")
+        serves = serves.replace(";", ",").removesuffix(" (attention)")
         named = set(serves.removeprefix("all but ").split(", "))
         if "mixtures of experts" in named:
             named = named - {"mixtures of experts"} | mixtures

@@ -22,9 +22,9 @@ OWN_SHARES = {
     "mini-gpts",
 }  # methods that choose how much of each matrix goes, see test_owl.py
 UNCALLED = {"mixtral", "mamba"}  # experts and dt_proj are used without a call
-WIDTHS = {"llama", "qwen3"}
-NARROWING = ["flap", "llm-pruner", "liar", "transact", "seap", "adapt-pruner", "bonsai", "loraprune"]
-NARROWING += ["slicegpt", "quarot"]
+WIDTHS = {"llama", "qwen3", "opt", "gpt2", "gpt_neox"}
+NARROWING = ["transact", "seap", "adapt-pruner", "bonsai", "loraprune"]
+ATTENTION = ["flap", "llm-pruner", "liar"]  # of a mixture they prune the attention
 REFUSED = {
     "llm.int8": UNCALLED,
     "smoothquant": UNCALLED,
@@ -33,6 +33,8 @@ REFUSED = {
     "llm-surgeon": UNCALLED,
     "mini-gpts": UNCALLED,
     **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
+    **{name: {"mamba"} for name in ATTENTION},
+    **{name: set(ARCHITECTURES) - {"llama", "qwen3"} for name in ("slicegpt", "quarot")},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
     "ssm-pruning": set(ARCHITECTURES),  # Mamba-2 alone: see test_ssm_pruning.py
     "expert-usage": set(ARCHITECTURES) - {"mixtral"},

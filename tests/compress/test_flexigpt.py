@@ -5,10 +5,10 @@ import torch
 
 from kick.compress import canonical, check, check_saved, compress
 from kick.compress.context import Calibration
+from kick.compress.coupled import structures
 from kick.compress.methods.flexigpt import matrices, residual_energy, truncated
 from kick.compress.methods.shortgpt import block_influence
-from kick.compress.uneven import narrow, structures
-from kick.compress.widths import KeptWidths
+from kick.compress.widths import KeptWidths, narrow
 from kick.errors import KickError
 from kick.model import blocks
 from tests.support.architectures import sequences, tiny

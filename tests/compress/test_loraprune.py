@@ -6,22 +6,23 @@ import torch
 from kick.compress import canonical, compress
 from kick.compress.calibrate.gradients import Gradients
 from kick.compress.context import Calibration
+from kick.compress.coupled import structures
 from kick.compress.methods.loraprune import (
-    ATTENTION,
-    COLUMNS,
-    MLP,
     Factors,
     branches,
+    matrices,
     normalised,
     running,
     schedule,
     sensitivity,
     without,
 )
-from kick.compress.uneven import structures
 from kick.model import blocks
 from tests.support.architectures import sequences, tiny
 from tests.support.golden import seeds
+
+ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
+COLUMNS = ("o", "down")  # whose units are columns, not rows
 
 
 def sums(golden, part):
@@ -64,11 +65,10 @@ def test_with_full_rank_the_replaced_gradient_is_the_true_one_times_the_scale():
     true, found = Gradients(model, calibration, "sum"), structures(model)
     factors = [
         {
-            part: Factors(
-                torch.eye(getattr(one, part).weight.shape[1]),
-                torch.zeros_like(getattr(one, part).weight, requires_grad=True),
+            linear.name: Factors(
+                torch.eye(linear.weight.shape[1]), torch.zeros_like(linear.weight, requires_grad=True)
             )
-            for part in ATTENTION + MLP
+            for linear in matrices(one)
         }
         for one in found
     ]
@@ -76,8 +76,8 @@ def test_with_full_rank_the_replaced_gradient_is_the_true_one_times_the_scale():
         for ids in calibration:
             model(ids, labels=ids).loss.backward()
     for block, structure in enumerate(found):
-        for part, one in factors[block].items():
-            wanted = 2 * true.of(block, getattr(structure, part))
+        for linear in matrices(structure):
+            one, wanted = factors[block][linear.name], 2 * true.of(block, linear)
             torch.testing.assert_close(one.b.grad @ one.a, wanted, rtol=1e-4, atol=1e-6)
 
 

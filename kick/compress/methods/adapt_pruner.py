@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from kick.compress import uneven
 from kick.compress.calibrate.gradients import gradients
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.coupled import BlockSize, coupled, structures
 from kick.compress.depth import outputs_of
 from kick.compress.method import method, option
 from kick.compress.methods.llm_pruner import importance
 from kick.compress.sparsity import Sparsity
-from kick.compress.widths import BlockSize, coupled, fitted
+from kick.compress.widths import fitted, narrow
 from kick.errors import CellFailed
 from kick.model import blocks
 
@@ -42,7 +43,7 @@ MOST = 0.99  # the published limit of a block's share
     kind="structure",
     needs=("calibration", "gradients", "structure"),
     place=22,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3",
 )
 @dataclass(frozen=True)
 class AdaptPruner(uneven.UnevenWidths):
@@ -54,7 +55,7 @@ class AdaptPruner(uneven.UnevenWidths):
 
     def __call__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
         calibration = calibration_of(calibration)
-        whole = [one.size for one in uneven.structures(model)]
+        whole = [one.size for one in structures(model)]
         shares = [0.0] * len(whole)
         matter: list[float] | None = None
         for step in range(1, self.steps + 1):
@@ -99,7 +100,7 @@ def _narrow(model: nn.Module, scores: Scores, sizes: Sequence[tuple[int, int]]) 
         structure = coupled(block, model)
         size = min(structure.kv_heads, size[0]), min(structure.channels, size[1])
         if size != (structure.kv_heads, structure.channels):
-            uneven.narrow(block, structure, uneven.kept(heads, channels, size))
+            narrow(block, structure, uneven.kept(heads, channels, size))
             changed = True
     return changed
 

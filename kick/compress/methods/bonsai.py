@@ -18,7 +18,7 @@ fine-tuning.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +28,10 @@ from kick.compress import uneven
 from kick.compress.calibrate.statistics import InputNorm
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.coupled import Coupled, coupled, structures
 from kick.compress.method import method, option
 from kick.compress.switches import On, batched, losses_with
-from kick.compress.widths import Coupled, KeptWidths, coupled
+from kick.compress.widths import KeptWidths, narrow
 from kick.model import blocks
 from kick.model.structure import device_of
 
@@ -63,7 +64,7 @@ class Candidates:
     needs=("calibration", "structure"),
     feeds_forward=True,
     place=24,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3",
 )
 @dataclass(frozen=True)
 class Bonsai(uneven.UnevenWidths):
@@ -90,7 +91,7 @@ class Bonsai(uneven.UnevenWidths):
 
     def _round(self, model: nn.Module, calibration: Calibration, budget: int, part: float) -> None:
         """Remove units of so many weights."""
-        found, modules = uneven.structures(model), []
+        found, modules = structures(model), []
         for one in _priors(model, calibration):
             modules += [candidates(prior, part) for prior in one]
         chosen = torch.randperm(len(calibration))[: self.sequences].tolist()
@@ -110,17 +111,19 @@ class Bonsai(uneven.UnevenWidths):
 
 
 def _weights(model: nn.Module) -> int:
-    return sum(one.size.weights for one in uneven.structures(model))
+    return sum(one.size.weights for one in structures(model))
 
 
 def _priors(model: nn.Module, calibration: Calibration) -> Iterator[tuple[Tensor, Tensor]]:
     """The priors of each block's groups and channels."""
     for block in walk(model, calibration, looks=True):
         structure = coupled(block.module, model)
-        o, down = structure.o, structure.down
-        found = block.measure(InputNorm, [o, down])
-        heads = prior(o.weight, found[o.name])
-        yield structure.by_group(heads).mean(dim=1), prior(down.weight, found[down.name])
+        found = block.measure(InputNorm, structure.readers)
+        yield _scores(structure, found)
+
+
+def _scores(structure: Coupled, found: Mapping[str, InputNorm]) -> tuple[Tensor, Tensor]:
+    return structure.scores(lambda linear: prior(linear.weight, found[linear.name]))
 
 
 def prior(weight: Tensor, found: InputNorm) -> Tensor:
@@ -194,4 +197,4 @@ def _remove(
     device = device_of(model)
     for block, structure, groups, channels in zip(blocks(model), found, stays[::2], stays[1::2], strict=True):
         if not (groups.all() and channels.all()):
-            uneven.narrow(block, structure, KeptWidths.where(groups, channels, device))
+            narrow(block, structure, KeptWidths.where(groups, channels, device))

@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from kick.compress.calibrate.statistics import Moments
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
+from kick.compress.coupled import Coupled, coupled
 from kick.compress.method import method, option
 from kick.compress.widths import (
-    Coupled,
     EqualWidths,
     KeptWidths,
     add_bias,
-    coupled,
-    cut,
     describe,
     largest,
+    narrow,
     remaining,
 )
 
@@ -45,7 +44,7 @@ from kick.compress.widths import (
     feeds_forward=True,
     version=2,  # variances of squares in float64
     place=10,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3; Mixtral, Qwen3-MoE (attention)",
 )
 @dataclass(frozen=True)
 class Flap(EqualWidths):
@@ -67,11 +66,11 @@ class Flap(EqualWidths):
         first, groups, channels = remaining(model, self.share, self.fit)
         for block in walk(model, calibration):
             structure = coupled(block.module, model)
-            found = block.measure(Moments, [structure.o, structure.down])
+            found = block.measure(Moments, structure.readers)
             kept, biases = choice(structure, found, (groups, channels))
-            cut(structure, kept)
+            narrow(block.module, structure, kept)
             if self.bias:
-                add_bias(structure, ("o", "down"), biases, model)
+                add_bias(structure, biases, model)
         describe(model, groups, channels, first)
 
 
@@ -82,11 +81,10 @@ def choice(
 
     found: moments of the inputs of o and down.
     """
-    o, down = structure.o, structure.down
-    heads = structure.by_group(score(o.weight, found[o.name])).mean(dim=1)
-    kept = KeptWidths(largest(heads, size[0]), largest(score(down.weight, found[down.name]), size[1]))
+    heads, channels = structure.scores(lambda linear: score(linear.weight, found[linear.name]))
+    kept = KeptWidths(largest(heads, size[0]), largest(channels, size[1]))
     biases = []
-    for linear, stays in ((o, structure.query_channels(kept.groups)), (down, kept.channels)):
+    for linear, stays in structure.read_channels(kept.groups, kept.channels):
         mean = found[linear.name].mean.clone()
         mean[stays] = 0
         biases.append(linear.weight.float() @ mean)

@@ -27,17 +27,16 @@ from torch import Tensor, nn
 from kick.compress.calibrate.statistics import Statistic
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.coupled import Coupled, coupled, structures
 from kick.compress.method import build, canonical, method, option
 from kick.compress.widths import (
     KEPT,
-    Coupled,
     EqualWidths,
     KeptWidths,
     add_bias,
-    coupled,
-    cut,
     describe,
     largest,
+    narrow,
     remaining,
 )
 from kick.errors import CellFailed
@@ -54,7 +53,7 @@ HELD_OUT = 8  # every so many sequences one is not fitted on
     needs=("calibration", "structure"),
     feeds_forward=True,
     place=15,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3; Mixtral, Qwen3-MoE (attention)",
 )
 @dataclass(frozen=True)
 class Liar(EqualWidths):
@@ -83,17 +82,17 @@ class Liar(EqualWidths):
         kept = self._choose(model, calibration)
         for block in walk(model, calibration):
             structure, keeps = coupled(block.module, model), kept[block.index]
-            pairs = (structure.o, structure.query_channels(keeps.groups)), (structure.down, keeps.channels)
+            pairs = structure.read_channels(keeps.groups, keeps.channels)
             found = block.measure(Gram, [linear for linear, _ in pairs])
             made = [
                 self._repaired(block.full(linear), linear, found[linear.name], stays, calibration)
                 for linear, stays in pairs
             ]
-            cut(structure, keeps)
+            narrow(block.module, structure, keeps)
             for (linear, _), (weight, _shift) in zip(pairs, made, strict=True):
                 linear.put(weight)
             if self.biased:
-                add_bias(structure, ("o", "down"), [shift for _, shift in made], model)
+                add_bias(structure, [shift for _, shift in made], model)
         describe(model, groups, channels, first)
 
     def _repaired(
@@ -123,8 +122,8 @@ class Liar(EqualWidths):
         """What each block keeps."""
         if self.after in ("magnitude", "random"):
             _, groups, channels = remaining(model, self.share, self.fit)
-            structures = [coupled(block, model) for block in blocks(model)]
-            scores = [sizes(one) if self.after == "magnitude" else lots(one) for one in structures]
+            found = structures(model)
+            scores = [sizes(one) if self.after == "magnitude" else lots(one) for one in found]
             return [KeptWidths(largest(a, groups), largest(b, channels)) for a, b in scores]
         other = copy.deepcopy(model)
         chooser = build(canonical(self.after, {"share": self.share, "fit": self.fit}))
@@ -139,14 +138,13 @@ class Liar(EqualWidths):
 def _kept(structure: Coupled) -> KeptWidths:
     """What a block that was just cut kept."""
     width = structure.heads_a_group * structure.head
-    queries, channels = (vars(linear.module)[KEPT] for linear in (structure.o, structure.down))
-    return KeptWidths(queries[::width] // width, channels)
+    queries, *channels = (vars(linear.module)[KEPT] for linear in structure.readers)
+    return KeptWidths(queries[::width] // width, channels[0] if channels else queries.new_empty(0))
 
 
 def sizes(structure: Coupled) -> tuple[Tensor, Tensor]:
     """Squared norms of the columns that read each group of heads and each MLP channel."""
-    columns = structure.o.weight.float().square().sum(dim=0)
-    return structure.by_group(columns).mean(dim=1), structure.down.weight.float().square().sum(dim=0)
+    return structure.scores(lambda linear: linear.weight.float().square().sum(dim=0))
 
 
 def lots(structure: Coupled) -> tuple[Tensor, Tensor]:

@@ -15,22 +15,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from kick.compress.calibrate.gradients import Gradients, gradients
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
+from kick.compress.coupled import Coupled, UnitRows, coupled
 from kick.compress.method import method, option
-from kick.compress.widths import (
-    Coupled,
-    EqualWidths,
-    KeptWidths,
-    coupled,
-    cut,
-    describe,
-    largest,
-    remaining,
-)
+from kick.compress.widths import EqualWidths, KeptWidths, describe, largest, narrow, remaining
 from kick.model import Linear
 
 
@@ -41,7 +34,7 @@ from kick.model import Linear
     kind="structure",
     needs=("calibration", "gradients", "structure"),
     place=20,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3; Mixtral, Qwen3-MoE (attention)",
 )
 @dataclass(frozen=True)
 class LlmPruner(EqualWidths):
@@ -59,7 +52,7 @@ class LlmPruner(EqualWidths):
             for block in walk(model, calibration):
                 structure = coupled(block.module, model)
                 heads, mlp = importance(structure, sums, block.index)
-                cut(structure, KeptWidths(largest(heads, groups), largest(mlp, channels)))
+                narrow(block.module, structure, KeptWidths(largest(heads, groups), largest(mlp, channels)))
         describe(model, groups, channels, first)
 
 
@@ -69,8 +62,15 @@ def importance(structure: Coupled, sums: Gradients, block: int) -> tuple[Tensor,
     def change(linear: Linear) -> Tensor:
         return (linear.weight.float() * sums.of(block, linear)).abs_()
 
-    heads = structure.by_group(change(structure.q).sum(dim=1) + change(structure.o).sum(dim=0)).sum(dim=1)
-    for linear in (structure.k, structure.v):
-        heads += structure.by_group(change(linear).sum(dim=1)).sum(dim=1)
-    mlp = change(structure.gate).sum(dim=1) + change(structure.up).sum(dim=1)
+    rows = {linear.name: change(linear).sum(dim=1) for linear in structure.attention + structure.feedforward}
+
+    def given(part: UnitRows) -> Tensor:
+        return part.of(rows[part.linear.name])
+
+    heads = structure.by_group(given(structure.q) + change(structure.o).sum(dim=0)).sum(dim=1)
+    for part in (structure.k, structure.v):
+        heads += structure.by_group(given(part)).sum(dim=1)
+    if structure.down is None:
+        return heads, heads.new_empty(0)
+    mlp = sum(map(given, structure.mlp), torch.zeros(()).to(heads))
     return heads, mlp + change(structure.down).sum(dim=0)

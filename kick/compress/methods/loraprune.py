@@ -26,24 +26,15 @@ from torch import Tensor, nn
 
 from kick.compress.calibrate.gradients import backward
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.coupled import Coupled, structures
 from kick.compress.method import method, option
 from kick.compress.switches import switched
-from kick.compress.uneven import structures
-from kick.compress.widths import (
-    Coupled,
-    EqualWidths,
-    KeptWidths,
-    cut,
-    describe,
-    remaining,
-)
+from kick.compress.widths import EqualWidths, KeptWidths, describe, narrow, remaining
 from kick.errors import CellFailed
-from kick.model import Linear
+from kick.model import Linear, blocks
 
 DECAY = 0.9  # of the running mean over steps
 RAMP = 0.1  # of the steps at either end in which the share stays
-ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
-COLUMNS = ("o", "down")  # whose units are columns, not rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +52,7 @@ class Factors:
     kind="structure",
     needs=("calibration", "gradients", "structure"),
     place=26,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3",
 )
 @dataclass(frozen=True)
 class LoraPrune(EqualWidths):
@@ -79,10 +70,9 @@ class LoraPrune(EqualWidths):
         found = structures(model)
         gone = first.size.groups - groups_left, first.size.channels - channels_left
         on = [(torch.ones(one.kv_heads), torch.ones(one.channels)) for one in found]
-        for (groups, channels), structure in zip(
-            self._ranked(model, calibration, on, gone), found, strict=True
-        ):
-            cut(structure, KeptWidths.where(groups, channels, structure.o.weight.device))
+        ranked = self._ranked(model, calibration, on, gone)
+        for block, structure, units in zip(blocks(model), found, ranked, strict=True):
+            narrow(block, structure, KeptWidths.where(*units, structure.o.weight.device))
         describe(model, groups_left, channels_left, first)
 
     def _ranked(
@@ -94,7 +84,7 @@ class LoraPrune(EqualWidths):
     ) -> list[tuple[Tensor, Tensor]]:
         """Which groups and channels of each block are on after all steps."""
         found = structures(model)
-        factors = [{part: self._drawn(getattr(one, part)) for part in ATTENTION + MLP} for one in found]
+        factors = [{linear.name: self._drawn(linear) for linear in matrices(one)} for one in found]
         means = [(torch.zeros_like(groups), torch.zeros_like(channels)) for groups, channels in on]
         total = len(calibration)
         for step, ids in enumerate(calibration, 1):
@@ -126,9 +116,8 @@ def branches(found: Sequence[Coupled], factors: Sequence[dict[str, Factors]], sc
     handles = []
     try:
         for structure, parts in zip(found, factors, strict=True):
-            for part, one in parts.items():
-                linear: Linear = getattr(structure, part)
-                handles.append(linear.module.register_forward_hook(_adds(one, scale)))
+            for linear in matrices(structure):
+                handles.append(linear.module.register_forward_hook(_adds(parts[linear.name], scale)))
         yield
     finally:
         for handle in handles:
@@ -149,19 +138,29 @@ def importance(structure: Coupled, factors: dict[str, Factors], scale: float) ->
     Raises CellFailed at NaN or infinity.
     """
     found = {}
-    for part, one in factors.items():
-        linear: Linear = getattr(structure, part)
+    for linear in matrices(structure):
+        one = factors[linear.name]
         gradients = Factors(torch.zeros_like(one.a), cast(Tensor, one.b.grad))
-        sums = sensitivity(linear.weight.float(), Factors(one.a, one.b.detach()), gradients, scale).sum(
-            dim=0 if part in COLUMNS else 1
-        )
-        if part in ATTENTION:
-            sums = structure.by_group(sums).sum(dim=1)
+        each = sensitivity(linear.weight.float(), Factors(one.a, one.b.detach()), gradients, scale)
+        sums = structure.sums(linear, each.sum(dim=0 if linear in structure.readers else 1))
         if not sums.sum().isfinite():
             raise CellFailed(f"a gradient of {linear.name} has NaN or infinity in it")
-        found[part] = normalised(sums).cpu()
-    heads = torch.stack([found[part] for part in ATTENTION]).sum(dim=0)
-    return heads, torch.stack([found[part] for part in MLP]).sum(dim=0)
+        found[linear.name] = normalised(sums).cpu()
+    heads, mlp = (
+        torch.stack([found[linear.name] for linear in part]).sum(dim=0) for part in _sides(structure)
+    )
+    return heads, mlp
+
+
+def matrices(structure: Coupled) -> list[Linear]:
+    """A block's matrices, those of the attention first."""
+    attention, mlp = _sides(structure)
+    return attention + mlp
+
+
+def _sides(structure: Coupled) -> tuple[list[Linear], list[Linear]]:
+    """The matrices of the attention and those of the MLP, the one that reads units last."""
+    return [*structure.attention, structure.o], [*structure.feedforward, *structure.readers[1:]]
 
 
 def sensitivity(weight: Tensor, factors: Factors, gradients: Factors, scale: float) -> Tensor:

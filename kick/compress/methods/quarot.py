@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.coupled import check_channels, coupled
 from kick.compress.method import method, option
 from kick.compress.methods.gptq import Gptq
 from kick.compress.methods.rtn import RoundToNearest
 from kick.compress.quantizing import check_groups
 from kick.compress.rotation import Turned, check_folds, final_norm, read, rotation
-from kick.compress.widths import check_widths, coupled
+from kick.compress.widths import check_widths
 from kick.errors import KickError
 from kick.model import block_list, named_linears
 from kick.model.structure import device_of
@@ -43,7 +44,7 @@ from kick.model.structure import device_of
     activations=True,
     feeds_forward=True,
     place=80,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Phi-3",
     last="it rotates all weights",
     rotates=True,
 )
@@ -60,7 +61,7 @@ class QuaRot:
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's, with norms whose weights can be folded."""
-        check_widths(model)
+        check_channels(model, check_widths(model))
         check_folds(model, "quarot")
         check_groups(model, self.group_size)
 
@@ -110,14 +111,14 @@ def rotate(model: nn.Module, seed: int, calibration: Calibration) -> None:
 
     for block in block_list(model)[1]:
         structure = coupled(block, model)
-        hidden = made(structure.q.weight.shape[1])
+        hidden = made(structure.hidden)
         for name, readers in read(structure):
             norm = block.get_submodule(name)
             weight = norm.get_parameter("weight")
             for linear in readers:
                 linear.put(linear.weight.double() * weight.double() @ hidden)
             weight.data.fill_(1)
-        for linear in (structure.o, structure.down):
+        for linear in structure.readers:
             inner = made(linear.weight.shape[1])
             linear.put(hidden.t() @ linear.weight.double() @ inner)
             if linear.bias is not None:

@@ -26,9 +26,10 @@ from kick.compress import uneven
 from kick.compress.calibrate.statistics import Moments
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import calibration_of
+from kick.compress.coupled import coupled, structures
 from kick.compress.method import method, option
 from kick.compress.methods.flap import choice
-from kick.compress.widths import add_bias, coupled, fitted
+from kick.compress.widths import add_bias, fitted, narrow
 from kick.errors import KickError
 
 MOST = 0.95  # of a block's weights
@@ -43,7 +44,7 @@ MOST = 0.95  # of a block's weights
     feeds_forward=True,
     task_data=True,
     place=14,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3",
 )
 @dataclass(frozen=True)
 class Seap(uneven.UnevenWidths):
@@ -57,7 +58,7 @@ class Seap(uneven.UnevenWidths):
     bias: bool = option("add the mean of what is pruned to the biases", True)
 
     def check(self, model: nn.Module) -> None:
-        """Raises KickError if blocks are not built as Llama's, or a share is more than a block can lose."""
+        """Raises KickError if blocks have no units, or a share is more than a block can lose."""
         super().check(model)
         self.shares(model)
 
@@ -67,16 +68,16 @@ class Seap(uneven.UnevenWidths):
         for block in walk(model, calibration):
             structure = coupled(block.module, model)
             size = fitted(structure.size, shares[block.index])
-            found = block.measure(Moments, [structure.o, structure.down])
+            found = block.measure(Moments, structure.readers)
             keeps, biases = choice(structure, found, size)
-            uneven.narrow(block.module, structure, keeps)
+            narrow(block.module, structure, keeps)
             if self.bias:
-                add_bias(structure, ("o", "down"), biases, model)
+                add_bias(structure, biases, model)
         calibration.note("shares", method="seap", values=[round(share, 6) for share in shares])
 
     def shares(self, model: nn.Module) -> list[float]:
         """What each block loses of its weights. Raises KickError if one would lose more than it can."""
-        weights = [one.size.weights for one in uneven.structures(model)]
+        weights = [one.size.weights for one in structures(model)]
         inside = len(weights) - self.first - self.last
         if inside < 1:
             raise KickError(

@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from kick.compress.calibrate.walk import Block, walk
 from kick.compress.context import Calibration, calibration_of, tokens
+from kick.compress.coupled import Coupled, check_channels, coupled
 from kick.compress.method import method, option
 from kick.compress.rotation import Turned, check_folds, final_norm, fold, turn_inputs, turn_outputs
 from kick.compress.sliced import SlicedBlock, matrix
 from kick.compress.twin import Form
 from kick.compress.uneven import refuse_saved
-from kick.compress.widths import Coupled, check_widths, coupled
+from kick.compress.widths import check_widths
 from kick.errors import CellFailed, KickError
 from kick.model import block_list
 from kick.model.structure import device_of
@@ -44,7 +45,7 @@ from kick.model.structure import device_of
     kind="structure",
     needs=("calibration", "structure"),
     place=28,
-    serves="Llama, Qwen3",
+    serves="Llama, Qwen3, Phi-3",
 )
 @dataclass(frozen=True)
 class SliceGpt:
@@ -54,7 +55,7 @@ class SliceGpt:
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if blocks are not built as Llama's, with norms whose weights can be folded."""
-        check_widths(model)
+        check_channels(model, check_widths(model))
         check_folds(model, "slicegpt")
 
     def check_saved(self, model: nn.Module) -> None:
@@ -80,7 +81,7 @@ def width(model: nn.Module, share: float) -> int:
     A block of w weights with h of n channels has w h / n, and 2 h^2 in its shortcuts.
     """
     structure = coupled(block_list(model)[1][0], model)
-    hidden, weights = structure.q.weight.shape[1], structure.size.weights
+    hidden, weights = structure.hidden, structure.size.weights
     linear = weights / hidden
     kept = (math.sqrt(linear**2 + 8 * (1 - share) * weights) - linear) / 4
     return max(int(kept + 1e-9), 1)
@@ -108,20 +109,20 @@ def slice_to(model: nn.Module, calibration: Calibration, kept: int) -> None:
 
 def _slice(block: Block, structure: Coupled, before: Tensor, kept: int) -> tuple[SlicedBlock, Tensor]:
     """The sliced block and the basis of its output, from the basis (hidden, kept) of its input."""
-    dtype = structure.q.weight.dtype
+    dtype = structure.o.weight.dtype
     sliced = SlicedBlock(block.module, len(before))
     block.feed.modules[block.index] = sliced
-    for linear in (structure.q, structure.k, structure.v):
+    for linear in structure.attention:
         turn_inputs(linear, before)
     sliced.attn_shortcut = matrix(before.to(dtype))  # back to all channels
     middle = components(_outputs(block), kept)
     turn_outputs(structure.o, middle)
-    for linear in (structure.gate, structure.up):
+    for linear in structure.feedforward:
         turn_inputs(linear, middle)
     sliced.attn_shortcut = matrix((middle.t() @ before).to(dtype))
     sliced.mlp_shortcut = matrix(middle.to(dtype))
     after = components(_outputs(block), kept)
-    turn_outputs(structure.down, after)
+    turn_outputs(structure.readers[-1], after)
     sliced.mlp_shortcut = matrix((after.t() @ middle).to(dtype))
     return sliced, after
 
@@ -150,11 +151,11 @@ def _empty(model: nn.Module, share: float) -> None:
     kept, modules = width(model, share), block_list(model)[1]
     for index, block in enumerate(list(modules)):
         structure = coupled(block, model)
-        weight = structure.q.weight
-        basis = torch.empty(weight.shape[1], kept, dtype=torch.float64, device=weight.device)
-        for linear in (structure.q, structure.k, structure.v, structure.gate, structure.up):
+        weight = structure.o.weight
+        basis = torch.empty(len(weight), kept, dtype=torch.float64, device=weight.device)
+        for linear in structure.attention + structure.feedforward:
             turn_inputs(linear, basis)
-        for linear in (structure.o, structure.down):
+        for linear in structure.readers:
             turn_outputs(linear, basis)
         square = (basis.t() @ basis).to(weight.dtype)
         sliced = SlicedBlock(block, len(basis))

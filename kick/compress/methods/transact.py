@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from kick.compress.calibrate.statistics import InputNorm
 from kick.compress.calibrate.walk import walk
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.coupled import coupled
 from kick.compress.method import method, option
 from kick.compress.widths import (
     EqualWidths,
     KeptWidths,
-    coupled,
-    cut,
     describe,
     largest,
+    narrow,
     remaining,
 )
 
@@ -43,7 +43,7 @@ from kick.compress.widths import (
     needs=("calibration", "structure"),
     feeds_forward=True,
     place=12,
-    serves="Llama, Qwen3, Gemma 2, Gemma 3",
+    serves="Llama, Qwen3, Gemma 2, Gemma 3, OPT, GPT-2, GPT-NeoX, Phi-3",
 )
 @dataclass(frozen=True)
 class TransAct(EqualWidths):
@@ -70,10 +70,10 @@ class TransAct(EqualWidths):
     def _shot(self, model: nn.Module, calibration: Calibration, size: tuple[int, int]) -> None:
         for block in walk(model, calibration):
             structure = coupled(block.module, model)
-            found = block.measure(InputNorm, [structure.o, structure.down])
-            inner, mlp = (norms(found[linear.name]) for linear in (structure.o, structure.down))
+            found = block.measure(InputNorm, structure.readers)
+            inner, mlp = (norms(found[linear.name]) for linear in structure.readers)
             heads = head_scores(inner, structure.head).view(structure.kv_heads, -1).mean(dim=1)
-            cut(structure, KeptWidths(largest(heads, size[0]), largest(mlp, size[1])))
+            narrow(block.module, structure, KeptWidths(largest(heads, size[0]), largest(mlp, size[1])))
 
 
 def norms(found: InputNorm) -> Tensor:
