@@ -43,10 +43,10 @@ from benchmarks.methods_loops import plain_loraprune, plain_surgeon
 from kick import tasks
 from kick.compress.calibrate.corpus import sequences
 from kick.compress.context import calibration_of
+from kick.compress.coupled import Coupled, structures
 from kick.compress.methods.llm_surgeon import LlmSurgeon
 from kick.compress.methods.loraprune import LoraPrune
 from kick.compress.sparsity import Sparsity
-from kick.compress.coupled import Coupled, structures
 from kick.compress.switches import On, batched, losses_with, switched
 from kick.engine import Engine
 from kick.engine.encode import Encoder, max_length

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kick.compress.widths import Coupled
-from kick.model import named_linears
+from kick.compress.coupled import Coupled
+from kick.model import Linear, named_linears
 
 Masks = list[tuple[Tensor, Tensor]]
 
@@ -39,9 +39,8 @@ def plain_loraprune(
     model: Any, found: Sequence[Coupled], texts: Sequence[Tensor], gone: tuple[int, int]
 ) -> Masks:
     """Which groups and channels are on after a step per sequence, if `gone` of each go."""
-    names = ("q", "k", "v", "o", "gate", "up", "down")
     adapted = [
-        {name: Adapted(getattr(one, name).module, getattr(one, name).weight.shape, 8, 2.0) for name in names}
+        {name: Adapted(linear.module, linear.weight.shape, 8, 2.0) for name, linear in _named(one).items()}
         for one in found
     ]
     on: Masks = [(torch.ones(one.kv_heads), torch.ones(one.channels)) for one in found]
@@ -52,7 +51,7 @@ def plain_loraprune(
             for one, (groups, channels) in zip(found, on, strict=True)
             for module, mask in (
                 (one.o.module, groups.repeat_interleave(one.heads_a_group * one.head)),
-                (one.down.module, channels),
+                (one.readers[1].module, channels),
             )
         ]
         with torch.enable_grad():
@@ -77,10 +76,17 @@ def plain_loraprune(
     return on
 
 
+def _named(one: Coupled) -> dict[str, Linear]:
+    """The matrices of a block as Llama's, by short names."""
+    gate, up = one.feedforward
+    q, k, v = one.attention
+    return {"q": q, "k": k, "v": v, "o": one.o, "gate": gate, "up": up, "down": one.readers[1]}
+
+
 def _scores(one: Coupled, parts: dict[str, Adapted]) -> tuple[Tensor, Tensor]:
     sums = {}
     for name, factors in parts.items():
-        found = factors.sensitivity(getattr(one, name).weight)
+        found = factors.sensitivity(_named(one)[name].weight)
         total = found.sum(dim=0 if name in ("o", "down") else 1)
         if name in ("q", "k", "v", "o"):
             total = total.view(one.kv_heads, -1).sum(dim=1)
