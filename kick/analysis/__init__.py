@@ -12,6 +12,8 @@ headlines   a task's title, place and headline metric
 kept        statistics kept with the store
 frame       runs and samples -> one DataFrame
 compare     two variants, item by item
+claims      a paper's claims tested on stored results
+papers_file the claims of papers, one YAML file each in papers/
 ranking     ranks with intervals, by what is kept of dense's scores
 between     two cells of which either may have ended early
 """

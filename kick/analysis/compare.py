@@ -139,6 +139,11 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     return _compare(*both[0])
 
 
+def of_section(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
+    """Variant `b` compared with `a`, by name, among the cells of one matrix and base model."""
+    return _compare(cells, a, b)
+
+
 def _named(text: str, cells: Sequence[StoredCell]) -> str | None:
     """The name of the variant that `text` means among the cells of a section: its name, else its label.
 

@@ -1,0 +1,75 @@
+"""The command `kick paper`: a paper's matrix is run, drawn, and its claims get a verdict each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from kick import api
+from kick.cli import panels
+from kick.cli.terminal import DataRoot, opened
+from kick.printable import say
+
+app = typer.Typer()
+ALL = "all"
+
+
+@app.command(rich_help_panel=panels.READ)
+def paper(
+    name: Annotated[str, typer.Argument(help="a paper (llm-kick, wanda, ...), a claims file, or all")],
+    scale: Annotated[str, typer.Option(help="tiny, small or full: which of its matrices is run")] = "tiny",
+    results: Annotated[
+        list[str] | None,
+        typer.Option("--results", help="results that exist, in place of a run; again for more"),
+    ] = None,
+    out: Annotated[str, typer.Option(help="the folder of the report")] = "paper",
+    runs: Annotated[
+        str, typer.Option("--runs", help="the folder of results that a run writes to")
+    ] = "results",
+    data_root: DataRoot = None,
+    workers: Annotated[int | None, typer.Option(help="jobs in parallel")] = None,
+    offline: Annotated[bool, typer.Option(help="do not contact the hub")] = False,
+) -> None:
+    """Run a paper's matrix, draw its figures, and write report.md: its claims with a verdict each."""
+    from kick.analysis import claims, frame, papers_file
+    from kick.report import claims_view, figures, leaderboard, wording
+
+    papers = [papers_file.paper(one) for one in (papers_file.names() if name == ALL else [name])]
+    status, folders = 0, list(results or ())
+    if not folders:
+        for matrix in dict.fromkeys(one.matrix(scale) for one in papers):
+            status, made = _run(matrix, runs, data_root, workers, offline)
+            folders.append(made)
+    read = frame.read([opened(one) for one in folders])
+    found = [(one, claims.tested(one, read)) for one in papers]
+    folder = wording.folder_for(out)
+    models = list(dict.fromkeys(read.frame["base"]))
+    report = claims_view.markdown(found, models, read.notes)
+    (folder / "report.md").write_text(report, encoding="utf-8")
+    values = json.dumps(claims_view.values(found), indent=1, allow_nan=False)
+    (folder / "report.json").write_text(values + "\n", encoding="utf-8")
+    for one, tested in found:
+        for claim in tested:
+            reason = f" ({claim.reason})" if claim.reason else ""
+            print(f"{one.name} {claim.claim.name}: {claim.verdict}{reason}")
+    if not results:
+        leaderboard.render(read, folder)
+        figures.draw(read.frame, folder / "figures", paper="llm-kick" if name == "llm-kick" else None)
+    say(f"the report is {folder / 'report.md'}")
+    raise typer.Exit(status)
+
+
+def _run(
+    matrix: str, runs: str, data_root: str | None, workers: int | None, offline: bool
+) -> tuple[int, str]:
+    """Run a preset; its exit status and the folder of its results."""
+    from kick.sweep.run import RunOptions
+
+    options = RunOptions(
+        out=runs, data_root=data_root, workers=workers, offline=offline, command=("kick", *sys.argv[1:])
+    )
+    ran = api.run(matrix, options=options)
+    return ran.status, str(ran.folder)
