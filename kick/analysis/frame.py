@@ -30,6 +30,8 @@ Columns (NaN or "" if there is nothing):
     keys_read, prompt_keys_read, prompt_computed, cache_bytes, dense_cache_bytes, prompt_tokens
                                                 what a run-time method read, computed and kept, counted on
                                                 this task (`kick.runtime.tally`)
+    recovered, recovered_low, recovered_high, pruned_value, trained_dense_value, recovered_of, trained_...,
+    heldout_before, heldout_after               what training brought back and took: `kick.analysis.recovered`
     shipped_bytes, shipped_as, bytes            of the files that one would ship, what they are (or why there
                                                 are none), and the size in an ideal packed format
 """
@@ -44,7 +46,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, cost, lengths, pairs, stopped, stopping
+from kick.analysis import bands, cost, lengths, pairs, recovered, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -95,7 +97,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             if not cells:
                 raise
     kept.save()
-    frame = cost.add(_complete(pd.DataFrame(rows)), cells)
+    frame = recovered.add(cost.add(_complete(pd.DataFrame(rows)), cells), cells, paired)
     return Results(frame, tuple(cells), (*doubts(frame, cells), *notes))
 
 

@@ -56,6 +56,8 @@ class Section:
     seeds: tables.Table | None
     costs: tables.Table | None
     run_time: tables.Table | None
+    recovered: tables.Table | None
+    training: tables.Table | None
     data: Mapping[str, Any]
 
 
@@ -148,6 +150,8 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
         seeds=_table("seeds", frame),
         costs=_table("costs", frame),
         run_time=_table("run_time", frame),
+        recovered=_table("recovered", frame),
+        training=_table("training", frame),
         data=_data(frame),
     )
 

@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from kick.analysis import frame, recovered
+from kick.analysis.items import Items
 from kick.errors import KickError
 from kick.matrix.load import load as read
 from kick.matrix.plan import plan
 from kick.matrix.sources import own_sources
 from kick.recover import step as recovering
+from kick.report import tables
+from kick.stats import metrics
 from kick.store import Store
 from kick.sweep.run import RunOptions, run
 
@@ -71,14 +76,53 @@ def test_a_corpus_that_is_not_here_is_refused(tmp_path):
 def test_a_trained_variant_is_measured_and_says_what_it_took(tmp_path, monkeypatch):
     monkeypatch.setattr(recovering, "cache_root", lambda: tmp_path)
     file = tmp_path / "small.yaml"
-    options = "tokens: 640, length: 64, corpus: kick_mini_calibration, lr: 0.01"
-    recipe = f"{{recipe: [{{method: magnitude, sparsity: 0.5}}, {{recover: masklora, {options}}}]}}"
-    file.write_text(HEAD + f"  - {recipe}\n")
+    step = "{recover: perp, tokens: 640, length: 64, corpus: kick_mini_calibration, lr: 0.01}"
+    pruned = "{method: magnitude, sparsity: 0.5}"
+    file.write_text(HEAD + f"  - {pruned}\n  - {{recipe: [{pruned}, {step}]}}\n  - {step}\n")
     _, summary = run(str(file), RunOptions(str(tmp_path / "out"), executor="inline", view="json"), [], str)
     assert summary.status == 0
-    (done,) = [one for one in Store(str(tmp_path / "out")).runs() if one.cell.variant.recipe]
-    pruned, trained = done.compression["steps"]
-    assert trained["sparsity"] == pruned["sparsity"] == 0.5
-    assert trained["training"]["tokens"] == 640
-    assert trained["training"]["heldout_after"] < trained["training"]["heldout_before"]
-    assert list((tmp_path / "training").glob("*/training.safetensors"))
+    store = Store(str(tmp_path / "out"))
+    found = {len(one.cell.variant.recipe): one for one in store.runs()}
+    before, after = found[2].compression["steps"]
+    assert before["sparsity"] == after["sparsity"] == 0.5
+    assert after["training"]["tokens"] == 640
+    assert after["training"]["heldout_after"] < after["training"]["heldout_before"]
+    assert len(list((tmp_path / "training").glob("*/training.safetensors"))) == 2
+    made = tables.make_all(frame.read([store]).frame, ["recovered", "training"])
+    (line,) = made["recovered"].cells
+    values = [
+        made["recovered"].rows[name].item() for name in ("pruned_value", "value", "trained_dense_value")
+    ]
+    share = (values[1] - values[0]) / (values[2] - values[0])
+    assert made["recovered"].rows["recovered"].item() == pytest.approx(share)
+    assert line[-2:] == ("\u2013", "2")  # no interval of two windows
+    assert {row[2] for row in made["training"].cells} == {"640"}
+
+
+def items(*columns):
+    ids = tuple(str(n) for n in range(len(columns[0])))
+    return [Items(ids, ids, {"acc": np.array(column, dtype=float)}) for column in columns]
+
+
+def test_the_share_brought_back_and_its_interval_over_shared_items():
+    rng = np.random.default_rng(3)
+    dense = rng.random(200) < 0.8
+    pruned, trained = dense & (rng.random(200) < 0.4), dense & (rng.random(200) < 0.7)
+    found = recovered._share(items(pruned, trained, dense), metrics.describe("acc"))
+    means = pruned.mean(), trained.mean(), dense.mean()
+    assert found["recovered"] == pytest.approx((means[1] - means[0]) / (means[2] - means[0]))
+    drawn = [rng.integers(0, 200, 200) for _ in range(4000)]
+    shares = [
+        (trained[rows].mean() - pruned[rows].mean()) / (dense[rows].mean() - pruned[rows].mean())
+        for rows in drawn
+    ]
+    low, high = np.quantile(shares, [0.025, 0.975])
+    assert (found["recovered_low"], found["recovered_high"]) == pytest.approx((low, high), abs=0.02)
+
+
+def test_where_pruning_took_nothing_for_sure_there_is_no_interval():
+    rng = np.random.default_rng(4)
+    same = [rng.random(60) < 0.5 for _ in range(3)]
+    found = recovered._share(items(*same), metrics.describe("acc"))
+    assert np.isnan(found["recovered_low"])
+    assert np.isnan(found["recovered_high"])

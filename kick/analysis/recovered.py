@@ -1,0 +1,191 @@
+"""What training brought back: a recovered variant beside the pruned one and the dense model trained alike.
+
+    recovered = (R - P) / (D - P)
+
+P is the score as pruned, R pruned and trained, D dense with the same training: what training does to the
+dense model is not recovery. The interval is of the items that all three were asked, drawn together (95 %,
+percentiles); there is none of fewer than ten items, or where the draws do not agree on the sign of D - P:
+then pruning is not shown to take anything. Columns of the frame, NaN or "" of other rows and metrics:
+
+    recovered, recovered_low, recovered_high    the share; of headline metrics
+    pruned_value, trained_dense_value, recovered_of    P, D, and the label of the pruned variant
+    trained_tokens, trained_steps, trained_share, trained_lr, trained_seed, trained_seconds, trained_memory,
+    heldout_before, heldout_after, trained_text    what the training took, and its loss on held-out text
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kick import catalog
+from kick.analysis.cells import StoredCell, by_asked, steps_of
+from kick.analysis.headlines import headline
+from kick.analysis.items import Items, align
+from kick.analysis.rows import number
+from kick.analysis.stopped import early
+from kick.records import Step, Variant
+from kick.stats import metrics
+from kick.stats.intervals import LEAST, LEVEL, Floats, safe_exp
+from kick.stats.metrics import Metric, units_of
+from kick.stats.resample import resampled_means
+
+TAIL = (1 - LEVEL) / 2
+SHARE: dict[str, Any] = {
+    **dict.fromkeys(
+        ("recovered", "recovered_low", "recovered_high", "pruned_value", "trained_dense_value"), math.nan
+    ),
+    "recovered_of": "",
+}
+TOOK = {
+    "trained_tokens": "tokens",
+    "trained_steps": "steps",
+    "trained_share": "share",
+    "trained_lr": "lr",
+    "trained_seed": "seed",
+    "trained_seconds": "cpu_seconds",
+    "trained_memory": "peak_memory",
+    "heldout_before": "heldout_before",
+    "heldout_after": "heldout_after",
+}
+
+
+def add(frame: pd.DataFrame, cells: Sequence[StoredCell], paired: bool) -> pd.DataFrame:
+    """The frame with these columns; without `paired` no items are read and no share is there."""
+    took = {cell.run.key: _took(cell) for cell in cells}
+    for name in (*TOOK, "trained_text"):
+        frame[name] = frame["key"].map({key: one[name] for key, one in took.items()})
+    shares = dict(_shares(cells)) if paired else {}
+    metric = {cell.run.key: headline(cell.run) for cell in cells}
+    ours = frame["group"].eq("") & frame["metric"].eq(frame["key"].map(metric))
+    for name, nothing in SHARE.items():
+        values = frame["key"].map({key: found[name] for key, found in shares.items()})
+        frame[name] = values.where(ours).fillna(nothing) if shares else nothing
+    return frame
+
+
+def _took(cell: StoredCell) -> dict[str, Any]:
+    """What the training of a cell's variant took."""
+    records = [step.get("training") for step in steps_of(cell.run) if isinstance(step, Mapping)]
+    record = next((one for one in records if isinstance(one, Mapping)), {})
+    found: dict[str, Any] = {name: number(record.get(key)) for name, key in TOOK.items()}
+    text = record.get("corpus")
+    return found | {"trained_text": text if isinstance(text, str) else ""}
+
+
+def _shares(cells: Sequence[StoredCell]) -> list[tuple[str, dict[str, Any]]]:
+    """The key and columns of each recovered cell that has both of its others."""
+    found = []
+    for asked in by_asked(cells).values():
+        whole = [cell for cell in asked if not early(cell) and cell.variant.replica is None]
+        for cell in whole:
+            place = _trains(cell.variant)
+            if place is None or place == 0:
+                continue
+            pruned = _pruned(cell.variant, place, whole)
+            trained = _trained_dense(cell.variant.recipe[place:], whole)
+            if pruned and trained:
+                metric = metrics.describe(headline(cell.run))
+                columns = _share([one.items() for one in (pruned, cell, trained)], metric)
+                if columns:
+                    found.append((cell.run.key, {**columns, "recovered_of": pruned.label}))
+    return found
+
+
+def _trains(variant: Variant) -> int | None:
+    """The place of the step that trains; None without one."""
+    known = catalog.known()
+    kinds = [known[step.method].kind if step.method in known else "" for step in variant.recipe]
+    return kinds.index("recover") if "recover" in kinds else None
+
+
+def _pruned(variant: Variant, place: int, cells: Sequence[StoredCell]) -> StoredCell | None:
+    """The cell of the same recipe without its training."""
+    recipe = variant.recipe[:place] + variant.recipe[place + 1 :]
+    for cell in cells:
+        other = cell.variant
+        if other.recipe == recipe and (other.model, other.calibration) == (
+            variant.model,
+            variant.calibration,
+        ):
+            return cell
+    return None
+
+
+def _trained_dense(recipe: tuple[Step, ...], cells: Sequence[StoredCell]) -> StoredCell | None:
+    """The cell of the dense model with the same training, of the same seed if there is one."""
+    alike = [cell for cell in cells if _without_seed(cell.variant.recipe) == _without_seed(recipe)]
+    return next((cell for cell in alike if cell.variant.recipe == recipe), alike[0] if alike else None)
+
+
+def _without_seed(recipe: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps without the seed of the one that trains. A form that was trained beside it without zeros to
+    keep, MaskLoRA or LoRA, is compared with its own."""
+    steps = [asdict(step) for step in recipe]
+    for step in steps[:1]:
+        step["options"] = {name: value for name, value in step["options"].items() if name != "seed"}
+    return steps
+
+
+def _share(three: Sequence[Items], metric: Metric) -> dict[str, float] | None:
+    """The recovered share over the items that all three have; None without any."""
+    if not all(items.has(metric) for items in three):
+        return None
+    pruned, recovered = align(three[0], three[1])
+    pruned, trained = align(pruned, three[2])
+    recovered, trained = align(pruned, recovered)[1], align(pruned, trained)[1]
+    columns = np.column_stack([items.values(metric)[0] for items in (pruned, recovered, trained)])
+    weights = pruned.values(metric)[1]
+    whole = np.column_stack([columns, np.ones(len(columns)) if weights is None else weights])
+    units = units_of(metric, pruned.columns)
+    known = np.isfinite(whole).all(axis=1)
+    whole = _by_unit(whole[known], None if units is None else units[known])
+    if not len(whole):
+        return None
+    p, r, d = _scores(whole.mean(axis=0), metric)
+    low = high = math.nan
+    if len(whole) >= LEAST:
+        low, high = _interval(_scores(resampled_means(whole).T, metric), d - p)
+    return {
+        "recovered": (r - p) / (d - p) if d != p else math.nan,
+        "recovered_low": low,
+        "recovered_high": high,
+        "pruned_value": p,
+        "trained_dense_value": d,
+    }
+
+
+def _by_unit(rows: Floats, units: Floats | None) -> Floats:
+    """Rows that are independent: those of one document added up."""
+    if units is None:
+        return rows
+    names, places = np.unique(units, return_inverse=True)
+    summed = np.zeros((len(names), rows.shape[1]))
+    np.add.at(summed, places, rows)
+    return summed
+
+
+def _scores(means: Any, metric: Metric) -> list[Any]:
+    """The three scores of means of values and weights."""
+    *values, weight = means
+    scores = [value / weight for value in values]
+    return [_exp(one) for one in scores] if metric.kind == "exp_mean" else scores
+
+
+def _exp(value: Any) -> Any:
+    return safe_exp(value) if np.ndim(value) == 0 else np.exp(value)
+
+
+def _interval(draws: Sequence[Any], lost: float) -> tuple[float, float]:
+    """95 % of the draws of the share; NaN where D - P has not one sign in 95 % of them."""
+    p, r, d = draws
+    same = (d - p) * np.sign(lost) > 0
+    if lost == 0 or same.mean() < 1 - TAIL:
+        return math.nan, math.nan
+    low, high = np.quantile((r - p)[same] / (d - p)[same], [TAIL, 1 - TAIL])
+    return float(low), float(high)
