@@ -6,7 +6,8 @@ Seconds, with P parameters and F multiply-adds doubled a second (`Rates.flops`, 
     answer    items x (learned seconds per item if this machine has answered the task before;
               else tokens per item x 2 P / F)
     compress  for each step that calibrates 2 forwards of the calibration tokens, 2 x 2 P x tokens / F, and
-              SOLVER seconds per parameter; for each step that does not, SIMPLE seconds per parameter
+              SOLVER seconds per parameter; for each step that does not, SIMPLE seconds per parameter;
+              of each token that is trained on 3 forwards
     load      P x bytes per parameter / READ
 
 An estimate of the first run is good to a factor of three; later ones use what was learned.
@@ -27,7 +28,7 @@ import psutil
 
 from kick.errors import KickError
 from kick.matrix import memory
-from kick.matrix.blockwise import blockwise
+from kick.matrix.blockwise import blockwise, trains
 from kick.matrix.memory import BYTES, JobWork, Shape, gigabytes, tokens_of
 from kick.matrix.rates import Rates, place_of
 from kick.paths import offload_folder
@@ -134,6 +135,7 @@ def work_of(
         solves=any("damping" in step.options for step in variant.recipe),  # of a Hessian
         offload=offload_folder() is not None,
         blockwise=blockwise(variant),
+        trained=sum(int(step.options["tokens"]) for step in variant.recipe if trains(step)),
     )
 
 
@@ -155,7 +157,7 @@ def estimate(
     tokens = work.sequences * work.length
     answer = sum(_answer(task, count, size, work, rates) for task, count in work.items.items())
     compress = work.calibrated * (2 * forward * tokens + SOLVER * size.parameters)
-    compress += work.simple * SIMPLE * size.parameters
+    compress += work.simple * SIMPLE * size.parameters + 3 * forward * work.trained
     weights = size.parameters * BYTES[spec.dtype]
     if layers is None:
         needed = memory.in_memory(size, spec.dtype, work)

@@ -82,6 +82,7 @@ class JobWork:
     solves: bool = False  # a step factorises a Hessian of its inputs
     offload: bool = False  # calibration states are kept on disk
     blockwise: bool = False  # there are steps, and all go block by block
+    trained: int = 0  # tokens that steps train on
 
     @property
     def tokens(self) -> int:

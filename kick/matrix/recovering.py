@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kick import catalog
 from kick.errors import KickError
+from kick.matrix.blockwise import trains
 from kick.matrix.variants import Expanded
 from kick.matrix.yaml_marks import Problem
-from kick.records import Step
-
-
-def trains(step: Step) -> bool:
-    """Whether a step is a recovery: it trains on a corpus of its own."""
-    known = catalog.known().get(step.method)
-    return known is not None and known.kind == "recover"
 
 
 def with_texts(
