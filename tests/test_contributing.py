@@ -40,8 +40,17 @@ variants:
   - {method: wanda, sparsity: 0.5}
 """
 LOWER_CASE = "{protocol: lower_case, title"
+RUNNING = """
+name: running
+model: smoke
+tasks: [colour_mix]
+replicas: []
+variants:
+  - runtime: {method: strided, stride: 3}
+"""
 COMMANDS = """
 run examples.yaml --executor shuffled --tasks tasks/colours
+run running.yaml --executor inline --tasks tasks/colours
 leaderboard results/examples --out page
 figures results/examples --out figures
 """
@@ -79,6 +88,7 @@ def copy(tmp_path_factory):
     lower = task.replace("task: colour_mix", "task: colour_mix_lower").replace("{title", LOWER_CASE)
     (folder / "tasks" / "colours" / "colour_mix_lower.yaml").write_text(lower)
     (folder / "examples.yaml").write_text(MATRIX)
+    (folder / "running.yaml").write_text(RUNNING)
     run_there(folder, [sys.executable, "-c", RUNS], COMMANDS.strip())
     return folder
 
@@ -114,6 +124,14 @@ def test_the_backend_answers_and_is_in_the_key(copy):
     runs = [json.loads(file.read_text()) for file in copy.glob("results/examples/*/run.json")]
     assert {run["provenance"]["engine"]["backend"] for run in runs} == {"single"}
     assert {run["cell"]["engine"] for run in runs} == {"single 1"}
+
+
+def test_what_the_run_time_method_reads_is_counted(copy):
+    runs = [json.loads(file.read_text()) for file in copy.glob("results/running/*/run.json")]
+    counted = {run["cell"]["variant"]["name"]: run["compression"].get("run_time") for run in runs}
+    assert counted.keys() == {"dense", "strided-stride=3"}
+    assert counted["dense"] is None
+    assert 0 < counted["strided-stride=3"]["prompt_keys_read"] < 1
 
 
 def test_the_table_and_the_figure_are_written(copy):
