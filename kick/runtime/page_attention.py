@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kick.errors import KickError
 from kick.runtime.entry import runtime
-from kick.runtime.method import RunTime, Sight, option
+from kick.runtime.method import Cache, RunTime, Sight, option
 from kick.runtime.selection import attention, best_pages, page_bounds, page_scores, window
 
 
@@ -79,6 +79,15 @@ class PageAttention(RunTime):
         mask.scatter_(1, chosen, True)
         mask[:, int(chosen[0, -1]) :] = True  # the page that was the newest then, and those after it
         return mask.repeat_interleave(self.page, 1)[:, :length]
+
+    def bytes(self, cache: Cache) -> int:
+        """The whole cache, and two bounds of each channel of a sub-page."""
+        whole = cache.bytes(cache.length)
+        return (
+            whole
+            if cache.layer < self.dense_layers
+            else whole + cache.bytes(-(-cache.length // self.sub_page))
+        )
 
     def _streaming(self, sight: Sight) -> Tensor | None:
         """The layer's streaming heads, (Hq,): whose first step looks most at first and recent tokens."""

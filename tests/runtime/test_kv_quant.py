@@ -6,6 +6,7 @@ import torch
 from kick.errors import KickError
 from kick.runtime.kv_quant import KVQuant
 from kick.runtime.method import Cache
+from kick.runtime.page_attention import PageAttention
 from kick.runtime.sliding import Sliding
 from kick.runtime.twilight import Twilight
 
@@ -58,4 +59,5 @@ def test_bytes_are_those_of_what_is_kept():
     rounded = 164 * 64 // 2 + 164 * 64 // 32 * 4
     assert KVQuant(bits=4).bytes(cache) == rounded + 36 * 64 * 2
     assert Sliding(window=40, sinks=4).bytes(cache) == cache.bytes(44)
+    assert PageAttention(sub_page=8, page=16).bytes(cache) == cache.bytes(100) + cache.bytes(13)
     assert Twilight().bytes(cache) == cache.bytes(100) + 100 * 2 * (16 + 4)
