@@ -46,7 +46,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, cost, lengths, pairs, recovered, stopped, stopping
+from kick.analysis import bands, calibration, cost, lengths, pairs, recovered, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -89,7 +89,8 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
             if paired:
                 shown = bands.rows(cells)
-                rows += [*pairs.rows(shown, kept), *lengths.rows(shown, kept)]
+                for derived in (pairs, lengths, calibration):
+                    rows += derived.rows(shown, kept)
             break
         except Unreadable as error:
             notes.append(_left_out(error))

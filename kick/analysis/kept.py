@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kick.analysis import ended, groups, items, lengths, pairs, rows, stopped, stopping
+from kick.analysis import calibration, ended, groups, items, lengths, pairs, rows, stopped, stopping
 from kick.analysis.cells import Stored, StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
@@ -44,7 +44,18 @@ STATISTICS = (
     *(bounded, equivalence, intervals, metrics, paired),
     *(resample, sequential, flip_looks, flips, spending, stratified, support, studentised),
 )
-COMPUTING = (*STATISTICS, ended, groups, items, lengths, pairs, rows, stopped, stopping)  # and this module
+COMPUTING = (
+    *STATISTICS,
+    calibration,
+    ended,
+    groups,
+    items,
+    lengths,
+    pairs,
+    rows,
+    stopped,
+    stopping,
+)  # and this module
 
 
 class StatisticsCache:

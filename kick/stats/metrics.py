@@ -164,6 +164,8 @@ _enter(
     ("cut", "context cut", "the context was longer than the task's limit of tokens, and cut"),
     ("refusal", "refusal", "the answer declines to answer"),
     ("from_memory", "from memory", "the answer of common knowledge, against the passage"),
+    ("memr", "MemR", "of the answers that name the passage's or memory's answer, those that name memory's"),
+    ("named_both", "names both", "the passage's answer and common knowledge's both occur"),
     ("from_neither", "from neither", "neither the passage's answer nor common knowledge's"),
     ("known_not_read", "known, lost when reading", "right with the book closed, wrong with the passage"),
     ("neither", "neither", "wrong with the book closed and with the passage"),
@@ -225,6 +227,31 @@ _enter(
     False,
     COUNT,
     ("distinct_tokens", "distinct tokens", "different tokens in the answer"),
+)
+_enter(
+    "share",
+    "higher",
+    False,
+    SHARE,
+    ("confidence", "confidence", "probability of the preferred choice among the choices"),
+)
+_enter(
+    "share",
+    "lower",
+    False,
+    SHARE,
+    (
+        "ece",
+        "calibration error",
+        "mean of |accuracy - confidence| over ten bins of confidence, by their items",
+    ),
+)
+_enter(
+    "ratio",
+    "lower",
+    False,
+    Support(0.0, 2.0),
+    ("brier", "Brier score", "sum over choices of (probability - 1 if right)^2, mean over items"),
 )
 _enter(
     "tokens",

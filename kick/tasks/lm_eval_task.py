@@ -21,7 +21,7 @@ from lm_eval.api.task import ConfigurableTask
 from kick import meaning
 from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
-from kick.tasks import forms
+from kick.tasks import confidence, forms
 from kick.tasks.files import texts
 from kick.tasks.generation import chat_renderer, generate_request
 from kick.tasks.protocol import facts_of
@@ -192,7 +192,10 @@ class HarnessTask:
             found = self.task.process_results(group[0].doc, [i.filtered_resps[name] for i in group])
             for metric, value in found.items():
                 scores |= flatten(metric if len(filters) == 1 else f"{metric}@{name}", value)
-        return scores
+        if self.task.OUTPUT_TYPE != "multiple_choice":
+            return scores
+        logs = [instance.resps[0][0] for instance in group]
+        return confidence.scores(self.task, group[0].doc, logs) | scores
 
     def unparsed(self, items: Sequence[Item]) -> list[str]:
         """The filters that found nothing in any answer of the last scoring."""

@@ -32,7 +32,9 @@ def short_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float
 def conflict(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the answer comes from the passage, from memory, or from neither.
 
-    An answer that names both counts for the one that stands first.
+    An answer that names both counts for the one that stands first, and is counted as naming both. memr is
+    MemR of PIP-KAG (arXiv 2502.15543): of the answers that name either, those that name memory's, so that
+    there memory wins if both occur; NaN for an answer that names neither.
     """
     text = results[0]
     context = _golds(doc, "context_answer", "context_aliases")
@@ -44,6 +46,8 @@ def conflict(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
         "from_context": float(from_context),
         "from_memory": float(from_memory),
         "from_neither": float(not from_context and not from_memory),
+        "named_both": float(at_context is not None and at_memory is not None),
+        "memr": math.nan if at_context is None and at_memory is None else float(at_memory is not None),
         "empty": float(not words(text)),
     }
 
