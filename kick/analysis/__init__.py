@@ -14,6 +14,7 @@ frame       runs and samples -> one DataFrame
 compare     two variants, item by item
 claims      a paper's claims tested on stored results
 papers_file the claims of papers, one YAML file each in papers/
+agreement   whether perplexity ranks variants as the tasks do
 ranking     ranks with intervals, by what is kept of dense's scores
 between     two cells of which either may have ended early
 """

@@ -8,7 +8,7 @@ intervals overlap are ties within the noise of items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from scipy.stats import rankdata
 from kick.stats import metrics
 
 DRAWS = 500
-TASK = ["task", "setting"]
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,37 @@ def ranks(frame: pd.DataFrame) -> Mapping[str, Rank]:
 
     Dense is ranked beside them, keeping all of its own; replicas are not.
     """
+    means, deviations = kept(frame)
+    if len(means) < 2:
+        return {}
+    found = np.array([one.mean(axis=1) for one in drawn(means, deviations)])
+    shares = means.mean(axis=1).to_numpy()
+    order = rankdata(-shares, method="min")
+    low = np.floor(np.quantile(rankdata(-found, method="min", axis=1), 0.025, axis=0)).astype(int)
+    high = np.ceil(np.quantile(rankdata(-found, method="max", axis=1), 0.975, axis=0)).astype(int)
+    return {
+        str(label): Rank(int(order[n]), int(low[n]), int(high[n]), float(shares[n]))
+        for n, label in enumerate(means.index)
+    }
+
+
+def kept(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shares of dense's scores kept and their standard deviations: a row per label, a column per task title.
+
+    Of variants, and dense, that were measured on all compared tasks of the section; empty if there are none.
+    """
     rows = frame[frame["primary"] & (frame["group"] == "") & (frame["replica"] == "")]
     compared = rows["metric"].map(lambda name: metrics.describe(name).compared)
     rows = rows[compared & rows["dense_value"].gt(0) & rows["value"].notna() & ~rows["foreign"]]
-    rows = rows.drop_duplicates([*TASK, "label"])
+    rows = rows.drop_duplicates(["title", "label"])
     if rows.empty or rows["dense"].all():
-        return {}
+        return pd.DataFrame(), pd.DataFrame()
     shares = _shares(rows)
     means, deviations = (
         shares.pivot(index="label", columns="at", values=name) for name in ("share", "deviation")
     )
     means = means.dropna()
-    if len(means) < 2:
-        return {}
-    found = _draw(means.to_numpy(), deviations.loc[means.index].fillna(0.0).to_numpy())
-    kept = means.mean(axis=1).to_numpy()
-    order = rankdata(-kept, method="min")
-    low = np.floor(np.quantile(rankdata(-found, method="min", axis=1), 0.025, axis=0)).astype(int)
-    high = np.ceil(np.quantile(rankdata(-found, method="max", axis=1), 0.975, axis=0)).astype(int)
-    return {
-        str(label): Rank(int(order[n]), int(low[n]), int(high[n]), float(kept[n]))
-        for n, label in enumerate(means.index)
-    }
+    return means, deviations.loc[means.index].fillna(0.0)
 
 
 def _shares(rows: pd.DataFrame) -> pd.DataFrame:
@@ -74,21 +82,19 @@ def _shares(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "label": rows["label"],
-            "at": rows["task"] + " " + rows["setting"],
+            "at": rows["title"],
             "share": share,
             "deviation": ((high - low).abs() / 3.92).where(~rows["dense"], 0.0),
         }
     )
 
 
-def _draw(means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-    """(draws, variants) mean shares, the same for the same results."""
+def drawn(means: pd.DataFrame, deviations: pd.DataFrame) -> Iterator[np.ndarray]:
+    """DRAWS times the shares (variants, tasks), each drawn anew, the same for the same results."""
     random = np.random.default_rng(0)
-    drawn = np.empty((DRAWS, len(means)))
-    for number in range(DRAWS):
-        normal = random.standard_normal(means.shape)
-        drawn[number] = np.clip(means + deviations * normal, 0, 2).mean(axis=1)
-    return drawn
+    middle, wide = means.to_numpy(), deviations.to_numpy()
+    for _ in range(DRAWS):
+        yield np.clip(middle + wide * random.standard_normal(middle.shape), 0, 2)
 
 
 def said(found: Mapping[str, Rank]) -> str:

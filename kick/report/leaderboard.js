@@ -93,6 +93,43 @@
     buttons(table);
   };
 
+  // A link keeps the view: the controls of each section are in the address behind the #, and are read from there.
+  const kept = (section, controls) => {
+    const mine = `s${section.dataset.section}-`;
+    const told = () => new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+    const read = () => {
+      const found = told();
+      Object.entries(controls).forEach(([name, control]) => {
+        const value = found.get(mine + name);
+        if (value === null) return;
+        if (control.type === "checkbox") control.checked = value === "1";
+        else control.value = value;
+        if (control.value === undefined) return;
+        control.dispatchEvent(new Event(control.tagName === "SELECT" ? "change" : "input", { bubbles: true }));
+        if (name === "kind") control.dispatchEvent(new Event("input"));
+      });
+    };
+    const write = () => {
+      const found = told();
+      Object.entries(controls).forEach(([name, control]) => {
+        const value = control.type === "checkbox" ? (control.checked ? "1" : "") : control.value;
+        if (value === "" || (name === "metric" && controls.view.value === "")) found.delete(mine + name);
+        else found.set(mine + name, value);
+      });
+      const text = found.toString();
+      try {
+        history.replaceState(null, "", text ? `#${text}` : location.pathname);
+      } catch (refused) {
+        location.hash = text;  // some browsers refuse to change the address of a file
+      }
+    };
+    Object.values(controls).forEach((control) => ["input", "change"].forEach((event) =>
+      control.addEventListener(event, () => { if (!reading) write(); })));
+    let reading = true;
+    read();
+    reading = false;
+  };
+
   const number = (text) => {
     const plain = text.replace("\u2212", "-").replace(/[<+\u00b1\u2009 ]/g, "");
     return plain === "" || Number.isNaN(Number(plain)) ? "" : plain;
@@ -146,6 +183,7 @@
     });
     metric.addEventListener("change", choose);
     [words, kind, replicas].forEach((control) => control.addEventListener("input", filter));
+    kept(section, { view, metric, words, kind, replicas });
     controls.hidden = false;
     filter();
   });

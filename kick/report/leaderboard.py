@@ -67,6 +67,7 @@ def html(view: page.PageView) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["signed"] = lambda value: wording.number(value, "ratio", signed=True)
     template = environment.get_template("leaderboard.html.j2")
     return template.render(
         view=view,

@@ -12,12 +12,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from kick.analysis import pairs, ranking, traits
+from kick.analysis.agreement import Agreement, Flattered, agreement
 from kick.analysis.cells import StoredCell, steps_of
 from kick.analysis.doubts import signs
 from kick.analysis.frame import Results
 from kick.catalog import Facts
 from kick.printable import counted, plain
-from kick.report import answers, charts, select, tables, wording
+from kick.report import answers, charts, select, tables, tradeoff, wording
 from kick.report.origins import provenance
 from kick.report.table_view import Column, Size, VariantLine, column, lines, score_cell
 from kick.report.unasked import Unasked, unasked
@@ -45,6 +46,10 @@ class Section:
     columns: tuple[Column, ...]
     lines: tuple[VariantLine, ...]
     ranked: str
+    tradeoff: Markup | None
+    front: str
+    agreement: tuple[Agreement, ...]
+    flattered: tuple[Flattered, ...]
     tasks: tuple[TaskPart, ...]
     methods: tuple[tuple[str, Markup], ...]
     hides: Markup | None
@@ -133,12 +138,17 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
     cells = {cell.run.key: cell for cell in report.cells if plain(cell.run.matrix) == matrix}
     hidden, chart, legend = _hides(frame)
     ranks = ranking.ranks(frame)
+    agreed, flattered = agreement(frame)
     return Section(
         title=name,
         note=" ".join([_noise_note(rows), *_order_notes(rows), *_cut_notes(rows)]),
         columns=tuple(column(part) for part in columns),
         lines=tuple(lines(frame, columns, ranks)),
         ranked=ranking.said(ranks),
+        tradeoff=tradeoff.chart(frame, ranks),
+        front=tradeoff.said(frame, ranks),
+        agreement=tuple(agreed),
+        flattered=tuple(flattered),
         tasks=tuple(_task(part, cells, examples) for part in columns),
         methods=tuple(charts.methods(frame)),
         hides=chart,

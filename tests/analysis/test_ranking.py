@@ -15,7 +15,8 @@ def row(label, task, share, half, **more):
     relative = (share if up else 1 / share) - 1
     ends = (relative - half, relative + half)
     columns = {
-        "label": label, "task": task, "setting": "", "group": "", "primary": True, "replica": "",
+        "label": label, "task": task, "title": task, "setting": "", "group": "", "primary": True,
+        "replica": "",
         "dense": label == "dense", "metric": "exact_match" if up else "perplexity", "foreign": False,
         "dense_value": dense, "value": dense * (1 + relative), "higher_is_better": up,
         "relative": relative, "relative_low": ends[0], "relative_high": ends[1],
