@@ -25,6 +25,7 @@ _RISING = ("skp", "mms", "zsn", "div", "exp", "tanh")  # at the root they rank a
 _RISING_FROM_0 = ("abs", "sqr", "pow", "sqrt", "log")  # the same of a part that is never below 0
 # never below 0: W is an absolute value, G a norm
 _POSITIVE = ("abs", "sqr", "pow", "exp", "sqrt", "mms", *OPERANDS)
+_HOMOGENEOUS = ("mul", "sqrt", "sqr", "pow", "abs", "neg")  # a factor of a part is one of the whole
 _KEEP_SIGN = ("tanh", "skp", "div", "add", "mul")  # of parts that are never below 0 they are not either
 _OPPOSITE = {("exp", "log"), ("log", "exp"), ("sqr", "sqrt"), ("sqrt", "sqr")}
 
@@ -171,14 +172,24 @@ def _pair(name: str, first: Formula, second: Formula) -> Formula:
 def ranking(formula: Formula) -> Formula:
     """The part that alone decides the order of weights in a row.
 
-    A scale or a divisor of all does not change it, nor does what rises everywhere, or wherever its part is.
-    Ties that float32 makes of nearly equal values are not looked at.
+    A scale or a divisor of all does not change it, within a product neither, nor does what rises everywhere,
+    or wherever its part is. Ties that float32 makes of nearly equal values are not looked at.
     """
     while formula.parts and (
         formula.name in _RISING or (formula.name in _RISING_FROM_0 and _positive(formula.parts[0]))
     ):
         formula = formula.parts[0]
-    return formula
+    return _unscaled(formula)
+
+
+def _unscaled(formula: Formula) -> Formula:
+    """The formula without divisors of all in products, powers and roots: each is a positive factor."""
+    if formula.name == "div":
+        return _unscaled(formula.parts[0])
+    if formula.name not in _HOMOGENEOUS:
+        return formula
+    parts = [_unscaled(one) for one in formula.parts]
+    return Formula(formula.name, tuple(sorted(parts, key=str) if formula.name == "mul" else parts))
 
 
 def _positive(formula: Formula) -> bool:

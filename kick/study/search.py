@@ -36,7 +36,7 @@ from kick.tasks.perplexity import Perplexity
 from kick.tasks.task import Task
 
 MATRIX, LOG = "search", "search.jsonl"
-VERSION = 2  # 2: more formulas are known to rank alike
+VERSION = 3  # 2, 3: more formulas are known to rank alike
 KNOWN = {"Pruner-Zero": PUBLISHED, "Wanda": "mul(W, sqrt(X))", "magnitude": "W"}  # measured beside the budget
 Say = Callable[[str], None]
 

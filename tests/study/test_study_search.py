@@ -88,6 +88,15 @@ def test_what_scales_the_whole_ranks_as_what_it_scales(text):
     assert torch.equal(ranking(formula)(values()).argsort(dim=1), formula(values()).argsort(dim=1))
 
 
+@pytest.mark.parametrize(
+    "text", ["mul(X, div(W, sub(G, X)))", "sqrt(mul(div(W, W), div(X, G)))", "mul(div(X, W), W)"]
+)
+def test_divisors_of_all_within_products_change_no_order(text):
+    formula = parse(text)
+    assert ranking(formula) == parse("mul(W, X)")
+    assert torch.equal(parse("mul(W, X)")(values()).argsort(dim=1), formula(values()).argsort(dim=1))
+
+
 @pytest.mark.parametrize("text", ["sqr(zsn(W))", "sqrt(sub(W, G))", "neg(W)", "abs(log(W))", "log(neg(G))"])
 def test_what_turns_an_order_around_is_kept(text):
     formula = parse(text)
