@@ -23,6 +23,7 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[(frame["replica"] == "") & frame["group"].str.match(DEPTH)]
     headline = frame[frame["primary"]][["task", "metric"]].drop_duplicates()
     rows = rows.merge(headline, on=["task", "metric"])
+    rows = rows.copy()  # in one piece, so that columns are added fast
     found = rows["task"].str.extract(f"^{TASK.pattern}$")
     rows = rows.assign(kind=found[0], tokens=pd.to_numeric(found[1]))
     rows = select.wanted(rows[rows["kind"].notna()], "long-context task (kick_long)")
@@ -49,7 +50,8 @@ def depth_by_length(rows: pd.DataFrame) -> Figure:
             if label != labels[-1]:
                 ax.tick_params(labelbottom=False)
         line[0].set_ylabel(str(label), rotation=0, ha="right", va="center", color=style.INK, fontsize=7.5)
-    drawn.supxlabel("tokens of the prompt; the number is the score in %, by depth of the place downwards")
+    said = "tokens of the prompt across, depth of the place down; the number is the score in %"
+    drawn.supxlabel(said, fontsize=8, color=style.QUIET)
     drawn.supylabel(" ")
     return drawn
 
@@ -60,7 +62,7 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xticks(range(len(table.columns)), [f"{length:g}" for length in table.columns], fontsize=6.5)
     axes.set_yticks(range(len(table.index)), [f"{depth:g} %" for depth in table.index], fontsize=6.5)
     if table.empty:
-        axes.text(0.5, 0.5, "not applicable", transform=axes.transAxes, ha="center", va="center", fontsize=7)
+        axes.text(0.5, 0.5, "not asked", transform=axes.transAxes, ha="center", va="center", fontsize=7)
         return
     values = table.to_numpy(dtype=float)
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
