@@ -75,7 +75,10 @@ MIRROR: dict[str, dict[str, DataSource]] = {
         "wikitext-2-raw-v1": DataSource("wikitext2_raw", adapt=_documents)
     },
     "google-research-datasets/nq_open": {"": DataSource("nq_open"), "nq_open": DataSource("nq_open")},
-    "google/xquad": {"xquad.en": DataSource("xquad_en")},
+    "google/xquad": {
+        f"xquad.{language}": DataSource(f"xquad_{language}")
+        for language in ("en", "de", "es", "ru", "zh", "tr", "hi")
+    },
     "abisee/cnn_dailymail": {"3.0.0": DataSource("cnn_dailymail", subset=True)},
     "openai/gsm8k": {"main": DataSource("gsm8k")},
     "mandarjoshi/trivia_qa": {
