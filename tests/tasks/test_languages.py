@@ -1,4 +1,4 @@
-"""XQuAD in seven languages: the same items in the same order, examples that are translations, scripts scored."""
+"""XQuAD in seven languages: the same items in the same order, examples translated, every script scored."""
 
 import json
 
