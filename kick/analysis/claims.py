@@ -109,7 +109,7 @@ def _headlines(results: Results, tasks: Sequence[str]) -> pd.DataFrame:
     rows = chosen[chosen["family"].isin(tasks) | chosen["task"].isin(tasks)]
     if rows.empty:
         raise Untestable(f"task of {' or '.join(tasks)}")
-    return rows.assign(level=(10 * rows["sparsity"]).round() / 10)
+    return rows.copy().assign(level=(10 * rows["sparsity"]).round() / 10)
 
 
 def _variants(rows: pd.DataFrame, choice: Mapping[str, Any]) -> pd.DataFrame:

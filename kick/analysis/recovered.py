@@ -58,6 +58,7 @@ TOOK = {
 def add(frame: pd.DataFrame, cells: Sequence[StoredCell], paired: bool) -> pd.DataFrame:
     """The frame with these columns; without `paired` no items are read and no share is there."""
     took = {cell.run.key: _took(cell) for cell in cells}
+    frame = frame.copy()  # one block of memory: many columns follow
     for name in (*TOOK, "trained_text"):
         frame[name] = frame["key"].map({key: one[name] for key, one in took.items()})
     shares = dict(_shares(cells)) if paired else {}

@@ -46,7 +46,10 @@ def paper(
     read = frame.read([opened(one) for one in folders])
     found = [(one, claims.tested(one, read)) for one in papers]
     folder = wording.folder_for(out)
-    models = list(dict.fromkeys(read.frame["base"]))
+    models = [
+        f"{base} (matrix {', '.join(dict.fromkeys(part['matrix']))})"
+        for base, part in read.frame.groupby("base", sort=False)
+    ]
     report = claims_view.markdown(found, models, read.notes)
     (folder / "report.md").write_text(report, encoding="utf-8")
     values = json.dumps(claims_view.values(found), indent=1, allow_nan=False)
