@@ -121,3 +121,15 @@ def test_no_two_methods_look_the_same():
         for name in ("dense", *shipped())
     ]
     assert len(set(looks)) == len(looks)
+
+
+def test_retention_leaves_out_what_dense_cannot_do_beyond_chance(frame):
+    rows = known["retention"].rows(frame)
+    dense = frame[frame["dense"] & frame["primary"] & (frame["group"] == "")].set_index("task")["low"]
+    assert set(rows["task"]) <= {task for task, low in dense.items() if low > 0}
+    weak = frame.copy()
+    weak.loc[weak["dense"] & (weak["task"] == "kick_mini_mcq"), "low"] = 0.24  # four choices: 0.25 by chance
+    assert "kick_mini_mcq" in set(rows["task"])
+    assert "kick_mini_mcq" not in set(known["retention"].rows(weak)["task"])
+    row = rows[(rows["variant"] == "magnitude-0.5") & (rows["task"] == "kick_mini_mcq")].iloc[0]
+    assert 1 + row["relative"] == pytest.approx(row["value"] / row["dense_value"])
