@@ -257,7 +257,7 @@ def test_tuples_are_aggregated_as_lm_eval_does(tmp_path, monkeypatch):
     tp, tn, fp, fn = (both.count(pair) for pair in ((1, 1), (0, 0), (0, 1), (1, 0)))
     assert min(tp, tn, fp, fn) > 0
     scores = {score.metric: score for score in found.scores}
-    assert set(scores) == {"acc", "f1", "mcc", "brier_score"}
+    assert set(scores) == {"acc", "f1", "mcc", "brier_score", "brier", "confidence"}
     assert scores["acc"].value == pytest.approx((tp + tn) / 40)
     assert scores["f1"].value == pytest.approx(2 * tp / (2 * tp + fp + fn))
     root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
@@ -266,6 +266,7 @@ def test_tuples_are_aggregated_as_lm_eval_does(tmp_path, monkeypatch):
     shares = [[a / (a + b), b / (a + b)] for a, b in shares]
     brier = sum((1 - g - a) ** 2 + (g - b) ** 2 for g, (a, b) in zip(gold, shares, strict=True)) / 40
     assert scores["brier_score"].value == pytest.approx(brier)
+    assert scores["brier"].value == pytest.approx(brier)
     assert scores["brier_score"].higher_is_better is False
     assert scores["f1"].low < scores["f1"].value < scores["f1"].high
     assert found == evaluate(task, items, Draws())  # the interval, too, is the same each time
