@@ -20,7 +20,7 @@ import pandas as pd
 from kick.analysis import compare, verdicts
 from kick.analysis.cells import StoredCell
 from kick.analysis.frame import SECTION, Results
-from kick.analysis.papers_file import Claim, Paper
+from kick.analysis.papers_file import Paper, PaperClaim
 from kick.errors import KickError
 from kick.printable import plain
 from kick.stats import metrics
@@ -33,7 +33,7 @@ Says = Literal["for", "against", ""]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ClaimEvidence:
     """One comparison: a gap with its interval in the metric's unit, and whether it speaks for the claim.
 
     what: the variant, or "a against b"; gap: of what is claimed better minus the other, or variant minus
@@ -58,10 +58,10 @@ class Evidence:
 class Tested:
     """A claim with its verdict, the reason if it cannot be tested, and the evidence."""
 
-    claim: Claim
+    claim: PaperClaim
     verdict: str
     reason: str = ""
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[ClaimEvidence, ...] = ()
 
 
 class Untestable(Exception):
@@ -73,7 +73,7 @@ def tested(paper: Paper, results: Results) -> list[Tested]:
     return [_tested(claim, results) for claim in paper.claims]
 
 
-def _tested(claim: Claim, results: Results) -> Tested:
+def _tested(claim: PaperClaim, results: Results) -> Tested:
     if claim.cannot:
         return Tested(claim, CANNOT, claim.cannot)
     try:
@@ -145,8 +145,8 @@ def _apart(row: Mapping[str, Any]) -> str:
     return APART if distance and ends_clear and not row["within_noise"] else ""
 
 
-def _beside_dense(row: Mapping[str, Any], says: Says, word: str) -> Evidence:
-    return Evidence(
+def _beside_dense(row: Mapping[str, Any], says: Says, word: str) -> ClaimEvidence:
+    return ClaimEvidence(
         what=row["label"],
         task=row["title"],
         unit=row["unit"],
@@ -165,7 +165,7 @@ def _beside_dense(row: Mapping[str, Any], says: Says, word: str) -> Evidence:
 # ---------------------------------------------------------------------------------------- tests
 
 
-def _expects(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
+def _expects(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """Each chosen variant on each task has the expected verdict against dense: worse, or matching."""
     expect = measure["expect"]
     opposite = {"worse": ("matching", "better"), "matching": ("worse",)}
@@ -177,7 +177,7 @@ def _expects(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]
         yield _beside_dense(row, says, word or "no verdict")
 
 
-def _kept(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
+def _kept(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """Each chosen variant keeps at least this share of dense's score."""
     least = measure["least"]
     for row in _records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
@@ -188,7 +188,7 @@ def _kept(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
         yield _beside_dense(row, says, f"keeps {share:.0f} %{ends}")
 
 
-def _hidden(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
+def _hidden(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """A loss, or a distance, is shown although perplexity rose by at most the margin; against: a match."""
     corpus = _headlines(results, ["perplexity"])
     corpus = corpus[~corpus["dense"] & (corpus["stopped"] == "")].drop_duplicates([*SECTION, "variant"])
@@ -202,7 +202,7 @@ def _hidden(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
         yield _beside_dense(row, says, word or "no verdict")
 
 
-def _flips(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
+def _flips(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """Variants whose score is not shown to differ flip at least this share of the items."""
     for row in _records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
         if _word(row) in ("worse", "better") or math.isnan(row["lost"]):
@@ -212,7 +212,7 @@ def _flips(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
         yield _beside_dense(row, "for" if share >= measure["least"] else "against", word)
 
 
-def _order(measure: Mapping[str, Any], results: Results) -> Iterable[Evidence]:
+def _order(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """One group of variants beats another on the same items; `equal`: what both of a pair have alike."""
     rows = _headlines(results, measure["tasks"])
     first, second = _variants(rows, measure["better"]), _variants(rows, measure["than"])
@@ -239,7 +239,7 @@ def _section(cell: StoredCell) -> tuple[str, str]:
     return plain(matrix), plain(base)
 
 
-def _paired(pair: Mapping[str, Any], task: compare.ComparedTask, p: float) -> Evidence:
+def _paired(pair: Mapping[str, Any], task: compare.ComparedTask, p: float) -> ClaimEvidence:
     gap = task.difference
     clear = gap.low > 0 or gap.high < 0
     shown = (p < ALPHA if math.isfinite(p) else clear) and abs(gap.gap) > (
@@ -249,13 +249,13 @@ def _paired(pair: Mapping[str, Any], task: compare.ComparedTask, p: float) -> Ev
     word = {"for": "better", "against": "worse", "": "no difference shown"}[says]
     if math.isfinite(p):
         word += f" (p {p:.3f})" if p >= 0.001 else " (p < 0.001)"
-    return Evidence(
+    return ClaimEvidence(
         what=f"{pair['label']} against {pair['label_than']}", task=task.title, unit=task.unit, value=task.b,
         reference=task.a, gap=gap.gap, low=gap.low, high=gap.high, n=gap.n, of=task.of, says=says, word=word,
     )  # fmt: skip
 
 
-TESTS: Mapping[str, Callable[[Mapping[str, Any], Results], Iterable[Evidence]]] = {
+TESTS: Mapping[str, Callable[[Mapping[str, Any], Results], Iterable[ClaimEvidence]]] = {
     "verdict": _expects,
     "order": _order,
     "kept": _kept,

@@ -42,7 +42,7 @@ CHOICE = ("method", "sparsity", "pattern", "bits", "sequences")
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperClaim:
     """A sentence of a paper in our words, where it is, and how it is tested: or why it cannot be."""
 
     name: str
@@ -61,7 +61,7 @@ class Paper:
     name: str
     title: str
     source: str
-    claims: tuple[Claim, ...]
+    claims: tuple[PaperClaim, ...]
     matrices: Mapping[str, str] = field(default_factory=dict)
 
     def matrix(self, scale: str) -> str:
@@ -107,13 +107,13 @@ def _paper(values: Any, file: str) -> Paper:
     return Paper(**said, claims=claims, matrices=values.get("matrices") or {})
 
 
-def _claim(values: Any, at: str) -> Claim:
+def _claim(values: Any, at: str) -> PaperClaim:
     _keys(values, ("name", "sentence"), ("where", "test", "measure", "cannot", "note"), at)
     if ("cannot" in values) == ("test" in values):
         raise KickError(f"{at}: expected either test and measure, or cannot with the reason")
     if "cannot" in values:
         said = {name: str(values.get(name, "")) for name in ("name", "sentence", "where", "note", "cannot")}
-        return Claim(**said, test="", measure={})
+        return PaperClaim(**said, test="", measure={})
     if values["test"] not in TESTS:
         raise KickError(f"{at}: {unknown('test', str(values['test']), TESTS)}")
     needed, more = _MEASURES[values["test"]]
@@ -121,7 +121,7 @@ def _claim(values: Any, at: str) -> Claim:
     for part in ("variants", "better", "than"):
         if part in values["measure"]:
             _keys(values["measure"][part], (), CHOICE, f"{at}, {part}")
-    return Claim(**values)
+    return PaperClaim(**values)
 
 
 def _keys(values: Any, needed: Sequence[str], more: Sequence[str], at: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kick.analysis.claims import Evidence, Tested
+from kick.analysis.claims import ClaimEvidence, Tested
 from kick.analysis.papers_file import Paper
 from kick.printable import counted
 from kick.records import jsonable
@@ -66,7 +66,7 @@ def _why(one: Tested) -> str:
     return tables.markdown_text(f"{text} {note}".strip())
 
 
-def _table(evidence: Sequence[Evidence]) -> str:
+def _table(evidence: Sequence[ClaimEvidence]) -> str:
     shown = sorted(evidence, key=lambda one: one.says == "")[:MOST]
     lines = [f"| {' | '.join(HEADS)} |", "|---|---|---|---|---|---|---|---|"]
     lines += [f"| {' | '.join(map(_cell, _row(one)))} |" for one in shown]
@@ -74,7 +74,7 @@ def _table(evidence: Sequence[Evidence]) -> str:
     return "\n".join(lines) + (f"\n\nand {left} more, in report.json." if left else "")
 
 
-def _row(one: Evidence) -> tuple[str, ...]:
+def _row(one: ClaimEvidence) -> tuple[str, ...]:
     mark = {"for": "for: ", "against": "against: ", "": ""}[one.says]
     return (
         one.what,

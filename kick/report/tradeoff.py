@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 760.0, 300.0
 
 
 @dataclass(frozen=True)
-class Point:
+class SizePoint:
     """A variant: its bytes in an ideal packed format, the share of dense's scores kept, its method."""
 
     label: str
@@ -24,20 +24,20 @@ class Point:
     kept: float
 
 
-def points(frame: pd.DataFrame, ranks: Mapping[str, Rank]) -> list[Point]:
+def points(frame: pd.DataFrame, ranks: Mapping[str, Rank]) -> list[SizePoint]:
     """The ranked variants whose size is known, dense among them, the smallest first."""
     rows = select.by_label(frame[frame["replica"] == ""])
     found = [
-        Point(label, row["method"], float(row["bytes"]), ranks[label].kept)
+        SizePoint(label, row["method"], float(row["bytes"]), ranks[label].kept)
         for label, row in rows.items()
         if label in ranks and wording.known(row["bytes"])
     ]
     return sorted(found, key=lambda one: (one.size, -one.kept))
 
 
-def front(found: Sequence[Point]) -> list[Point]:
+def front(found: Sequence[SizePoint]) -> list[SizePoint]:
     """Those that no other beats: every smaller one keeps less. Of `points`, which are in order of size."""
-    best: list[Point] = []
+    best: list[SizePoint] = []
     for one in found:
         if not best or one.kept > best[-1].kept:
             best.append(one)

@@ -58,7 +58,7 @@ def test_few_variants_have_no_order():
 def test_the_front_is_who_no_other_beats_in_both():
     kept = {"small": (10.0, 0.4), "beaten": (20.0, 0.4), "middle": (20.0, 0.7), "worse": (25.0, 0.6)}
     kept["large"] = (40.0, 0.9)
-    found = [tradeoff.Point(label, "wanda", size, share) for label, (size, share) in kept.items()]
+    found = [tradeoff.SizePoint(label, "wanda", size, share) for label, (size, share) in kept.items()]
     found.sort(key=lambda one: (one.size, -one.kept))
     assert [one.label for one in tradeoff.front(found)] == ["small", "middle", "large"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from kick.analysis import claims, papers_file
 from kick.analysis.frame import read
-from kick.analysis.papers_file import Claim
+from kick.analysis.papers_file import PaperClaim
 from kick.cli import main
 from kick.errors import KickError
 from kick.matrix.load import presets
@@ -24,7 +24,9 @@ def results():
 
 
 def outcome(results, test, **measure):
-    (one,) = claims.tested(papers_file.Paper("p", "P", "s", (Claim("c", "C.", "", test, measure),)), results)
+    (one,) = claims.tested(
+        papers_file.Paper("p", "P", "s", (PaperClaim("c", "C.", "", test, measure),)), results
+    )
     return one
 
 
@@ -187,7 +189,7 @@ def test_the_command_tests_claims_on_results_that_exist(tmp_path, capsys, monkey
 
 def test_hostile_labels_are_text_in_the_report(results):
     found = outcome(results, "kept", variants={"method": "magnitude"}, tasks=[FACTS], least=0.9)
-    evil = claims.Evidence(**{**vars(found.evidence[0]), "what": "<b>|x`"})
+    evil = claims.ClaimEvidence(**{**vars(found.evidence[0]), "what": "<b>|x`"})
     paper = papers_file.Paper("p", "P", "s", (found.claim,))
     text = claims_view.markdown([(paper, [claims.Tested(found.claim, "undecided", "", (evil,))])], ["m"], [])
     assert "<b>" not in text.replace("\\<b", "")
