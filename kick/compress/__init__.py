@@ -212,8 +212,8 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
 
 @contextmanager
 def _dense_weights(model: nn.Module, recipe: Sequence[Step], calibration: Calibration) -> Iterator[None]:
-    """The dense weights on disk while a recipe that compensates is carried out."""
-    if not any(_methods[step.method].kind == "compensate" for step in recipe[1:]):
+    """The dense weights on disk while a recipe that compares with them is carried out."""
+    if not any(_compares(step) for step in recipe[1:]):
         yield
         return
     with tempfile.TemporaryDirectory(dir=calibration.offload) as folder:
@@ -223,6 +223,12 @@ def _dense_weights(model: nn.Module, recipe: Sequence[Step], calibration: Calibr
             yield
         finally:
             calibration.dense = None
+
+
+def _compares(step: Step) -> bool:
+    """Whether a step needs the dense weights: it compensates, or trains towards what they give."""
+    entry = _methods[step.method]
+    return entry.kind == "compensate" or bool(getattr(entry.cls, "dense", False))
 
 
 def storages(calibration: Calibration) -> dict[str, Storage]:

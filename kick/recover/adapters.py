@@ -105,9 +105,22 @@ def adapted(
 
     masks: of weights that pruning kept, (out, in), by a matrix's full name; others have nothing pruned.
     """
+    named = [(name, linear) for name, _, linear in named_linears(model)]
+    with adapted_each(named, form, masks, generator) as made:
+        yield made
+
+
+@contextmanager
+def adapted_each(
+    named: Sequence[tuple[str, Linear]],
+    form: AdapterForm,
+    masks: Mapping[str, Tensor],
+    generator: torch.Generator,
+) -> Iterator[list[Adapter]]:
+    """The same of these matrices, each with its full name."""
     made = []
     try:
-        for name, _, linear in named_linears(model):
+        for name, linear in named:
             mask = masks.get(name)
             mask = None if mask is None else mask.to(linear.weight.device)
             parts = tuple(nn.Parameter(part) for part in form.start(linear.weight, generator))

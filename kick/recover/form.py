@@ -49,6 +49,7 @@ class RecoveryForm:
     seed: int = option("of the windows' order and of the adapters", 0, low=0)
     recompute: bool = option("run each block again in the backward pass, which takes less memory", False)
 
+    dense = False  # whether it needs the dense weights of the blocks
     fills = False  # whether it would put values where pruning put zeros
 
     @property

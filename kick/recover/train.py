@@ -81,7 +81,7 @@ def train(
     windows, heldout = texts
     start, cpu = time.monotonic(), time.process_time()
     before = mean_loss(model, heldout)
-    run = _Run(trained.parameters, schedule)
+    run = TrainingRun(trained.parameters, schedule)
     if folder is not None:
         run.restore(folder / FILE)
     first = run.step
@@ -154,7 +154,7 @@ def recomputed(model: Any) -> Iterator[None]:
             del vars(block)["forward"]
 
 
-class _Run:
+class TrainingRun:
     """The parameters in float32, the optimizer, the number of steps done and their losses."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], schedule: TrainingSchedule):

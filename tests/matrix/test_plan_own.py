@@ -100,7 +100,13 @@ def test_a_mistyped_model_names_its_neighbour():
 WITHOUT_PRESET = {
     *("d-pruner", "mini-gpts", "quarot", "seap"),  # not run on the demo model yet
     "drop-block",  # a step of `kick study layers`
-    *("recover-lora-prune", "recover-scalelora", "recover-spp", "recover-slope"),  # not run on it either
+    *(
+        "recover-lora-prune",
+        "recover-scalelora",
+        "recover-spp",
+        "recover-slope",
+        "recover-reconstruct",
+    ),  # not run on it either
 }
 OF_OTHER_MODELS = {"expert-usage", "moe-pruner", "ssm-pruning"}  # in moe and ssm: tests/model/test_trained.py
 
