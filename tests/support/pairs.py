@@ -32,6 +32,8 @@ def step(method: str, **options):
 
 def recipe(method: str):
     steps = [step(method)]
+    if method == "recover-reconstruct":  # it makes up for pruning
+        return [step("magnitude"), *steps]
     return [step("rtn", bits=2), *steps] if methods[method].kind == "compensate" else steps
 
 

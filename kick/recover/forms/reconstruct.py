@@ -120,7 +120,7 @@ class Reconstruct(RecoveryForm):
                 for place in range(run.step * self.batch, (run.step + 1) * self.batch):
                     found = _output(block, place)
                     error = nn.functional.mse_loss(found.float(), targets[place].float()) / self.batch
-                    error.backward()  # type: ignore[no-untyped-call]
+                    error.backward()
                     total += float(error.detach())
                 if not total < float("inf"):
                     raise CellFailed(f"block {block.index}: the error became NaN or infinity in training")
