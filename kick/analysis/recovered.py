@@ -58,16 +58,15 @@ TOOK = {
 def add(frame: pd.DataFrame, cells: Sequence[StoredCell], paired: bool) -> pd.DataFrame:
     """The frame with these columns; without `paired` no items are read and no share is there."""
     took = {cell.run.key: _took(cell) for cell in cells}
-    frame = frame.copy()  # one block of memory: many columns follow
-    for name in (*TOOK, "trained_text"):
-        frame[name] = frame["key"].map({key: one[name] for key, one in took.items()})
     shares = dict(_shares(cells)) if paired else {}
     metric = {cell.run.key: headline(cell.run) for cell in cells}
-    ours = frame["group"].eq("") & frame["metric"].eq(frame["key"].map(metric))
+    keys = frame["key"].tolist()
+    ours = (frame["group"].eq("") & frame["metric"].eq(frame["key"].map(metric))).tolist()
+    columns = {name: [took[key][name] for key in keys] for name in (*TOOK, "trained_text")}
     for name, nothing in SHARE.items():
-        values = frame["key"].map({key: found[name] for key, found in shares.items()})
-        frame[name] = values.where(ours).fillna(nothing) if shares else nothing
-    return frame
+        known = zip(keys, ours, strict=True)
+        columns[name] = [shares[key][name] if own and key in shares else nothing for key, own in known]
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index, dtype=object).infer_objects()], axis=1)
 
 
 def _took(cell: StoredCell) -> dict[str, Any]:
