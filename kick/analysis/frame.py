@@ -99,6 +99,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
                 raise
     kept.save()
     frame = recovered.add(cost.add(_complete(pd.DataFrame(rows)), cells), cells, paired)
+    frame = frame.copy()  # one block per type: a column at a time leaves a hundred, of which pandas warns
     return Results(frame, tuple(cells), (*doubts(frame, cells), *notes))
 
 

@@ -179,4 +179,7 @@ def note(store: Store, run: Result, dense: Result) -> None:
     cell, other = (StoredCell(one, store, "", {}) for one in (run, dense))
     kept = StatisticsCache({})
     beside_dense(cell, other, other.items, kept)
+    both = [other] if run.key == dense.key else [other, cell]
+    for derived in (lengths, calibration):
+        list(derived.rows(both, kept))
     store.note(run.key, kept.texts(store).used)
