@@ -82,6 +82,7 @@ def test_results_keep_what_their_task_files_say_for_readers(smoke_results):
         "title": "Multiple choice by likelihood",
         "family": "mcr_qa",
         "primary": "acc",
+        "asks": "loglikelihood",
     }
 
 

@@ -20,6 +20,12 @@ from kick.model.footprint import Storage, footprint, packed_bits
 from tests.compress.test_every_method import REFUSED, recipe
 from tests.support.architectures import ARCHITECTURES, VOCABULARY, sequences, tiny
 
+# Why a model that flap made cannot be saved: its config has no place for a bias, or for a head's size
+NOT_SAVED = {
+    **dict.fromkeys(("qwen3", "mixtral"), "differ"),
+    **dict.fromkeys(("opt", "gpt2", "gpt_neox"), "cannot load the checkpoint by its config"),
+}
+
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -38,8 +44,8 @@ def test_loads_and_gives_the_same_logits(method, name, tmp_path, tokenizer):
     if name in REFUSED.get(method, ()):
         pytest.skip("the method does not serve this architecture")
     model = tiny(name)
-    if (method, name) == ("flap", "qwen3"):
-        with pytest.raises(CellFailed, match="differ"):  # its config has no place for the MLP's bias
+    if method == "flap" and name in NOT_SAVED:
+        with pytest.raises(CellFailed, match=NOT_SAVED[name]):
             saved(model, tokenizer, recipe(method), tmp_path / "out")
         assert not (tmp_path / "out").exists()
         return

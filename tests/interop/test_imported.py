@@ -94,6 +94,8 @@ def test_answers_from_lm_eval_are_our_own_again(made, results, take):
             one.prompt for one in store.samples(ours[task].key)
         ]
         own = {score.metric: (score.value, score.n) for score in ours[task].scores}
+        for name in ("answer_tokens", "unfinished"):  # lm-eval's samples do not say how long an answer was
+            own.pop(name, None)
         assert {score.metric: (score.value, score.n) for score in run.scores} == own
         file = samples_file(made[2], task)
         assert run.cell.imported == hashlib.sha256(file.read_bytes()).hexdigest()

@@ -48,7 +48,7 @@ def test_local_mirror(tmp_path, tokenizer):
 def test_unknown_corpus_names_its_neighbour(tokenizer):
     with pytest.raises(KickError, match="did you mean 'wikitext2'"):
         sequences(CalibrationSpec("wikitxt2"), tokenizer)
-    assert set(CORPORA) == {"kick_mini_calibration", "wikitext2", "c4"}
+    assert set(CORPORA) == {"kick_mini_calibration", "wikitext2", "c4", "world_english_bible"}
 
 
 def test_too_short_a_corpus(tokenizer):
