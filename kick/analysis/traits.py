@@ -79,7 +79,7 @@ def _runtime_facts(name: str) -> Facts:
 
 
 def method(variant: Variant) -> str:
-    """The steps' method names joined by " + "; "dense" or "checkpoint" if there is no step.
+    """The steps' method names joined by " + "; "dense" or "checkpoint" without any.
 
     A run-time method comes last; over a checkpoint it is "checkpoint + twilight".
     """
