@@ -1,8 +1,8 @@
 """LazyLLM: tokens of the prompt that the last token does not look at are dropped on the way up.
 
-Fu et al., 2024, arXiv 2407.14057; no code of the authors is available. After the attention of a chosen
-block, tokens with the smallest attention of the prompt's last token, averaged over heads, are dropped for
-all later blocks; positions stay the original ones. A dropped token is hidden as a key from later blocks, which gives
+Fu et al., 2024, arXiv 2407.14057; no code of the authors is available. After the attention of a chosen block,
+tokens with the smallest attention of the prompt's last token, averaged over heads, are dropped for all later
+blocks; positions stay the original ones. A dropped token is hidden as a key from later blocks, which gives
 the numbers of a prompt without it.
 
 The schedule is not in the paper's text: independent ports keep 70, 50 and 30 % after a quarter, half and
