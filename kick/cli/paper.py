@@ -11,6 +11,7 @@ import typer
 from kick import api
 from kick.cli import panels
 from kick.cli.terminal import DataRoot, opened
+from kick.errors import KickError
 from kick.printable import say
 
 app = typer.Typer()
@@ -19,7 +20,7 @@ ALL = "all"
 
 @app.command(rich_help_panel=panels.READ)
 def paper(
-    name: Annotated[str, typer.Argument(help="a paper (llm-kick, wanda, ...), a claims file, or all")],
+    name: Annotated[str, typer.Argument(help="llm-kick, or with --results any paper, a claims file, or all")],
     scale: Annotated[str, typer.Option(help="tiny, small or full: which of its matrices is run")] = "tiny",
     results: Annotated[
         list[str] | None,
@@ -39,6 +40,8 @@ def paper(
 
     papers = [papers_file.paper(one) for one in (papers_file.names() if name == ALL else [name])]
     status, folders = 0, list(results or ())
+    if name == ALL and not folders:
+        raise KickError("all papers are tested on results that exist: name them with --results")
     if not folders:
         for matrix in dict.fromkeys(one.matrix(scale) for one in papers):
             status, made = _run(matrix, runs, data_root, workers, offline)

@@ -15,7 +15,7 @@ def with_texts(
     found: Sequence[Expanded], digest: Callable[[str], str]
 ) -> tuple[list[Expanded], list[Problem]]:
     """The variants with the digests of the texts that they train on, and what is wrong with their corpora."""
-    known: dict[str, str] = {}
+    known: dict[str, str | None] = {}  # a corpus's digest, None if it cannot be had: asked for once
     problems: list[Problem] = []
     made = []
     for one in found:
@@ -23,12 +23,13 @@ def with_texts(
         for step in one.variant.recipe:
             if trains(step):
                 name = str(step.options["corpus"])
-                try:
-                    known[name] = known[name] if name in known else digest(name)
-                except KickError as error:
-                    problem = Problem(one.path, f"{one.variant.name}: {error}")
-                    problems += [] if problem in problems else [problem]
-                else:
+                if name not in known:
+                    try:
+                        known[name] = digest(name)
+                    except KickError as error:
+                        known[name] = None
+                        problems.append(Problem(one.path, f"{one.variant.name}: {error}"))
+                if known[name] is not None:
                     step = replace(step, options={**step.options, "digest": known[name]})
             steps.append(step)
         made.append(replace(one, variant=replace(one.variant, recipe=tuple(steps))))

@@ -1,4 +1,4 @@
-"""Long contexts, made of KICK-Mini's own sentences: what stands where in them is known, so answers are exact.
+"""Long contexts, made of KICK-Mini's own sentences: each place in them is known, so answers are exact.
 
     custom_dataset: !function kick.tasks.long.documents
     dataset_kwargs: {kind: needle, length: 1024}
@@ -61,7 +61,7 @@ Document = dict[str, Any]
 
 
 def documents(kind: str, length: int, **_: Any) -> datasets.DatasetDict:
-    """The test split of a kind at a length in tokens. Raises KickError for a kind that there is not."""
+    """The test split of a kind at a length in tokens. Raises KickError for an unknown kind."""
     import datasets
 
     if kind not in KINDS:

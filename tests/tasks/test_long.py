@@ -1,4 +1,4 @@
-"""Long contexts: what is asked stands where it is said to, and prompts have the length that they claim."""
+"""Long contexts: what is asked is where it is said to be, and prompts have the length that they claim."""
 
 import re
 
