@@ -2,8 +2,9 @@
 
 The expected calibration error (Guo et al. 2017, arXiv 1706.04599) sorts items by confidence
 into ten bins of equal width. It is the mean of |accuracy - confidence| over bins, weighted by their items. Of
-few items it is too large, as each bin's noise counts without its sign; this is alike on both sides of a
-difference. Its interval is the basic bootstrap's, which turns that bias around. A flat model that is right by
+few items it is too large, as each bin's noise counts without its sign, the more the smaller the bin's gap.
+The interval of the error is the basic bootstrap's, which turns that bias around; that of a difference to
+dense has the percentiles of paired draws. A flat model that is right by
 chance is well calibrated, so the error is read beside the accuracy.
 """
 
@@ -35,9 +36,14 @@ def rows(cells: Sequence[StoredCell], kept: Keeping) -> Iterator[dict[str, Any]]
         for cell in asked:
             other = [dense] if dense else []
             make = functools.partial(_statistics, cell, dense)
-            found = kept.get(cell, ["calibration error", cell, *other], make)
+            found = kept.get(cell, ["calibration error", _role(cell), cell, *other], make)
             facts = {**describe(cell), "seconds": 0.0, "compress_seconds": 0.0} if found else {}
             yield from ({**facts, "group": "", **row} for row in found)
+
+
+def _role(cell: StoredCell) -> str:
+    """What tells a statistic of dense from one of a variant whose samples are equal to dense's."""
+    return "dense" if cell.variant.dense else "beside dense"
 
 
 def _measured(cell: StoredCell) -> bool:
@@ -80,7 +86,7 @@ def _by_bin(items: Items) -> Floats:
     """Right minus confidence of each item in the column of its bin `(n, BINS)`, 0 in the others."""
     sure, right = items.columns["confidence"], items.columns["acc"]
     places = np.clip(np.ceil(np.nan_to_num(sure) * BINS) - 1, 0, BINS - 1)
-    return np.where(places[:, None] == np.arange(BINS), (right - sure)[:, None], 0.0) + 0 * sure[:, None]
+    return np.where(places[:, None] == np.arange(BINS), (right - sure)[:, None], 0.0)
 
 
 def error(gaps: Floats) -> float:

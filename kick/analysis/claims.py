@@ -5,7 +5,9 @@ as it says, contradicted if one is shown to be the opposite. Of one thing agains
 if one comparison is shown in its favour and none against it, contradicted the other way round. That something
 exists (`hidden`, `flips`): supported if it is shown once, contradicted if the opposite is shown everywhere.
 Otherwise undecided; and it cannot be tested here if these results do not hold what it speaks of. "Shown" is
-the verdict of `kick.stats.paired`, of pairs of variants its p, Holm-adjusted over the claim.
+the verdict of `kick.stats.paired` (`verdict`, `hidden`, which is not adjusted for the number of comparisons),
+the 95 % interval of the ratio (`kept`), p Holm-adjusted over the claim, without one the interval (`order`),
+or the observed share (`flips`).
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ def _headlines(results: Results, tasks: Sequence[str]) -> pd.DataFrame:
     rows = chosen[chosen["family"].isin(tasks) | chosen["task"].isin(tasks)]
     if rows.empty:
         raise Untestable(f"task of {' or '.join(tasks)}")
-    return rows.copy().assign(level=(10 * rows["sparsity"]).round() / 10)
+    return rows.assign(level=(10 * rows["sparsity"]).round() / 10)
 
 
 def _variants(rows: pd.DataFrame, choice: Mapping[str, Any]) -> pd.DataFrame:
@@ -224,11 +226,17 @@ def _order(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEviden
     if pairs.empty:
         raise Untestable(f"pair of both with equal {', '.join(equal)}")
     tasks = set(rows["task"])
+    sections: dict[tuple[str, str], list[StoredCell]] = {}
+    for cell in results.cells:
+        if plain(cell.run.cell.task.name) in tasks:
+            sections.setdefault(_section(cell), []).append(cell)
     found = []
     for pair in _records(pairs):
-        cells = [cell for cell in results.cells if _section(cell) == (pair["matrix"], pair["base"])]
-        made = compare.of_section(cells, pair["variant_than"], pair["variant"])
-        found += [(pair, task) for task in made.tasks if task.task in tasks and not task.across]
+        cells = sections[pair["matrix"], pair["base"]]
+        made = compare.of_tasks(cells, pair["variant_than"], pair["variant"])
+        found += [(pair, task) for task in made if not task.across]
+    if not found:
+        raise Untestable("task that both of a pair were asked")
     adjusted = holm([task.difference.p for _, task in found])
     for (pair, task), p in zip(found, adjusted, strict=True):
         yield _paired(pair, task, float(p))

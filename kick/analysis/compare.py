@@ -139,9 +139,17 @@ def compare(store: Stored, a: str, b: str, *, matrix: str | None = None) -> Comp
     return _compare(*both[0])
 
 
-def of_section(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
-    """Variant `b` compared with `a`, by name, among the cells of one matrix and base model."""
-    return _compare(cells, a, b)
+def of_tasks(cells: Sequence[StoredCell], a: str, b: str) -> list[ComparedTask]:
+    """Variant `b` compared with `a`, by name, on the tasks that both were asked; p is not adjusted.
+
+    The cells are those of one matrix and base model.
+    """
+    found = []
+    for part in by_asked(cells).values():
+        sides = {cell.variant.name: cell for cell in part if cell.variant.name in (a, b)}
+        if len(sides) == 2:
+            found.append(_task(sides[a], sides[b], part))
+    return found
 
 
 def _named(text: str, cells: Sequence[StoredCell]) -> str | None:
@@ -167,12 +175,9 @@ def _sections(cells: Sequence[StoredCell]) -> Iterable[list[StoredCell]]:
 
 
 def _compare(cells: Sequence[StoredCell], a: str, b: str) -> Compared:
-    tasks, missing = [], []
+    tasks, missing = of_tasks(cells, a, b), []
     for (_, _, task, setting), part in by_asked(cells).items():
-        sides = {cell.variant.name: cell for cell in part if cell.variant.name in (a, b)}
-        if len(sides) == 2:
-            tasks.append(_task(sides[a], sides[b], part))
-        elif sides:
+        if len({cell.variant.name for cell in part} & {a, b}) == 1:
             missing.append(f"{task} ({setting})" if setting else task)
     if not tasks:
         raise KickError(f"{a} and {b} have no task in common; `kick status` lists what is done")

@@ -84,6 +84,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     if not paired:
         notes.append(f"The items of {len(cells)} cells were not read: gaps have no test or verdict.")
     kept = StatisticsCache()
+    shares: Mapping[str, Mapping[str, Any]] = {}
     while True:
         try:
             rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
@@ -91,6 +92,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
                 shown = bands.rows(cells)
                 for derived in (pairs, lengths, calibration):
                     rows += derived.rows(shown, kept)
+                shares = recovered.shares(cells, kept)
             break
         except Unreadable as error:
             notes.append(_left_out(error))
@@ -98,7 +100,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             if not cells:
                 raise
     kept.save()
-    frame = recovered.add(cost.add(_complete(pd.DataFrame(rows)), cells), cells, paired)
+    frame = recovered.add(cost.add(_complete(pd.DataFrame(rows)), cells), cells, shares)
     frame = frame.copy()  # one block per type: a column at a time leaves a hundred, of which pandas warns
     return Results(frame, tuple(cells), (*doubts(frame, cells), *notes))
 

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kick.analysis import calibration, ended, groups, items, lengths, pairs, rows, stopped, stopping
+from kick.analysis import (
+    calibration,
+    ended,
+    groups,
+    items,
+    lengths,
+    pairs,
+    recovered,
+    rows,
+    stopped,
+    stopping,
+)
 from kick.analysis.cells import Stored, StoredCell
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
@@ -52,6 +63,7 @@ COMPUTING = (
     items,
     lengths,
     pairs,
+    recovered,
     rows,
     stopped,
     stopping,

@@ -34,7 +34,18 @@ def rows(cells: Sequence[StoredCell], kept: Keeping) -> Iterator[dict[str, Any]]
         metric = headline(dense.run)
         for cell in asked:
             make = functools.partial(_statistics, cell, dense, metric)
-            found = kept.get(cell, ["lengths", metric, repr(cell.run.margin), cell, dense], make)
+            found = kept.get(
+                cell,
+                [
+                    "lengths",
+                    "dense" if cell.variant.dense else "beside dense",
+                    metric,
+                    repr(cell.run.margin),
+                    cell,
+                    dense,
+                ],
+                make,
+            )
             facts = {**describe(cell), "seconds": 0.0, "compress_seconds": 0.0} if found else {}
             yield from ({**facts, "group": "", **row} for row in found)
 

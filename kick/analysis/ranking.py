@@ -8,7 +8,7 @@ intervals overlap are ties within the noise of items.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ def ranks(frame: pd.DataFrame) -> Mapping[str, Rank]:
     means, deviations = kept(frame)
     if len(means) < 2:
         return {}
-    found = np.array([one.mean(axis=1) for one in drawn(means, deviations)])
+    found = drawn(means, deviations).mean(axis=2)
     shares = means.mean(axis=1).to_numpy()
     order = rankdata(-shares, method="min")
     low = np.floor(np.quantile(rankdata(-found, method="min", axis=1), 0.025, axis=0)).astype(int)
@@ -69,8 +69,8 @@ def kept(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     means, deviations = (
         shares.pivot(index="label", columns="at", values=name) for name in ("share", "deviation")
     )
-    means = means.dropna()
-    return means, deviations.loc[means.index].fillna(0.0)
+    known = means.notna().all(axis=1) & deviations.notna().all(axis=1)  # without an interval there is no rank
+    return means[known], deviations[known]
 
 
 def _shares(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,12 +89,11 @@ def _shares(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def drawn(means: pd.DataFrame, deviations: pd.DataFrame) -> Iterator[np.ndarray]:
-    """DRAWS times the shares (variants, tasks), each drawn anew, the same for the same results."""
+def drawn(means: pd.DataFrame, deviations: pd.DataFrame) -> np.ndarray:
+    """(DRAWS, variants, tasks): the shares, each drawn anew, the same for the same results."""
     random = np.random.default_rng(0)
     middle, wide = means.to_numpy(), deviations.to_numpy()
-    for _ in range(DRAWS):
-        yield np.clip(middle + wide * random.standard_normal(middle.shape), 0, 2)
+    return np.clip(middle + wide * random.standard_normal((DRAWS, *middle.shape)), 0, 2)
 
 
 def said(found: Mapping[str, Rank]) -> str:

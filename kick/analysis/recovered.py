@@ -4,7 +4,7 @@
 
 P is the score as pruned, R pruned and trained, D dense with the same training: what training does to the
 dense model is not recovery. The interval is of the items that all three were asked, drawn together (95 %,
-percentiles); there is none of fewer than ten items, or where the draws do not agree on the sign of D - P:
+percentiles); there is none of fewer than ten items, or if the draws do not agree on the sign of D - P:
 then pruning is not shown to take anything. Columns of the frame, NaN or "" of other rows and metrics:
 
     recovered, recovered_low, recovered_high    the share; of headline metrics
@@ -15,9 +15,10 @@ then pruning is not shown to take anything. Columns of the frame, NaN or "" of o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from kick import catalog
 from kick.analysis.cells import StoredCell, by_asked, steps_of
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items, align
+from kick.analysis.pairs import Keeping
 from kick.analysis.rows import number
 from kick.analysis.stopped import early
 from kick.records import Step, Variant
@@ -55,10 +57,11 @@ TOOK = {
 }
 
 
-def add(frame: pd.DataFrame, cells: Sequence[StoredCell], paired: bool) -> pd.DataFrame:
-    """The frame with these columns; without `paired` no items are read and no share is there."""
+def add(
+    frame: pd.DataFrame, cells: Sequence[StoredCell], shares: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """The frame with these columns; `shares`: by a cell's key, see `shares`."""
     took = {cell.run.key: _took(cell) for cell in cells}
-    shares = dict(_shares(cells)) if paired else {}
     metric = {cell.run.key: headline(cell.run) for cell in cells}
     keys = frame["key"].tolist()
     ours = (frame["group"].eq("") & frame["metric"].eq(frame["key"].map(metric))).tolist()
@@ -78,9 +81,9 @@ def _took(cell: StoredCell) -> dict[str, Any]:
     return found | {"trained_text": text if isinstance(text, str) else ""}
 
 
-def _shares(cells: Sequence[StoredCell]) -> list[tuple[str, dict[str, Any]]]:
-    """The key and columns of each recovered cell that has both of its others."""
-    found = []
+def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[str, dict[str, Any]]:
+    """The columns of each recovered cell that has both of its others, by its key."""
+    found = {}
     for asked in by_asked(cells).values():
         whole = [cell for cell in asked if not early(cell) and cell.variant.replica is None]
         for cell in whole:
@@ -88,12 +91,14 @@ def _shares(cells: Sequence[StoredCell]) -> list[tuple[str, dict[str, Any]]]:
             if place is None or place == 0:
                 continue
             pruned = _pruned(cell.variant, place, whole)
-            trained = _trained_dense(cell.variant.recipe[place:], whole)
+            trained = _trained_dense(cell.variant, place, whole)
             if pruned and trained:
                 metric = metrics.describe(headline(cell.run))
-                columns = _share([one.items() for one in (pruned, cell, trained)], metric)
+                three = (pruned, cell, trained)
+                make = functools.partial(_share_of, three, metric)
+                columns = kept.get(cell, ["recovered", metric.name, *three], make)
                 if columns:
-                    found.append((cell.run.key, {**columns, "recovered_of": pruned.label}))
+                    found[cell.run.key] = {**columns, "recovered_of": pruned.label}
     return found
 
 
@@ -109,17 +114,21 @@ def _pruned(variant: Variant, place: int, cells: Sequence[StoredCell]) -> Stored
     recipe = variant.recipe[:place] + variant.recipe[place + 1 :]
     for cell in cells:
         other = cell.variant
-        if other.recipe == recipe and (other.model, other.calibration) == (
-            variant.model,
-            variant.calibration,
-        ):
+        if replace(other, name="", label="") == replace(variant, name="", label="", recipe=recipe):
             return cell
     return None
 
 
-def _trained_dense(recipe: tuple[Step, ...], cells: Sequence[StoredCell]) -> StoredCell | None:
-    """The cell of the dense model with the same training, of the same seed if there is one."""
-    alike = [cell for cell in cells if _without_seed(cell.variant.recipe) == _without_seed(recipe)]
+def _trained_dense(variant: Variant, place: int, cells: Sequence[StoredCell]) -> StoredCell | None:
+    """The cell of the dense model with the same training, run alike, of the same seed if there is one."""
+    recipe = variant.recipe[place:]
+    alike = [
+        cell
+        for cell in cells
+        if not cell.variant.checkpoint
+        and cell.variant.runtime == variant.runtime
+        and _without_seed(cell.variant.recipe) == _without_seed(recipe)
+    ]
     return next((cell for cell in alike if cell.variant.recipe == recipe), alike[0] if alike else None)
 
 
@@ -130,6 +139,10 @@ def _without_seed(recipe: Sequence[Step]) -> list[dict[str, Any]]:
     for step in steps[:1]:
         step["options"] = {name: value for name, value in step["options"].items() if name != "seed"}
     return steps
+
+
+def _share_of(three: Sequence[StoredCell], metric: Metric) -> dict[str, float] | None:
+    return _share([one.items() for one in three], metric)
 
 
 def _share(three: Sequence[Items], metric: Metric) -> dict[str, float] | None:
@@ -182,7 +195,7 @@ def _exp(value: Any) -> Any:
 
 
 def _interval(draws: Sequence[Any], lost: float) -> tuple[float, float]:
-    """95 % of the draws of the share; NaN where D - P has not one sign in 95 % of them."""
+    """95 % of the draws of the share; NaN if D - P has another sign in more than 2.5 % of them."""
     p, r, d = draws
     same = (d - p) * np.sign(lost) > 0
     if lost == 0 or same.mean() < 1 - TAIL:

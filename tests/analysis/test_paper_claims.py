@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kick import catalog
 from kick.analysis import claims, papers_file
 from kick.analysis.frame import read
 from kick.analysis.papers_file import PaperClaim
@@ -36,6 +37,10 @@ def test_each_paper_says_where_its_claims_are_from(name):
     assert paper.name == name
     assert paper.source.startswith("arXiv ")
     assert set(paper.matrices.values()) <= set(presets())
+    for claim in paper.claims:
+        for part in ("variants", "better", "than"):
+            named = (claim.measure.get(part) or {}).get("method", [])
+            assert {named} if isinstance(named, str) else {*named} <= {*catalog.known()}, claim.name
 
 
 def test_there_are_more_than_ten_papers():

@@ -68,5 +68,5 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (down, across), value in np.ndenumerate(values):
         ink = "white" if value > 0.6 else style.INK
-        text = wording.number(value, "share").split(".")[0]
+        text = f"{100 * value:.0f}" if np.isfinite(value) else wording.NOTHING
         axes.text(across, down, text, ha="center", va="center", color=ink, fontsize=6.5)
