@@ -103,7 +103,7 @@ def _check_recovery(recipe: Sequence[Step], kinds: Sequence[str], number: int) -
             if kind in ("quantize", "compensate", "recover"):
                 raise KickError(f"{here} must come after pruning and before {step.method}; one per recipe")
         build(recipe[number]).follows(recipe[:number])
-    elif "recover" in earlier and kinds[number] in ("prune", "structure"):
+    elif "recover" in earlier and kinds[number] == "prune":  # structures come first anyway
         raise KickError(f"{here} prunes: it must come before {recipe[earlier.index('recover')].method}")
 
 

@@ -8,7 +8,6 @@ forward, each with its own cache. What a method hides is computed and masked: no
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -211,12 +210,8 @@ class SparseReader(PackedReader):
                 "replaced; leave `runtime` out"
             )
         self.method, self.tally = method, ReadCounts()
-        self.layers = len(self._cached(model))
-
-    def _cached(self, model: PreTrainedModel) -> set[int]:
-        """The layers that have attention."""
         config = getattr(model.config, "text_config", None) or model.config
-        return set(range(int(config.num_hidden_layers)))
+        self.layers = int(config.num_hidden_layers)
 
     def _check(self, length: int) -> None:
         if not self._packs(length):
@@ -257,20 +252,19 @@ class SparseReader(PackedReader):
             if self._configured(rows[i]):
                 raise KickError("a run-time method cannot obey generation_config: model; leave it out")
         most = budget.slots(self.network.device, self.network.size)
-        ready: deque[tuple[int, Session]] = deque()
         open_rows: list[tuple[int, Session]] = []
         arrivals = self._changed(rows, waiting) if self.method.prompts else self._shared(rows, waiting)
         with self.network.ours():
             more = True
             while True:
-                while more and not ready and len(open_rows) < most[1] and self._bytes(open_rows) < most[0]:
+                while more and len(open_rows) < most[1] and self._bytes(open_rows) < most[0]:
                     batch = next(arrivals, None)
                     more = batch is not None
                     for i, session, hidden in batch or ():
-                        ready.append((i, session))
+                        open_rows.append((i, session))
                         self._accept([rows[i]], hidden)
-                while ready:
-                    open_rows.append(ready.popleft())
+                    if batch:
+                        break  # its rows go on before others begin
                 for i, session in [one for one in open_rows if rows[one[0]].done]:
                     session.close()
                     yield i
@@ -328,7 +322,7 @@ class SparseReader(PackedReader):
 
 
 class SparseEngine(Engine):
-    """An `Engine` whose answers a run-time method gives; `counted` is what it read and kept since `reset`."""
+    """An `Engine` whose answers a run-time method gives; `counted` says what it read and kept."""
 
     def __init__(
         self, method: RunTime, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any

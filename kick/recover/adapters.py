@@ -8,6 +8,7 @@ taken once per matrix, not once per token.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +27,17 @@ Merged = Callable[..., Tensor]  # a weight (out, in) and an adapter's tensors ->
 class AdapterForm(Protocol):
     """Form of an adapter; `mask` (out, in): weights that pruning kept, None if nothing was pruned."""
 
+    @abstractmethod
     def start(self, weight: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """The adapter's tensors at the start, float32; with them the matrix is the weight."""
 
+    @abstractmethod
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
     ) -> Tensor:
         """Output (..., out) in training for x (..., in)."""
 
+    @abstractmethod
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
         """The matrix (out, in) after training, float32."""
 
@@ -152,3 +156,8 @@ def merge(form: AdapterForm, adapters: Sequence[Adapter]) -> None:
         if adapter.mask is not None:
             matrix = matrix.masked_fill(~adapter.mask, 0.0)
         adapter.linear.put(matrix)
+
+
+def named_parts(adapters: Sequence[Adapter]) -> dict[str, nn.Parameter]:
+    """The adapters' tensors by matrix and number."""
+    return {f"{one.name}.{i}": part for one in adapters for i, part in enumerate(one.parts)}

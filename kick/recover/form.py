@@ -6,9 +6,11 @@ parameters that are trained, and how they are merged afterwards.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from kick.compress.context import Calibration, TextSpec, calibration_of
 from kick.compress.method import methods, option
 from kick.errors import KickError
 from kick.records import Step
-from kick.recover.adapters import adapted, check_adapted, merge
+from kick.recover.adapters import AdapterForm, Through, adapted, check_adapted, merge, named_parts
 from kick.recover.train import TrainingSchedule, train
 
 
@@ -37,8 +39,8 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoveryForm:
-    """Options of every form."""
+class Recovery(ABC):
+    """Options of every form, and what a step of a recipe must know of it."""
 
     tokens: int = option("how many tokens are trained on", 50_000, low=1)
     length: int = option("tokens of a window", 256, low=2)
@@ -72,9 +74,24 @@ class RecoveryForm:
                         "which keeps them, or `recover: lora-prune`, which drops what it filled"
                     )
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module) -> None:  # noqa: B027  # a form may serve every model
         """Raises KickError if the form cannot serve the model."""
 
+    def text(self) -> TextSpec:
+        """The windows that are trained on."""
+        count = self.schedule.steps * self.batch
+        return TextSpec(self.corpus, count, self.length, self.seed, self.digest)
+
+    @abstractmethod
+    def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
+        """Train the model in place, and leave what it took in `calibration.training`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryForm(Recovery):
+    """A form that trains the whole model at once on the language model's loss."""
+
+    @abstractmethod
     def trained(
         self, model: nn.Module, masks: Mapping[str, Tensor], generator: torch.Generator
     ) -> AbstractContextManager[Trained]:
@@ -82,12 +99,6 @@ class RecoveryForm:
 
         masks: of weights that pruning kept, (out, in), by a matrix's full name.
         """
-        raise NotImplementedError
-
-    def text(self) -> TextSpec:
-        """The windows that are trained on."""
-        count = self.schedule.steps * self.batch
-        return TextSpec(self.corpus, count, self.length, self.seed, self.digest)
 
     def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
         """Train the model in place, and leave what it took in `calibration.training`."""
@@ -108,7 +119,7 @@ class RecoveryForm:
         }
 
 
-def texts_of(calibration: Calibration, form: RecoveryForm) -> tuple[list[Tensor], list[Tensor]]:
+def texts_of(calibration: Calibration, form: Recovery) -> tuple[list[Tensor], list[Tensor]]:
     """Windows to train on, and held out. Raises KickError if nothing gives texts here."""
     if calibration.texts is None:
         raise KickError(f"{form.name} needs a text to train on, and none is given here")
@@ -116,22 +127,14 @@ def texts_of(calibration: Calibration, form: RecoveryForm) -> tuple[list[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapted(RecoveryForm):
-    """A form that trains an adapter of every matrix; it also is an `AdapterForm`."""
-
-    def start(self, weight: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The adapter's tensors at the start."""
-        raise NotImplementedError
+class Adapted(RecoveryForm, AdapterForm):
+    """A form that trains an adapter of every matrix."""
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
     ) -> Tensor:
-        """Output (..., out) in training."""
-        raise NotImplementedError
-
-    def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
-        """The matrix after training."""
-        raise NotImplementedError
+        """x times the merged matrix, which is made again in the backward pass."""
+        return Through.apply(x, weight, bias, partial(_merged, self, mask), *parts)
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if a matrix is used without a call."""
@@ -143,5 +146,8 @@ class Adapted(RecoveryForm):
     ) -> Iterator[Trained]:
         """While open, every matrix has an adapter."""
         with adapted(model, self, masks, generator) as adapters:
-            own = {f"{one.name}.{i}": part for one in adapters for i, part in enumerate(one.parts)}
-            yield Trained(own, lambda: merge(self, adapters))
+            yield Trained(named_parts(adapters), lambda: merge(self, adapters))
+
+
+def _merged(form: AdapterForm, mask: Tensor | None, weight: Tensor, *parts: Tensor) -> Tensor:
+    return form.merged(weight, mask, *parts)

@@ -1,6 +1,6 @@
 """The training loop: AdamW without decay, warm-up and a line to zero, windows in the order given.
 
-Where a folder is given, a killed run goes on from its last checkpoint with equal weights. Only what is
+If a folder is given, a killed run goes on from its last checkpoint with equal weights. Only what is
 trained is written; the rest of the model is made again by the steps before.
 """
 
@@ -72,7 +72,7 @@ def train(
 
     Args:
         texts: `schedule.steps * schedule.batch` windows, and others held out.
-        folder: where checkpoints go; one that is there is gone on from.
+        folder: where checkpoints go; an existing checkpoint is resumed.
         recompute: run each block again in the backward pass.
 
     Raises:
@@ -213,7 +213,7 @@ class TrainingRun:
 
     @torch.no_grad()
     def restore(self, file: Path) -> None:
-        """Go on from a checkpoint, if it is there. Raises CellFailed for one of another run."""
+        """Resume from a checkpoint, if it is there. Raises CellFailed for one of another run."""
         if not file.is_file():
             return
         with safe_open(file, "pt") as held:

@@ -46,9 +46,10 @@ class Twilight(RunTime):
         paged = self.selector == "quest" and self.budget < length
         if not sight.decoding or sight.layer < self.dense_layers or (self.p >= 1 and not paged):
             return None
-        keys = sight.keys.repeat_interleave(sight.groups, 0)
-        query = sight.query[:, -1]
-        kept = quest(query, keys, self.page, self.budget) if paged else None
+        query, kept = sight.query[:, -1], None
+        if paged:
+            keys = sight.keys.repeat_interleave(sight.groups, 0)
+            kept = quest(query, keys, self.page, self.budget)
         if self.p < 1:
             estimated = rounded(sight.keys, self.key_bits).repeat_interleave(sight.groups, 0)
             weights = attention(query, estimated, sight.scale, kept)
@@ -56,7 +57,7 @@ class Twilight(RunTime):
         return None if kept is None else kept[:, None]
 
     def bytes(self, cache: Cache) -> int:
-        """The whole cache, and the estimates: `key_bits` a number, and 4 bytes of scale and zero a key."""
+        """The whole cache, and the estimates: `key_bits` per number, 4 bytes of scale and zero per key."""
         whole = cache.bytes(cache.length)
         if cache.layer < self.dense_layers or self.p >= 1:
             return whole

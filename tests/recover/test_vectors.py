@@ -90,7 +90,7 @@ def test_slope_goes_back_through_doubly_pruned_weights():
     double = double_pruned(slope["weight"], kept, Sparsity.parse("2:4"))
     close(slope["weight"] * double, slope["double_pruned_weight"])
     close(slope["weight"] * kept, slope["sparse_weight"])
-    output = DoublePruned.apply(x, weight, kept, double, None)
+    output = DoublePruned.apply(x, weight, kept, Sparsity.parse("2:4"), None)
     close(output, slope["forward"])
     output.backward(slope["grad_out"])
     close(x.grad, slope["grad_x"], 1e-4)

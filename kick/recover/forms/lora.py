@@ -38,7 +38,6 @@ class Lora(Adapted):
     rank: int = option("of the adapters", 8, low=1)
     alpha: float = option("the product is scaled by alpha / rank", 16.0, low=1e-6)
     scale: str = option("by alpha / rank, or by alpha / sqrt(rank)", "rank", choices=("rank", "root"))
-    lr: float = option("the highest learning rate", 5e-4, low=0)
 
     fills = True
 

@@ -10,15 +10,13 @@ where theirs pads and cuts documents; no weight decay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from kick.compress.method import method, option
-from kick.recover.adapters import Through, factors, scale_of
+from kick.recover.adapters import factors, scale_of
 from kick.recover.form import Adapted
 
 
@@ -38,24 +36,14 @@ class MaskLora(Adapted):
     rank: int = option("of the adapters", 8, low=1)
     alpha: float = option("the product is scaled by alpha / rank", 16.0, low=1e-6)
     scale: str = option("by alpha / rank, or by alpha / sqrt(rank)", "rank", choices=("rank", "root"))
-    lr: float = option("the highest learning rate", 5e-4, low=0)
 
     def start(self, weight: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """A (rank, in) drawn, B (out, rank) zero."""
         return factors(weight, self.rank, generator)
 
-    def forward(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
-    ) -> Tensor:
-        """x (W + s (B A) M)^T."""
-        return Through.apply(x, weight, bias, partial(self._merged, mask), *parts)
-
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
         """W + s (B A) M."""
         return masked(weight, mask, scale_of(self.scale, self.alpha, self.rank), *parts)
-
-    def _merged(self, mask: Tensor | None, weight: Tensor, *parts: Tensor) -> Tensor:
-        return self.merged(weight, mask, *parts)
 
 
 def masked(weight: Tensor, mask: Tensor | None, scale: float, a: Tensor, b: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kick.compress.method import method, option
 from kick.errors import KickError
-from kick.recover.adapters import adapted, check_adapted, merge
+from kick.recover.adapters import adapted, check_adapted, merge, named_parts
 from kick.recover.form import RecoveryForm, Trained
 from kick.recover.forms.masklora import MaskLora
 from kick.recover.parameters import biases, freed, norms
@@ -67,5 +67,4 @@ class Perp(RecoveryForm):
                 return
             form = MaskLora(rank=self.rank, alpha=self.alpha)
             with adapted(model, form, masks, generator) as adapters:
-                beside = {f"{one.name}.{i}": p for one in adapters for i, p in enumerate(one.parts)}
-                yield Trained(own | beside, lambda: merge(form, adapters))
+                yield Trained(own | named_parts(adapters), lambda: merge(form, adapters))

@@ -27,7 +27,7 @@ from kick.errors import CellFailed, KickError
 from kick.model.structure import hidden_of
 from kick.records import Step
 from kick.recover.adapters import adapted_each, check_adapted, merge
-from kick.recover.form import RecoveryForm, Trained, texts_of
+from kick.recover.form import Recovery, Trained, texts_of
 from kick.recover.forms.masklora import MaskLora
 from kick.recover.parameters import freed, norms
 from kick.recover.train import TrainingRun, mean_loss, peak
@@ -45,14 +45,13 @@ SHOWN = 8  # windows that the error is said of
     serves="all but mixtures of experts and Mamba",
 )
 @dataclass(frozen=True, kw_only=True)
-class Reconstruct(RecoveryForm):
+class Reconstruct(Recovery):
     """Each block is trained to give its dense output on the compressed model's inputs; zeros stay."""
 
     tokens: int = option("how many tokens each block is trained on", 32_768, low=1)
     parts: str = option("what is trained in a block", "masklora", choices=("norms", "masklora"))
     rank: int = option("of MaskLoRA's adapters", 8, low=1)
     alpha: float = option("of MaskLoRA's adapters", 16.0, low=1e-6)
-    lr: float = option("the highest learning rate", 5e-4, low=0)
 
     dense = True  # the dense weights are kept for it
 

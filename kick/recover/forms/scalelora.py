@@ -10,14 +10,12 @@ does not come into play: it is 1 in effect. That is the paper's start, and it is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kick.compress.method import method, option
-from kick.recover.adapters import Through
 from kick.recover.form import Adapted
 
 
@@ -35,7 +33,6 @@ class ScaleLora(Adapted):
     """Weights are multiplied by a low-rank matrix of factors, trained and merged; zeros stay."""
 
     rank: int = option("of the factors", 8, low=1)
-    lr: float = option("the highest learning rate", 5e-4, low=0)
 
     def start(self, weight: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """A (rank, in) and B (out, rank), all 1 / sqrt(rank)."""
@@ -43,12 +40,6 @@ class ScaleLora(Adapted):
         value = 1 / math.sqrt(self.rank)
         a = torch.full((self.rank, columns), value, device=weight.device)
         return a, torch.full((rows, self.rank), value, device=weight.device)
-
-    def forward(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
-    ) -> Tensor:
-        """x (W (B A))^T."""
-        return Through.apply(x, weight, bias, scaled, *parts)
 
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
         """W (B A)."""

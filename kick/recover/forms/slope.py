@@ -32,22 +32,25 @@ class DoublePruned(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, kept: Tensor, double: Tensor, bias: Tensor | None
+        ctx: Any, x: Tensor, weight: Tensor, kept: Tensor, sparsity: Sparsity, bias: Tensor | None
     ) -> Tensor:
-        """Output (..., out): kept (out, in) is W1's mask, double W2's."""
-        sparse = weight * kept
-        ctx.save_for_backward(x, weight, kept, double)
-        return nn.functional.linear(x, sparse, bias)
+        """Output (..., out): kept (out, in) is W1's mask; W2 is pruned by the sparsity, going back."""
+        ctx.save_for_backward(x, weight, kept)
+        ctx.sparsity = sparsity
+        return nn.functional.linear(x, weight * kept, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, the weight and the bias."""
         (grad,) = grads
-        x, weight, kept, double = ctx.saved_tensors
+        x, weight, kept = ctx.saved_tensors
         rows = grad.flatten(0, -2)
         grad_weight = (rows.t() @ x.flatten(0, -2)) * kept
         grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[4] else None
-        return grad @ (weight * double), grad_weight, None, None, grad_bias
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ (weight * double_pruned(weight, kept, ctx.sparsity))
+        return grad_x, grad_weight, None, None, grad_bias
 
 
 def double_pruned(weight: Tensor, kept: Tensor, sparsity: Sparsity) -> Tensor:
@@ -105,5 +108,4 @@ class Slope(RecoveryForm):
 
 
 def _forward(module: nn.Linear, kept: Tensor, sparsity: Sparsity, x: Tensor) -> Tensor:
-    double = double_pruned(module.weight.detach(), kept, sparsity)
-    return DoublePruned.apply(x, module.weight, kept, double, module.bias)
+    return DoublePruned.apply(x, module.weight, kept, sparsity, module.bias)

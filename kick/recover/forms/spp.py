@@ -11,9 +11,7 @@ Deviations: no dropout on the branch; plain text in packed windows in place of A
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,6 @@ from torch import Tensor, nn
 from kick.compress.method import method, option
 from kick.errors import KickError
 from kick.model import named_linears
-from kick.recover.adapters import Through
 from kick.recover.form import Adapted
 
 ROWS = 16
@@ -59,12 +56,6 @@ class Spp(Adapted):
         bound = 1 / math.sqrt(weight.shape[1])
         rows = torch.rand(ROWS, weight.shape[1], generator=generator).mul_(2 * bound).sub_(bound)
         return rows.to(weight.device), torch.zeros(weight.shape[0], device=weight.device)
-
-    def forward(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
-    ) -> Tensor:
-        """x (W (1 + s R c))^T."""
-        return Through.apply(x, weight, bias, partial(factored, self.alpha / self.rank), *parts)
 
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
         """W (1 + s R c)."""
