@@ -30,7 +30,6 @@ from kick.registry import unknown
 
 FOLDER = Path(__file__).parent / "papers"
 SCALES = ("tiny", "small", "full")
-TESTS = ("verdict", "order", "kept", "hidden", "flips")
 _MEASURES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # test -> (must be there, may be there)
     "verdict": (("variants", "tasks", "expect"), ()),
     "order": (("better", "than", "tasks"), ("equal",)),
@@ -38,6 +37,8 @@ _MEASURES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # test -> 
     "hidden": (("tasks",), ("variants",)),
     "flips": (("variants", "tasks", "least"), ()),
 }
+TESTS = tuple(_MEASURES)
+EXPECTS = ("worse", "matching")
 CHOICE = ("method", "sparsity", "pattern", "bits", "sequences")
 
 
@@ -113,15 +114,30 @@ def _claim(values: Any, at: str) -> PaperClaim:
         raise KickError(f"{at}: expected either test and measure, or cannot with the reason")
     if "cannot" in values:
         said = {name: str(values.get(name, "")) for name in ("name", "sentence", "where", "note", "cannot")}
-        return PaperClaim(**said, test="", measure={})
+        return PaperClaim(**said)
     if values["test"] not in TESTS:
         raise KickError(f"{at}: {unknown('test', str(values['test']), TESTS)}")
     needed, more = _MEASURES[values["test"]]
     _keys(values.get("measure"), needed, more, f"{at}, measure")
-    for part in ("variants", "better", "than"):
-        if part in values["measure"]:
-            _keys(values["measure"][part], (), CHOICE, f"{at}, {part}")
+    _measure(values["measure"], at)
     return PaperClaim(**values)
+
+
+def _measure(measure: Mapping[str, Any], at: str) -> None:
+    """Refuse values that no test can read: a list is a set of methods or patterns, of numbers a range."""
+    if not isinstance(measure["tasks"], list):
+        raise KickError(f"{at}: tasks: got {measure['tasks']!r}; expected a list")
+    if measure.get("expect", EXPECTS[0]) not in EXPECTS:
+        raise KickError(f"{at}: expect: {unknown('verdict', str(measure['expect']), EXPECTS)}")
+    for name in measure.get("equal", ()):
+        if name not in (*CHOICE, "level"):
+            raise KickError(f"{at}: equal: {unknown('column', str(name), [*CHOICE, 'level'])}")
+    for part in ("variants", "better", "than"):
+        if part in measure:
+            _keys(measure[part], (), CHOICE, f"{at}, {part}")
+            for name, value in measure[part].items():
+                if name not in ("method", "pattern") and isinstance(value, list) and len(value) != 2:
+                    raise KickError(f"{at}, {part}: {name}: got {value}; expected a number or [low, high]")
 
 
 def _keys(values: Any, needed: Sequence[str], more: Sequence[str], at: str) -> None:

@@ -143,6 +143,25 @@ def test_perplexity_hides_what_is_shown_at_level_perplexity(results):
 
 
 @pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        ("{variants: {}, tasks: mcr_qa, expect: worse}", "tasks: got 'mcr_qa'; expected a list"),
+        ("{variants: {}, tasks: [mcr_qa], expect: worst}", "expect: .*worst.*worse"),
+        (
+            "{variants: {bits: [2, 3, 4]}, tasks: [mcr_qa], expect: worse}",
+            "bits: got .*a number or .low, high",
+        ),
+    ],
+)
+def test_a_measure_that_no_test_can_read_is_refused_with_its_file(tmp_path, measure, said):
+    file = tmp_path / "x.yaml"
+    claim = f"{{name: a, sentence: b, test: verdict, measure: {measure}}}"
+    file.write_text(f"name: x\ntitle: X\nsource: s\nclaims:\n  - {claim}\n")
+    with pytest.raises(KickError, match=rf"x\.yaml, claim 1.*{said}"):
+        papers_file.paper(str(file))
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("name: x\ntitle: X\nsource: s\nclaims: []\n", "at least one claim"),

@@ -134,9 +134,14 @@ def check_length(
         _ids(spec, tokenizer(), data_root)
 
 
+def tokenised(name: str, tokenizer: PreTrainedTokenizerBase, data_root: str | None) -> list[int]:
+    """The token ids of a whole corpus, its documents joined by blank lines."""
+    text = "\n\n".join(texts(name, data_root))
+    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+
 def _ids(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, data_root: str | None) -> list[int]:
-    text = "\n\n".join(texts(spec.corpus, data_root))
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    ids = tokenised(spec.corpus, tokenizer, data_root)
     if len(ids) < spec.length:
         raise KickError(
             f"the corpus {spec.corpus!r} has {len(ids)} tokens, fewer than one sequence of {spec.length}; "

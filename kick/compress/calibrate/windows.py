@@ -42,8 +42,7 @@ def windows(
     """
     if spec.digest and spec.digest != corpus.digest(spec.corpus, data_root):
         raise CellFailed(f"the corpus {spec.corpus} changed after this run was planned; run it again")
-    text = "\n\n".join(corpus.texts(spec.corpus, data_root))
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    ids = corpus.tokenised(spec.corpus, tokenizer, data_root)
     cut = len(ids) - max(spec.length, int(HELD_OUT * len(ids)))
     if cut < spec.length:
         raise KickError(
