@@ -23,7 +23,6 @@ from kick.analysis import compare, verdicts
 from kick.analysis.cells import StoredCell
 from kick.analysis.frame import SECTION, Results
 from kick.analysis.papers_file import Paper, PaperClaim
-from kick.errors import KickError
 from kick.printable import plain
 from kick.stats import metrics
 from kick.stats.paired import holm

@@ -114,7 +114,7 @@ def _claim(values: Any, at: str) -> PaperClaim:
         raise KickError(f"{at}: expected either test and measure, or cannot with the reason")
     if "cannot" in values:
         said = {name: str(values.get(name, "")) for name in ("name", "sentence", "where", "note", "cannot")}
-        return PaperClaim(**said)
+        return PaperClaim(**said, test="", measure={})
     if values["test"] not in TESTS:
         raise KickError(f"{at}: {unknown('test', str(values['test']), TESTS)}")
     needed, more = _MEASURES[values["test"]]
