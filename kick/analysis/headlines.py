@@ -40,6 +40,7 @@ ORDER = (
     "instruction_following",
     "reasoning",
     "form",
+    "code",
     "",
     "perplexity",
     "fidelity",

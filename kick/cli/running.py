@@ -11,6 +11,7 @@ import typer
 from kick import api
 from kick.cli import panels
 from kick.cli.terminal import (
+    AllowCode,
     DataRoot,
     Json,
     Limit,
@@ -20,6 +21,8 @@ from kick.cli.terminal import (
     Results,
     Stop,
     TaskFolders,
+    Unconfined,
+    code,
     opened,
     print_json,
     print_table,
@@ -43,6 +46,8 @@ def run(
     workers: Annotated[int | None, typer.Option(help="jobs in parallel")] = None,
     address: Annotated[str | None, typer.Option(help="the address of a Ray cluster")] = None,
     retry_failed: Annotated[bool, typer.Option(help="run failed cells again")] = False,
+    allow_code: AllowCode = False,
+    unconfined: Unconfined = False,
     log_json: Annotated[bool, typer.Option(help="progress as JSON lines on standard output")] = False,
     offline: Annotated[bool, typer.Option(help="do not contact the hub")] = False,
 ) -> None:
@@ -62,6 +67,7 @@ def run(
         retry_failed=retry_failed,
         view="json" if log_json else "auto",
         offline=offline,
+        allow_code=code(allow_code, unconfined),
         command=("kick", *sys.argv[1:]),
     )
     ran = api.run(matrix, options=options)
@@ -93,6 +99,8 @@ def plan(
     plugins: Plugins = None,
     offline: Annotated[bool, typer.Option(help="do not contact the hub")] = False,
     measure: Annotated[bool, typer.Option(help="time one forward for a better estimate")] = False,
+    allow_code: AllowCode = False,
+    unconfined: Unconfined = False,
     as_json: Json = False,
 ) -> None:
     """Check a matrix and list its cells, what is done, and the estimated time, memory and disk."""
@@ -100,7 +108,13 @@ def plan(
     from kick.sweep.run import RunOptions
 
     options = RunOptions(
-        out=out, limit=limit, stop=stop, data_root=data_root, task_folders=tuple(tasks or ()), offline=offline
+        out=out,
+        limit=limit,
+        stop=stop,
+        data_root=data_root,
+        task_folders=tuple(tasks or ()),
+        offline=offline,
+        allow_code=code(allow_code, unconfined),
     )
     found = api.plan(matrix, options=options, timed=measure)
     if as_json:
@@ -124,10 +138,17 @@ def status(results: Results, as_json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=panels.RUN)
-def rescore(results: str, tasks: TaskFolders = None) -> None:
+def rescore(
+    results: str,
+    tasks: TaskFolders = None,
+    allow_code: AllowCode = False,
+    unconfined: Unconfined = False,
+) -> None:
     """Score again from stored answers, with no model."""
     from kick.sweep import rescore as sweep_rescore
+    from kick.tasks import sandbox
 
+    sandbox.allow(code(allow_code, unconfined))
     done = sweep_rescore.rescore(results, tuple(tasks or ()), say)
     print(f"{counted(done, 'cell')} scored again")
 

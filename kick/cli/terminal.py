@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -102,6 +102,21 @@ Results = Annotated[list[str], typer.Argument(help="folders (or URLs) of results
 Out = Annotated[str, typer.Option(help="where results are stored: a folder or an fsspec URL")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int | None, typer.Option(help="items per task, instead of the matrix's own limits")]
+
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="run programs that the model writes, confined by bubblewrap")
+]
+Unconfined = Annotated[
+    bool, typer.Option("--unconfined", help="with --allow-code: run them with limits alone")
+]
+
+
+def code(allow: bool, unconfined: bool) -> Literal["", "confined", "unconfined"]:
+    """How programs may be run, by the two options. Raises KickError for the second one alone."""
+    if unconfined and not allow:
+        raise KickError("--unconfined is for --allow-code; add that, or leave it out")
+    return "unconfined" if unconfined else "confined" if allow else ""
+
 
 Stop = Annotated[
     str | None, typer.Option(help="decided: end a cell when its verdict is known; off: ask all items")

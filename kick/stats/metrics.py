@@ -136,6 +136,9 @@ _enter(
     ("form_and_content", "form and content", "the answer has the form and names what it was asked about"),
     ("last_number", "last number right", "the last number of the answer is right, however it is said"),
     ("known_and_read", "known, and answered open", "right with the book closed and right with the passage"),
+    ("pass_at_1", "pass@1", "the program passes all tests"),
+    ("parses", "parses", "the program is valid Python"),
+    ("runs", "runs", "the program's definitions run without an error"),
     ("read_only", "answered open only", "wrong with the book closed, right with the passage"),
 )
 _enter(
@@ -148,6 +151,8 @@ _enter(
         "token F1",
         "token overlap with the gold answer, normalised likewise, best over the aliases",
     ),
+    ("pass_at_5", "pass@5", "one or more of 5 programs pass, estimated from all samples"),
+    ("pass_at_10", "pass@10", "one or more of 10 programs pass, estimated from all samples"),
     ("rouge1", "ROUGE-1", "unigram F1 against the reference summary"),
     ("rouge2", "ROUGE-2", "bigram F1 against the reference summary"),
     ("rougeL", "ROUGE-L", "longest common subsequence F1 against the reference summary"),
@@ -161,6 +166,7 @@ _enter(
     ("empty", "empty", "the answer is empty"),
     ("loop", "loop", "the answer repeats itself until its end"),
     ("unfinished", "unfinished", "the answer was cut off by the token limit"),
+    ("overtime", "out of time", "the program was ended by a limit of time"),
     ("cut", "context cut", "the context was longer than the task's limit of tokens, and cut"),
     ("refusal", "refusal", "the answer declines to answer"),
     ("from_memory", "from memory", "the answer of common knowledge, against the passage"),

@@ -78,6 +78,9 @@ def rescore(results: str, task_folders: Sequence[str] = (), say: Callable[[str],
         if result.cell.imported:
             say(f"{place} {task.name}: imported; left")
             continue
+        if refused := _refused(task, result.cell):
+            say(f"{place} {refused}; left")
+            continue
         reference = dense.get(result.cell.reference or "", result.cell.reference)
         spec = replace(result.cell.task, scoring=task.scoring)
         cell = replace(result.cell, task=spec, reference=reference)
@@ -92,6 +95,15 @@ def rescore(results: str, task_folders: Sequence[str] = (), say: Callable[[str],
         if not moved:
             say(f"{place} {task.name}: scored so, its rule asks more items, as `kick run` does; left")
     return done
+
+
+def _refused(task: tasks.Task, cell: Cell) -> str:
+    """Why the task cannot be scored here, such as programs that may not be run; "" if it can be."""
+    try:
+        task.check(cell.task)
+    except KickError as error:
+        return str(error)
+    return ""
 
 
 def again(task: tasks.Task, store: Store, old: Result, cell: Cell) -> bool:

@@ -22,6 +22,7 @@ from kick.sweep.executors import check, ignored, make_executor, places
 from kick.sweep.groups import grouped
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
+from kick.tasks import sandbox
 
 if TYPE_CHECKING:
     from kick.sweep.worker import Worker  # brings torch in; a mistyped name is told without it
@@ -46,6 +47,7 @@ class RunOptions:
     retry_failed: bool = False
     view: Literal["auto", "live", "lines", "json"] = "auto"
     offline: bool = False
+    allow_code: Literal["", "confined", "unconfined"] = ""  # whether a model's programs are run, and how
     command: tuple[str, ...] = ()  # the command line, for the record
 
 
@@ -57,6 +59,7 @@ def prepare(matrix: Given, options: RunOptions) -> tuple[Plan, Store]:
     """
     if options.offline:
         paths.offline()
+    sandbox.allow(options.allow_code)
     paths.offload_folder()  # is looked at before anything is loaded
     plugins.load(options.plugins)
     parsed = load.with_stop(load.load(matrix), options.stop)

@@ -22,6 +22,7 @@ CAPABILITIES = {  # families of tasks -> what they ask of a model, in the order 
     "languages_open": "languages",
     "instruction_following": "instructions",
     "form": "form",
+    "code": "code",
 }
 CHANCE = {"mcr_qa": 0.25}  # of four choices; an answer that is written is right by chance in no case
 MOST = 250.0  # per cent, at which the axis ends

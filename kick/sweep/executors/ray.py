@@ -23,6 +23,7 @@ from kick.sweep.contract import Outcome
 from kick.sweep.executors.entry import executor
 from kick.sweep.executors.local import GRACE, Local
 from kick.sweep.executors.process import cores
+from kick.tasks import sandbox
 
 log = logging.getLogger("kick.ray")
 TICK = 0.3  # seconds between two looks
@@ -172,13 +173,14 @@ class Ray:
         """Start slots, up to the room there is and the jobs there are."""
         wanted = min(self._places, waiting + len(self._busy()))
         while len(self._slots) < wanted:
+            code = {sandbox.VARIABLE: how} if (how := sandbox.allowed()) else {}
             kind = self._ray.remote(NodeSlot).options(
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
                 max_restarts=0,
                 max_concurrency=2,
                 scheduling_strategy="SPREAD",
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._cpus)}},
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._cpus), **code}},
             )
             actor = kind.remote(self._work[1], self._time_limit)
             self._slots.append(_Handle(actor, actor.where.remote()))
