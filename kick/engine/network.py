@@ -40,12 +40,17 @@ class Head:
 
     def finish(self, logits: Tensor) -> Tensor:
         """What follows the product: float32, the factor, the soft cap."""
-        logits = logits.float()
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.cap is not None:
-            logits = torch.tanh(logits / self.cap) * self.cap
-        return logits
+        return finished(logits, self.scale, self.cap)
+
+
+def finished(product: Tensor, scale: float, cap: float | None) -> Tensor:
+    """Logits in float32 of what the head's weight and bias give."""
+    logits = product.float()
+    if scale != 1.0:
+        logits = logits * scale
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 def _head_of(model: PreTrainedModel) -> Head:

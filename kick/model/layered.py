@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from kick.errors import KickError
 from kick.model import elsewhere, textual
+from kick.model.packed import product
 from kick.model.source import UNREADABLE, quiet
 from kick.model.stored import StoredTensor, stored
 from kick.model.structure import block_list, skeleton
@@ -306,10 +307,23 @@ class Layered:
     def product(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., H) times the head's weight, plus its bias: (..., V). The weight is one stored
         matrix, read in slices."""
-        weight, bias = self._head(), self._head("bias")
+        weight = self._head()
         if weight is None:
             raise RuntimeError("the head's weight is made of several stored tensors")
-        return self._sliced(weight, None if bias is None else self._whole(bias), hidden)
+        return self._sliced(weight, self.bias(), hidden)
+
+    def products(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions from hidden states (..., H) to logits (..., rows) of a slice of the vocabulary each, without
+        a bias; beside what they hold only a slice of the weight is there. The weight is one stored matrix."""
+        weight = self._head()
+        if weight is None:
+            raise RuntimeError("the head's weight is made of several stored tensors")
+        return [product(part.to(self.device, self.working)) for part in weight.slices(ROWS)]
+
+    def bias(self) -> Tensor | None:
+        """The head's bias (V,), if its weight is one stored matrix and it has one."""
+        bias = self._head("bias")
+        return None if bias is None else self._whole(bias)
 
     def _whole(self, stored: StoredTensor) -> Tensor:
         made = torch.empty(stored.shape, dtype=self.working, device=self.device)

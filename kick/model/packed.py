@@ -5,14 +5,15 @@ sixth; the sums are the same up to their order. It holds a second copy of the we
 engine's of the model, a calibration pass's of one block), so it is left out where memory is short.
 
 Of a model that was settled, whose weights change no more, the packed copy takes the weight's place: the
-layer then holds no values of its own, and computes with the packed ones for good.
+layer then holds no values of its own, and computes with the packed ones for good. `used_up` does so for a
+block that is let go next.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -37,12 +38,12 @@ def settle(model: nn.Module) -> None:
 class PackedLinears:
     """The linear layers of a model or a part of one with a packed copy of their weights, used in `on()`."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, settled: bool = False):
         self.layers = [m for m in model.modules() if type(m) is nn.Linear and _suits(m)]
         size = sum(m.weight.numel() * m.weight.element_size() for m in self.layers)
         if not torch.backends.mkldnn.is_available() or size * SHARE > psutil.virtual_memory().available:
             self.layers = []
-        self.alone = _alone(model) if getattr(model, SETTLED, False) else set()  # ids of weights
+        self.alone = _alone(model) if settled or getattr(model, SETTLED, False) else set()  # ids of weights
         self.packed: list[Tensor | None] = []  # None: not called since its weight was changed
         self.seen: list[Tensor | None] = []  # None: the layer has its packed weight alone
         self.version = 0  # grows whenever the weights have been found changed
@@ -85,6 +86,29 @@ class PackedLinears:
         return _multiply(packed, bias, given)
 
 
+@contextmanager
+def used_up(block: nn.Module) -> Iterator[None]:
+    """Within it the linear layers compute with packed weights that take the place of their own.
+
+    Afterwards the layers hold no values: their weights have to be put in place again, or let go.
+    """
+    packed = PackedLinears(block, settled=True)
+    try:
+        with packed.on():
+            yield
+    finally:
+        for layer in packed.layers:
+            vars(layer).pop("forward", None)
+
+
+def product(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function from (..., in) to (..., out) that multiplies with a weight (out, in). Where weights are
+    packed it holds a packed copy, and not the weight."""
+    if not _packable(weight) or not torch.backends.mkldnn.is_available():
+        return partial(nn.functional.linear, weight=weight)
+    return partial(_multiply, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), None)
+
+
 def _multiply(packed: Tensor, bias: Tensor | None, given: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(given, packed, bias, "none", [], "")
 
@@ -110,6 +134,10 @@ def _suits(layer: nn.Linear) -> bool:
     weight = layer.weight
     if _is_gone(weight):
         return False  # another's packed copy computes
+    return _packable(weight)
+
+
+def _packable(weight: Tensor) -> bool:
     return is_plain(weight) and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 

@@ -30,6 +30,7 @@ from kick.engine.whole import Reading
 from kick.errors import KickError
 from kick.matrix.memory import HELD
 from kick.model.heap import give_back
+from kick.model.packed import used_up
 from kick.printable import say
 from kick.records import Request, Response, Variant
 from kick.sweep import layered
@@ -116,6 +117,7 @@ def measure(base: LayeredEngine, members: Sequence[Member]) -> None:
         _Pass(base.layers, part).run()
         for one in part:
             _finish(one)
+        base.layers.network.release()
     for one in members:
         if one not in able:
             _finish(one)
@@ -237,9 +239,11 @@ class _Pass:
         except Looks:
             one.looks = True
             return
-        start = time.monotonic()
-        passes.push(self.network, index, one.forwards)
-        one.seconds += time.monotonic() - start
+        with used_up(self.layered.modules[index]):
+            one.step.go_on(index)
+            start = time.monotonic()
+            passes.apply(self.network, index, one.forwards)
+            one.seconds += time.monotonic() - start
 
     def _take(self, one: Member) -> None:
         """Hand the variant what was found."""

@@ -71,8 +71,8 @@ def walk(
             yield block
             feed.left(index)
             if supply:
-                if feed.at == index < len(modules) - 1 and not feed.dense:
-                    feed.reach(index + 1)  # while its weights are there
+                if not feed.later:
+                    feed.go_on(index)  # while its weights are there
                 supply.close(index, feed, looks)
             if calibration.progress is not None:
                 calibration.progress(index + 1, len(modules))
@@ -220,6 +220,7 @@ class Feed:
         self.calls: list[list[Call]] = []  # by sample: the arguments of each block
         self.last: dict[tuple[str, ...], str | None] = {}  # names of linears -> the one whose input is last
         self.at = -1  # the block that `states` are the input of; -1 before the start
+        self.later = False  # whether its owner calls `go_on`, after the walk has left a block
 
     def reach(self, index: int) -> None:
         """Bring the states up to block `index`. Dense states must be taken before a block is changed."""
@@ -251,6 +252,11 @@ class Feed:
         self.states.clear()
         self.states, self.next = self.next, self.states
         self.at += 1
+
+    def go_on(self, index: int) -> None:
+        """Run block `index`, as it was left, for the states of the next one, if there is one."""
+        if self.at == index < len(self.modules) - 1 and not self.dense:
+            self.reach(index + 1)
 
     def left(self, index: int) -> None:
         """Move on to the next block."""

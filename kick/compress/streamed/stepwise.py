@@ -1,7 +1,7 @@
 """A step of a recipe carried out on one block at a time, while somebody else goes through the model.
 
     step = Stepwise(layered, canonical_step, calibration, seed=0)
-    layered.load(0); step.change(0); ...; layered.drop(0)
+    layered.load(0); step.change(0); step.go_on(0); ...; layered.drop(0)
 
 A method's own loop over the blocks is begun and ended at every block: what it does to a block hangs on the
 calibration data and the blocks before it alone. Several steps, each with hidden states of its own, can so be
@@ -48,6 +48,7 @@ class Stepwise:
         self._rows = {token for ids in context for token in ids.flatten().tolist()}
         self._scratch = tempfile.TemporaryDirectory(dir=context.offload)
         self.feed = Feed(layered.model, list(layered.modules), context, Path(self._scratch.name))
+        self.feed.later = True
         self._index = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -69,6 +70,12 @@ class Stepwise:
             torch.set_rng_state(self._random)
             build(self.step)(self.layered.model, self.context)
             self._random = torch.get_rng_state()
+        self.seconds += time.monotonic() - start
+
+    def go_on(self, index: int) -> None:
+        """Run the block that was changed for the next one's calibration states."""
+        start = time.monotonic()
+        self.feed.go_on(index)
         self.seconds += time.monotonic() - start
 
     def report(self) -> dict[str, Any]:

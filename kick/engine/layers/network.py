@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kick.engine import probe
-from kick.engine.network import Head, Network
+from kick.engine.network import Head, Network, finished
 from kick.engine.packed.trust import packs_well
 from kick.errors import KickError
 from kick.model.layered import Layered
@@ -29,7 +30,8 @@ class _Sliced(Head):
 
 
 class LayeredNetwork(Network):
-    """The body is run by passes; the head's weight is there from its first use until `release`.
+    """The body is run by passes; the head is there from its first use until `release`: for logits laid out
+    for the processor, in slices of the vocabulary.
 
     packed: whether packs may be trusted. Raises KickError for a model whose head is not a plain one.
     """
@@ -37,6 +39,8 @@ class LayeredNetwork(Network):
     def __init__(self, layered: Layered):
         self.layered = layered
         self._head: Head | None = None
+        self._slices: list[Callable[[Tensor], Tensor]] = []
+        self._bias: Tensor | None = None
         with first_blocks(layered):
             super().__init__(layered.model)
             if not self.plain_head:
@@ -65,15 +69,22 @@ class LayeredNetwork(Network):
         self._head = head
 
     def release(self) -> None:
-        """Let the head's weight go."""
-        self._head = None
+        """Let the head go."""
+        self._head, self._bias = None, None
+        self._slices.clear()
 
     def _read(self) -> Head:
         return Head(*self.layered.head(), *self._form)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) in float32 of hidden states (N, H)."""
-        return self.head(hidden)
+        if isinstance(self._head, _Sliced) or not self.layered.one_head:
+            return self.head(hidden)
+        if not self._slices:
+            self._slices, self._bias = self.layered.products(), self.layered.bias()
+        hidden = hidden.to(self.layered.working)
+        product = torch.cat([one(hidden) for one in self._slices], dim=-1)
+        return finished(product if self._bias is None else product + self._bias, *self._form)
 
     def like(self, head: Head | None) -> Callable[[Tensor], Tensor] | None:
         """A function that does what `head` does; which one is decided when it is called first."""

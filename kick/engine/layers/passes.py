@@ -14,7 +14,7 @@ from torch import Tensor
 from kick.compress.calibrate.walk import intercepted
 from kick.engine.layers.network import LayeredNetwork
 from kick.model.heap import give_back
-from kick.model.packed import PackedLinears
+from kick.model.packed import used_up
 from kick.model.structure import hidden_of
 
 
@@ -83,14 +83,20 @@ def start(network: LayeredNetwork, forwards: Sequence[Forward]) -> None:
 
 @torch.inference_mode()
 def push(network: LayeredNetwork, index: int, forwards: Iterable[Forward]) -> None:
-    """Apply a block, whose weights are there, to all forwards."""
+    """Apply a block, whose weights are there, to all forwards; the weights are to be dropped then."""
+    with used_up(network.layered.modules[index]):
+        apply(network, index, forwards)
+
+
+@torch.inference_mode()
+def apply(network: LayeredNetwork, index: int, forwards: Iterable[Forward]) -> None:
+    """Apply a block to all forwards, with its weights as they are."""
     block = network.layered.modules[index]
-    with PackedLinears(block).on():
-        for one in forwards:
-            args, kwargs = one.calls[index]
-            with one.context():
-                one.output = block(one.hidden, *args, **kwargs)
-            one.hidden = hidden_of(one.output)
+    for one in forwards:
+        args, kwargs = one.calls[index]
+        with one.context():
+            one.output = block(one.hidden, *args, **kwargs)
+        one.hidden = hidden_of(one.output)
 
 
 @torch.inference_mode()

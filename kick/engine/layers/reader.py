@@ -157,13 +157,13 @@ class VariantReader(LayeredReader):
         self.apart = apart
 
     def forget(self) -> None:
-        """Let the head go: readings may be asked for again."""
-        self.network.release()
+        """Nothing: readings may be asked for again, and the other variants have the same head."""
 
     def _parts(
         self, parts: Sequence[Sequence[whole.Reading]]
     ) -> Iterator[tuple[Sequence[whole.Reading], whole.Found]]:
         if any(parts):
+            self.network.release()
             alone = self.apart()
             before = alone.passes
             yield from alone._parts(parts)
