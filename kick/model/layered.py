@@ -313,8 +313,8 @@ class Layered:
         return self._sliced(weight, self.bias(), hidden)
 
     def products(self) -> list[Callable[[Tensor], Tensor]]:
-        """Functions from hidden states (..., H) to logits (..., rows) of a slice of the vocabulary each, without
-        a bias; beside what they hold only a slice of the weight is there. The weight is one stored matrix."""
+        """Functions from hidden states (..., H) to the head's products (..., rows), each of a slice of the
+        vocabulary. Beside what they hold only a slice of the weight is there, which is one stored matrix."""
         weight = self._head()
         if weight is None:
             raise RuntimeError("the head's weight is made of several stored tensors")

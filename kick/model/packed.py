@@ -77,7 +77,7 @@ class PackedLinears:
         packed = self.packed[index]
         if packed is None:
             layer = self.layers[index]
-            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, ROWS)
+            packed = laid_out(layer.weight.data)
             self.packed[index] = packed
             if id(layer.weight) in self.alone:
                 self.seen[index] = None
@@ -106,7 +106,12 @@ def product(weight: Tensor) -> Callable[[Tensor], Tensor]:
     packed it holds a packed copy, and not the weight."""
     if not _packable(weight) or not torch.backends.mkldnn.is_available():
         return partial(nn.functional.linear, weight=weight)
-    return partial(_multiply, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), None)
+    return partial(_multiply, laid_out(weight), None)
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """A packed copy of a weight (out, in), for `_multiply` alone."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
 
 
 def _multiply(packed: Tensor, bias: Tensor | None, given: Tensor) -> Tensor:
