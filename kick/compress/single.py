@@ -96,7 +96,7 @@ def compress_model(
             calibration = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
         tokens = tuple(_checked(one, network).to(device) for one in calibration)
     context = Calibration(tokens, spec.propagate, offload, progress=told(PAUSE))
-    if any(methods[step.method].kind == "recover" for step in recipe):
+    if any(methods[step.method].trains for step in recipe):
         context.texts = texts(tokenizer or _tokenizer_of(network, True), data_root)
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)

@@ -19,6 +19,6 @@ def whole(variant: Variant) -> str:
 
 
 def trains(step: Step) -> bool:
-    """Whether a step is a recovery: it trains on a corpus of its own."""
+    """Whether a step trains on a corpus of its own."""
     known = catalog.known().get(step.method)
-    return known is not None and known.kind == "recover"
+    return known is not None and known.trains and "corpus" in step.options

@@ -64,6 +64,12 @@ class Recovery(ABC):
         """Steps, batch and learning rate."""
         return TrainingSchedule(max(1, self.tokens // (self.length * self.batch)), self.batch, self.lr)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record of the training says of the form, as JSON values."""
+        form = self.name.removeprefix("recover-")
+        return {"form": form, "corpus": self.corpus, "seed": self.seed, "lr": self.lr}
+
     def follows(self, earlier: Sequence[Step]) -> None:
         """Raises KickError if the form cannot follow these steps."""
         if self.fills:
@@ -110,13 +116,7 @@ class RecoveryForm(Recovery):
                 model, trained, self.schedule, (windows, heldout), calibration.work, self.recompute
             )
             trained.merge()
-        calibration.training = {
-            "form": self.name.removeprefix("recover-"),
-            "corpus": self.corpus,
-            "seed": self.seed,
-            "lr": self.lr,
-            **report,
-        }
+        calibration.training = {**self.facts, **report}
 
 
 def texts_of(calibration: Calibration, form: Recovery) -> tuple[list[Tensor], list[Tensor]]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def trains(recipe: Sequence[Step]) -> bool:
-    """Whether a step of the recipe is a recovery."""
-    return any(methods[step.method].kind == "recover" for step in recipe)
+    """Whether a step of the recipe trains."""
+    return any(methods[step.method].trains for step in recipe)
 
 
 def supply(

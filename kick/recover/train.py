@@ -7,7 +7,6 @@ trained is written; the rest of the model is made again by the steps before.
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kick.compress.cost import peak
 from kick.errors import CellFailed
 from kick.model import blocks
 from kick.model.structure import device_of
@@ -29,6 +29,7 @@ from kick.model.structure import device_of
 WARM_UP = 0.1  # of the steps
 EVERY = 60.0  # seconds between checkpoints
 FILE = "training.safetensors"
+Loss = Callable[[Any, Tensor], Tensor]  # of the model on a window (1, length)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -67,6 +68,7 @@ def train(
     texts: tuple[Sequence[Tensor], Sequence[Tensor]],
     folder: Path | None = None,
     recompute: bool = False,
+    loss: Loss | None = None,
 ) -> dict[str, Any]:
     """Train what is trainable on windows (1, length); what it took, as JSON values.
 
@@ -74,6 +76,7 @@ def train(
         texts: `schedule.steps * schedule.batch` windows, and others held out.
         folder: where checkpoints go; an existing checkpoint is resumed.
         recompute: run each block again in the backward pass.
+        loss: what is minimised; None: the language model's. The loss on held-out text is always that.
 
     Raises:
         CellFailed: the loss became NaN or infinity, or the folder has another run's checkpoint.
@@ -89,7 +92,7 @@ def train(
     with torch.enable_grad(), recomputed(model) if recompute else nullcontext():
         while run.step < schedule.steps:
             place = run.step * schedule.batch
-            run.losses.append(_backward(model, windows[place : place + schedule.batch]))
+            run.losses.append(_backward(model, windows[place : place + schedule.batch], loss or _language))
             run.advance()
             trained.after_step()
             if folder is not None and time.monotonic() - saved >= EVERY:
@@ -110,14 +113,18 @@ def train(
     }
 
 
-def _backward(model: Any, windows: Sequence[Tensor]) -> float:
-    """Add up the gradients of the mean loss over some windows; that loss in nats per token."""
+def _language(model: Any, ids: Tensor) -> Tensor:
+    """The mean loss of a window in nats per token."""
+    return model(ids, labels=ids, use_cache=False).loss
+
+
+def _backward(model: Any, windows: Sequence[Tensor], loss: Loss) -> float:
+    """Add up the gradients of the mean loss over some windows; that loss."""
     total = 0.0
     for ids in windows:
-        ids = ids.to(device_of(model))
-        loss = model(ids, labels=ids, use_cache=False).loss / len(windows)
-        loss.backward()
-        total += float(loss.detach())
+        part = loss(model, ids.to(device_of(model))) / len(windows)
+        part.backward()
+        total += float(part.detach())
     if not math.isfinite(total):
         raise CellFailed("the loss became NaN or infinity in training; use a smaller lr")
     return total
@@ -126,19 +133,8 @@ def _backward(model: Any, windows: Sequence[Tensor]) -> float:
 @torch.no_grad()
 def mean_loss(model: Any, windows: Sequence[Tensor]) -> float | None:
     """The mean loss over windows of equal length, in nats per token; None without windows."""
-    losses = [
-        float(model(ids, labels=ids, use_cache=False).loss)
-        for ids in (window.to(device_of(model)) for window in windows)
-    ]
+    losses = [float(_language(model, window.to(device_of(model)))) for window in windows]
     return sum(losses) / len(losses) if losses else None
-
-
-def peak(model: Any) -> int:
-    """Peak bytes of this process so far, or of the GPU that the model is on."""
-    device = device_of(model)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

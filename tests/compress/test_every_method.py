@@ -40,7 +40,7 @@ REFUSED = {
     "expert-usage": set(ARCHITECTURES) - {"mixtral"},
 }
 RANKED = [name for name in methods if methods[name].kind == "prune" and name not in OWN_SHARES]
-TRAINING = {name for name in methods if methods[name].kind == "recover"}  # see tests/recover/test_forms.py
+TRAINING = {name for name in methods if methods[name].trains}  # see tests/recover
 PAIRS = [(method, name) for method in methods if method not in TRAINING for name in ARCHITECTURES]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from kick.compress.calibrate.walk import Block, walk
 from kick.compress.context import Calibration, calibration_of
+from kick.compress.cost import peak
 from kick.compress.method import method, methods, option
 from kick.errors import CellFailed, KickError
 from kick.model.structure import hidden_of
@@ -30,7 +31,7 @@ from kick.recover.adapters import adapted_each, check_adapted, merge
 from kick.recover.form import Recovery, Trained, texts_of
 from kick.recover.forms.masklora import MaskLora
 from kick.recover.parameters import freed, norms
-from kick.recover.train import TrainingRun, mean_loss, peak
+from kick.recover.train import TrainingRun, mean_loss
 
 SHOWN = 8  # windows that the error is said of
 
