@@ -29,10 +29,9 @@ def test_reading_them_imports_nothing_heavy():
 
 
 def test_a_method_is_in_the_file_of_its_name():
-    for name in shipped():
-        kind, _, rest = name.partition("recover-")
-        folder = catalog.FOLDERS[bool(rest)]
-        file = folder / f"{(rest or kind).replace('-', '_').replace('.', '_')}.py"
+    for name, facts in shipped().items():
+        folder = catalog.FOLDERS[facts.trains]
+        file = folder / f"{name.removeprefix('recover-').replace('-', '_').replace('.', '_')}.py"
         assert [facts.name for facts in catalog.read(file)] == [name]
 
 

@@ -8,8 +8,9 @@ output.
 
 Deviations: the paper trains a decoder layer or an MLP as the replacement (`llm-streamline-trained` does, a
 layer); nothing is trained here, and the linear map in closed form is ours. The last run is compared before
-the model's final norm, where the published code compares after it. The map belongs to the block before the run, so that a run replaced by one
-does not begin at the first block. It keeps hidden x (hidden + 1) parameters, which are counted.
+the model's final norm, where the published code compares after it. The map belongs to the block before the
+run, so that a run replaced by one does not begin at the first block. It keeps hidden x (hidden + 1)
+parameters, which are counted.
 """
 
 from __future__ import annotations
