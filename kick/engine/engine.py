@@ -219,6 +219,15 @@ class Engine:
     # ------------------------------------------------------------------------------------ generation
 
     def _generate(self, requests: Sequence[Request], finish: OnDone) -> None:
+        rows, drafts, told = self.decodings(requests, finish)
+        for place in self.reader.decode(rows, drafts):
+            told(place)
+
+    def decodings(
+        self, requests: Sequence[Request], finish: OnDone
+    ) -> tuple[list[Decoding], dict[int, tuple[int, ...]], Callable[[int], None]]:
+        """What is to be continued for requests to generate, drafts of it by index, and what to call with the
+        index of each that is done."""
         prompts = self.encoder.prompts(requests)
         stops = {until: Stops.of(self.tokenizer, until, self.ends) for until in {r.until for r in requests}}
         owners: dict[tuple, list[int]] = {}
@@ -239,7 +248,8 @@ class Engine:
                 decoding.obeyed(self.config)  # says which settings cannot be
             if draft := self._draft(r, prompts[i].ids):
                 drafts[place] = draft
-        for place in self.reader.decode(rows, drafts):
+
+        def told(place: int) -> None:
             row = rows[place]
             (text, thought), tokens = row.text(), tuple(row.tokens)
             for i in groups[place]:
@@ -247,6 +257,8 @@ class Engine:
                     self.reference.add_draft(requests[i], tokens)
                 count, cut = len(tokens), prompts[i].truncated
                 finish(i, Response(text=text, reasoning=thought, tokens=tokens, count=count, truncated=cut))
+
+        return rows, drafts, told
 
     def _draft(self, request: Request, prompt: tuple[int, ...]) -> tuple[int, ...]:
         """What the answer may well be: what a fidelity pass has shown of it, else the dense model's.

@@ -155,7 +155,8 @@ def _engine(variant: Variant, matrix: Matrix) -> str:
 def _jobs(cells: Sequence[Cell], costs: Mapping[str, Estimate]) -> tuple[Job, ...]:
     """The cells by variant, each with what its job costs."""
     jobs = [tuple(part) for _, part in groupby(cells, key=lambda cell: cell.variant.name)]
-    return tuple(Job(part[0].variant, part, costs[part[0].variant.name].total) for part in jobs)
+    seconds = running.seconds_of([part[0].variant for part in jobs], costs)
+    return tuple(Job(part[0].variant, part, seconds[part[0].variant.name]) for part in jobs)
 
 
 class _Planner:

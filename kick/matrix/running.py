@@ -1,21 +1,25 @@
-"""Which variants are asked which tasks, and which engines run a variant with a run-time method."""
+"""Which variants are asked which tasks, which engines run a variant with a run-time method, which share one
+reading of the prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from kick.engine.backend import DEFAULT
+from kick.matrix.costs import Estimate
 from kick.matrix.schema import Matrix
 from kick.matrix.variants import Expanded
 from kick.matrix.yaml_marks import Path, Problem
-from kick.records import Variant
-from kick.runtime.entry import inapplicable
+from kick.records import Variant, key
+from kick.runtime.entry import inapplicable, runtimes
 
 if TYPE_CHECKING:
     from kick.tasks import Task
 
 ENGINES = (DEFAULT, "plain")  # beside whose cells those of a run-time method belong
+CONTINUED = 0.2  # of the seconds of an answer: what is left of it once its prompt has been read
 
 
 def not_asked(variant: Variant, task: Task) -> str:
@@ -41,6 +45,30 @@ def asks(task: Task) -> str:
 def asked_of(variant: Variant, tasks: Mapping[str, Task], items: Mapping[str, int]) -> dict[str, int]:
     """The items of the tasks that the variant is asked."""
     return {name: count for name, count in items.items() if not not_asked(variant, tasks[name])}
+
+
+def weights_of(variant: Variant) -> str:
+    """What variants have in common that can share the reading of their prompts; "" for others.
+
+    They are of one model and recipe, each with a run-time method that changes decoding alone.
+    """
+    facts = runtimes.facts().get(variant.runtime.method) if variant.runtime else None
+    if facts is None or facts.affects != ("generate",) or variant.endpoint:
+        return ""
+    return key(asdict(replace(variant, name="", label="", runtime=None)))
+
+
+def seconds_of(variants: Sequence[Variant], estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Seconds of each variant's part of a run, by name: where several share the reading of prompts and the
+    compression, the first one has it."""
+    found: dict[str, float] = {}
+    seen: set[str] = set()
+    for variant in variants:
+        one, weights = estimates[variant.name], weights_of(variant)
+        found[variant.name] = CONTINUED * one.seconds["answer"] if weights in seen else one.total
+        if weights:
+            seen.add(weights)
+    return found
 
 
 def problems(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kick.engine.backend import Backend
-from kick.errors import CellFailed
+from kick.errors import CellFailed, KickError
 from kick.matrix import rates
 from kick.model import related
 from kick.records import Cell, Result, Sample, Variant
@@ -99,3 +99,13 @@ def learn(one: OpenCell, result: Result) -> None:
     counts, seconds = result.counts, result.seconds.get("answer", 0.0)
     items = round(counts.get("items", 0) * one.asked / max(1, counts.get("requests", 0)))
     rates.save_rates(rates.learned(rates.load_rates(), one.cell.task.name, items, seconds, size))
+
+
+def cause(error: BaseException) -> str:
+    """Why a cell failed, in a line: our own errors say it themselves, others need their kind."""
+    text = str(error).strip() or "no message"
+    if isinstance(error, KickError):
+        return text
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"out of memory: {text.splitlines()[0]}"
+    return f"{type(error).__name__}: {text.splitlines()[0]}"

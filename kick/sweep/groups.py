@@ -1,4 +1,5 @@
-"""Jobs of a layered matrix that share the reading of the model's blocks: each is a group of variants."""
+"""Jobs that are a group of variants: of a layered matrix those that share the reading of the model's blocks,
+of others those that share the reading of prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 from itertools import chain
 
 from kick.matrix.blockwise import blockwise
+from kick.matrix.running import weights_of
 from kick.records import Job, ModelSpec, Variant
 
 
@@ -32,6 +34,16 @@ def grouped(jobs: Iterable[Job], places: int) -> list[Job]:
         for start in range(places)
         if part[start::places]
     ]
+
+
+def sharing(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs, those merged whose variants differ in how they continue a prompt alone."""
+    alike: dict[str, list[Job]] = {}
+    rest: list[Job] = []
+    for job in jobs:
+        weights = weights_of(job.variant)
+        (alike.setdefault(weights, []) if weights else rest).append(job)
+    return rest + [_merged(part) for part in alike.values()]
 
 
 def title(job: Job) -> str:

@@ -11,7 +11,8 @@ from kick.runtime import method as runtime
 
 def check(job: Job) -> None:
     """Raises CellFailed for a method that was edited since, or another version of an engine's package."""
-    check_code(job.variant)
+    for variant in job.variants:
+        check_code(variant)
     for cell in job.cells:
         here = identity(of_cell(cell.engine))
         if cell.engine != here:

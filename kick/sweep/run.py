@@ -19,7 +19,7 @@ from kick.printable import counted
 from kick.store import Store
 from kick.sweep.contract import Summary
 from kick.sweep.executors import check, ignored, make_executor, places
-from kick.sweep.groups import grouped
+from kick.sweep.groups import grouped, sharing
 from kick.sweep.loop import run_sweep
 from kick.sweep.progress import show
 from kick.tasks import sandbox
@@ -104,6 +104,8 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
     limit, jobs = planned.matrix.time_limit, list(planned.jobs)
     if planned.engine.name == LAYERED:
         jobs = grouped(jobs, places(options.executor, options.workers))
+    else:
+        jobs = sharing(jobs)
     cells = max(len(job.cells) for job in jobs)
     how = make_executor(
         options.executor,

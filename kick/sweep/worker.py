@@ -19,7 +19,6 @@ from kick.compress.context import Calibration
 from kick.engine.backend import DEFAULT, LAYERED, VLLM, Backend, backends, identity
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
-from kick.errors import KickError
 from kick.matrix.running import asks
 from kick.model.footprint import footprint
 from kick.model.heap import give_back
@@ -34,7 +33,7 @@ from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
 from kick.sweep import by_vllm, layered, planned, reuse, served, sparse
-from kick.sweep.cells import Loaded, beside, chat_notes, dense_samples, identical, keeper, learn
+from kick.sweep.cells import Loaded, beside, cause, chat_notes, dense_samples, identical, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.groups import one_pass
 from kick.sweep.onepass import Apart, Member, measure
@@ -107,7 +106,7 @@ class Worker:
             self._alone(job, store)
 
     def _alone(self, job: Job, store: Store) -> None:
-        """Do the cells of one variant, with its own model."""
+        """Do the cells of one variant, or of several that share its weights, with a model of its own."""
         if job.variant.endpoint:
             self._load_tasks()
             self._ask(job, served.loaded(job.variant, store))
@@ -122,7 +121,18 @@ class Worker:
             with known as reference:
                 engine = self._engine(job.variant, network, tokenizer, reference)
                 said = beside(job.variant, self.dense)
-                self._ask(job, Loaded(engine, tokenizer, store, seconds, report, said=said))
+                ask = self._ask if len(job.variants) == 1 else self._ask_sharing
+                ask(job, Loaded(engine, tokenizer, store, seconds, report, said=said))
+
+    def _ask_sharing(self, job: Job, loaded: Loaded) -> None:
+        """Ask the cells of variants that share their prompts, one task after another: memory stays flat."""
+        engines = sparse.beside(loaded.engine, job.variants)
+        parts = {name: replace(loaded, engine=engine) for name, engine in engines.items()}
+        for cells in sparse.by_task(job.cells):
+            opened = [(cell.variant.name, self._open(cell, parts[cell.variant.name])) for cell in cells]
+            sparse.ask(
+                [sparse.Sharer(engines[name], self._together(parts[name]), one) for name, one in opened if one]
+            )
 
     def _group(self, job: Job, store: Store) -> None:
         """Do the cells of variants that go through the blocks of their model together."""
@@ -387,13 +397,3 @@ class Worker:
         if variant.replica == "batch":
             return engine(max(1, made.notes()["batch_tokens"] // REPLICA_BATCH))
         return made
-
-
-def cause(error: BaseException) -> str:
-    """Why a cell failed, in a line: our own errors say it themselves, others need their kind."""
-    text = str(error).strip() or "no message"
-    if isinstance(error, KickError):
-        return text
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"out of memory: {text.splitlines()[0]}"
-    return f"{type(error).__name__}: {text.splitlines()[0]}"

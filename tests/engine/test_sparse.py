@@ -161,7 +161,7 @@ def last_looks_at(llama, layer, states, places):
 @pytest.mark.parametrize("method", [LazyLLM(schedule="1:0.4"), Sliding(window=8, sinks=2)], ids=repr)
 def test_a_prompt_masked_in_parts_gives_the_same_numbers(method, llama, tokenizer, monkeypatch):
     expected, counts = answers(method, llama, tokenizer, SCORED)
-    monkeypatch.setattr("kick.engine.sparse.CHUNK", 16)
+    monkeypatch.setattr("kick.engine.session.CHUNK", 16)
     found, same = answers(method, llama, tokenizer, SCORED)
     assert same == counts
     for one, other in zip(found, expected, strict=True):

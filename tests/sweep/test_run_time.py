@@ -22,7 +22,7 @@ MATRIX = {
     "replicas": [],
     "variants": [
         "dense",
-        {"method": "magnitude", "sparsity": 0.5, "runtime": {"method": "twilight", "p": 0.5}},
+        {"method": "magnitude", "sparsity": 0.5, "runtime": {"method": "twilight", "p": [0.5, 0.9]}},
         {"runtime": {"method": "lazyllm", "schedule": "1:0.5"}},
     ],
 }
@@ -48,6 +48,7 @@ def test_what_a_method_cannot_affect_is_not_planned(planned):
     asked = {(cell.variant.name, cell.task.name) for cell in planned.cells if cell.variant.runtime}
     assert asked == {
         ("magnitude-0.5+twilight-p=0.5", "kick_mini_open"),
+        ("magnitude-0.5+twilight-p=0.9", "kick_mini_open"),
         ("lazyllm-schedule=1:0.5", "kick_mini_open"),
         ("lazyllm-schedule=1:0.5", "kick_mini_mcq"),
     }
@@ -72,19 +73,21 @@ def test_what_is_refused():
     assert "unknown method 'twilight'" in refused({"method": "twilight"})
 
 
-def test_a_run_counts_what_is_read_and_its_page_says_what_is_not_applicable(tmp_path):
+def test_a_run_counts_what_is_read_and_its_page_says_what_is_not_applicable(tmp_path, capsys):
     api.run(MATRIX, out=str(tmp_path / "results"), options=RunOptions(executor="inline"))
+    assert "magnitude-0.5+twilight-p=0.5 and 1 more: started" in capsys.readouterr().err
     results = frame.read([Store(str(tmp_path / "results"), "running")])
-    rows = results.frame[results.frame["primary"]].set_index(["method", "task"])
-    twilight = rows.loc["magnitude + twilight", "kick_mini_open"]
+    rows = results.frame[results.frame["primary"]].set_index(["variant", "task"])
+    first, twilight = (rows.loc[f"magnitude-0.5+twilight-p={p}", "kick_mini_open"] for p in (0.5, 0.9))
+    assert first["keys_read"] < twilight["keys_read"]
     assert 0 < twilight["keys_read"] < 1 == twilight["prompt_computed"]
     assert twilight["cache_bytes"] > twilight["dense_cache_bytes"] > 0  # it keeps estimates beside
-    lazy = rows.loc["lazyllm", "kick_mini_mcq"]
+    lazy = rows.loc["lazyllm-schedule=1:0.5", "kick_mini_mcq"]
     assert lazy["prompt_computed"] < 1
     assert rows["keys_read"]["dense"].isna().all()
     leaderboard.render(results, tmp_path / "page")
     page = (tmp_path / "page" / "index.html").read_text()
-    assert page.count("not applicable") == 1
+    assert page.count("not applicable") == 2
     assert "twilight changes decoding alone" in page
     assert "pruned, sparse at run time" in page
     assert "Counted at run time" in page
