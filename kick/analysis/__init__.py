@@ -2,6 +2,7 @@
 
 cells       which stored cells a frame is made of, and what each is compared with
 items       the item scores of a cell as arrays
+bits        right or wrong, item by item, small enough for a page
 rows        the columns of a score and of its difference
 ended       what a record says of how its cell ended
 stopped     the rows of cells that ended before all items were asked

@@ -15,6 +15,7 @@ from kick.analysis.headlines import info, place
 from kick.analysis.items import Items
 from kick.analysis.rows import number
 from kick.errors import Damaged, KickError
+from kick.printable import plain
 from kick.records import Result, Sample, Variant
 
 
@@ -105,8 +106,31 @@ def gather(stores: Sequence[Stored]) -> tuple[list[StoredCell], list[str]]:
     """The cells of these stores in a fixed order, the newest of each, with notes of what was left out."""
     cells, notes = _newest(_based([(run, store) for store in stores for run in store.runs()]))
     cells = labelled(cells)
-    cells.sort(key=lambda cell: (cell.run.matrix, cell.base, place(cell.run), cell.setting))
-    return cells, notes
+    cells.sort(
+        key=lambda cell: (cell.run.matrix, cell.base, place(cell.run), cell.setting, _dense_first(cell))
+    )
+    return cells, [*notes, *_several_dense(cells)]
+
+
+def _dense_first(cell: StoredCell) -> tuple[bool, bool, str]:
+    """Sorts dense before others, of several the one that is named so, else the first by name: the first dense
+    cell of a question is what its others are compared with."""
+    dense = cell.variant.dense
+    return not dense, dense and cell.variant.name != "dense", cell.variant.name if dense else ""
+
+
+def _several_dense(cells: Iterable[StoredCell]) -> list[str]:
+    """A note of each question that has several dense models, which one was taken; of questions alike, one."""
+    found = []
+    for part in by_asked(cells).values():
+        dense = [cell for cell in part if cell.variant.dense]
+        if len(dense) > 1:
+            first, others = dense[0], ", ".join(plain(cell.label) for cell in dense[1:])
+            found.append(
+                f"Matrix {plain(first.run.matrix)} has several dense models: variants are compared with "
+                f"{plain(first.label)}, not with {others}."
+            )
+    return list(dict.fromkeys(found))
 
 
 def labelled(cells: Sequence[StoredCell]) -> list[StoredCell]:
@@ -180,7 +204,9 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:
     unique: dict[tuple[str, str], tuple[Result, Stored]] = {}
     for run, store in runs:
         unique.setdefault((run.matrix, run.key), (run, store))
-    models = {run.key: run.cell.variant.model for run, _ in unique.values() if run.cell.variant.dense}
+    dense = [run for run, _ in unique.values() if run.cell.variant.dense]
+    dense.sort(key=lambda run: (run.cell.variant.name != "dense", run.cell.variant.name), reverse=True)
+    models = {run.key: run.cell.variant.model for run in dense}  # of a matrix's the last one counts
     of_matrix = {run.matrix: models[run.key] for run, _ in unique.values() if run.key in models}
     digests: dict[str, set[str]] = {}
     for model in models.values():

@@ -260,7 +260,7 @@ def _identical(
         return ""
     others = {sample.item: sample for sample in second}
     pairs = [(one, others[one.item]) for one in first if one.item in others]
-    answers = [tuple(_answer(sample, metric) for sample in pair) for pair in pairs]
+    answers = [tuple(answer_of(sample, metric) for sample in pair) for pair in pairs]
     return "answers" if all(one and one == other for one, other in answers) else "scores"
 
 
@@ -280,8 +280,8 @@ def _changed(
             one.item,
             one.preview,
             one.target,
-            _answer(one, metric),
-            _answer(other, metric),
+            answer_of(one, metric),
+            answer_of(other, metric),
             _score(one, column),
             _score(other, column),
         )
@@ -293,7 +293,7 @@ def _score(sample: Sample, column: str) -> float:
     return float(sample.scores.get(column, math.nan))
 
 
-def _answer(sample: Sample, metric: metrics.Metric) -> str:
+def answer_of(sample: Sample, metric: metrics.Metric) -> str:
     """The generated text, or which of the choices has the highest log-likelihood.
 
     With lm-eval's acc_mutual_info each choice is asked a second time without the question, behind all others.

@@ -41,12 +41,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from kick.analysis import bands, calibration, cost, lengths, pairs, recovered, stopped, stopping
+from kick.analysis.bits import Bits
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
@@ -65,11 +66,13 @@ COMPARED = [*CELL, "metric", "group"]
 
 @dataclass(frozen=True)
 class Results:
-    """The frame with the cells that it was made of, and what a reader must know about them."""
+    """The frame with the cells that it was made of, what a reader must know about them, and the items' bits
+    of right/wrong headline metrics by key (`kick.analysis.bits`)."""
 
     frame: pd.DataFrame
     cells: tuple[StoredCell, ...]
     notes: tuple[str, ...]
+    bits: Mapping[str, Bits] = field(default_factory=dict)
 
 
 def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
@@ -87,7 +90,9 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     shares: Mapping[str, Mapping[str, Any]] = {}
     while True:
         try:
-            rows = [row for part in by_asked(cells).values() for row in _rows(part, kept if paired else None)]
+            bits: dict[str, Bits] = {}
+            asked = by_asked(cells).values()
+            rows = [row for part in asked for row in _rows(part, kept if paired else None, bits)]
             if paired:
                 shown = bands.rows(cells)
                 for derived in (pairs, lengths, calibration):
@@ -102,7 +107,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     kept.save()
     frame = recovered.add(cost.add(_complete(pd.DataFrame(rows)), cells), cells, shares)
     frame = frame.copy()  # one block per type: a column at a time leaves a hundred, of which pandas warns
-    return Results(frame, tuple(cells), (*doubts(frame, cells), *notes))
+    return Results(frame, tuple(cells), (*doubts(frame, cells), *notes), bits)
 
 
 def _left_out(error: Unreadable) -> str:
@@ -115,13 +120,20 @@ def _left_out(error: Unreadable) -> str:
 # ---------------------------------------------------------------------------------------- rows
 
 
-def _rows(cells: Sequence[StoredCell], kept: StatisticsCache | None) -> Iterator[dict[str, Any]]:
-    """The rows of all variants that were asked the same, dense first; other orders have none."""
+def _rows(
+    cells: Sequence[StoredCell], kept: StatisticsCache | None, bits: dict[str, Bits]
+) -> Iterator[dict[str, Any]]:
+    """The rows of all variants that were asked the same, dense first; other orders have none.
+
+    bits: is given the items' bits of each.
+    """
     dense = next((cell for cell in cells if cell.variant.dense), None)
     ours = functools.cache(lambda: dense.items() if dense else None)
     again = bands.Reordered(cells)
     for cell in sorted(bands.rows(cells), key=lambda cell: not cell.variant.dense):
         found = beside_dense(cell, dense, ours, kept) if kept else None
+        if found and found["bits"]:
+            bits[cell.run.key] = found["bits"]
         yield from _cell_rows(cell, dense, found, again.moves(cell))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kick.analysis import (
+    bits,
     calibration,
     ended,
     groups,
@@ -57,6 +58,7 @@ STATISTICS = (
 )
 COMPUTING = (
     *STATISTICS,
+    bits,
     calibration,
     ended,
     groups,
@@ -142,7 +144,8 @@ def _code() -> str:
 def beside_dense(
     cell: StoredCell, dense: StoredCell | None, ours: Callable[[], Items | None], kept: StatisticsCache
 ) -> dict[str, Any]:
-    """{"gaps": {metric: columns}, "groups": [row]} of a cell's items beside dense's, which `ours` reads."""
+    """{"gaps": {metric: columns}, "groups": [row], "bits": of the headline metric or None} of a cell's items
+    beside dense's, which `ours` reads."""
     names = [score.metric for score in cell.run.scores]
     primary = headline(cell.run)
     described = [metrics.describe(name) for name in names]
@@ -154,10 +157,12 @@ def beside_dense(
         found = {}
         if before is not None and not is_dense:
             found = {metric.name: _gap(cell, metric, before, theirs) for metric in described}
+        main = metrics.describe(primary)
+        own = bits.of(before, theirs, main) if before is not None else None
         if stop and stop.early:
-            return {"gaps": found, "groups": []}
-        parts = groups.rows(metrics.describe(primary), before, theirs, is_dense=is_dense, margin=margin)
-        return {"gaps": found, "groups": list(parts)}
+            return {"gaps": found, "groups": [], "bits": own}
+        parts = groups.rows(main, before, theirs, is_dense=is_dense, margin=margin)
+        return {"gaps": found, "groups": list(parts), "bits": own}
 
     made_of: list[str | StoredCell] = [
         "dense" if is_dense else "beside dense",

@@ -5,6 +5,7 @@ tables       @table functions: frame -> Markdown, CSV, LaTeX
 figures      @figure functions: frame -> matplotlib Figure
 compare_view two variants, item by item, for the terminal
 leaderboard  frame -> one self-contained HTML page
+side_by_side any two variants on the page, item by item: bits, prompts and answers
 unasked      what cells that ended early did not ask
 origins      provenance of a page
 """

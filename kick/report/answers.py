@@ -22,11 +22,15 @@ MOST = 24  # variants whose answers to an item are shown
 
 def shown(cells: Sequence[StoredCell]) -> list[StoredCell]:
     """Those whose answers are shown: no replicas; of more than MOST dense and others evenly spaced."""
-    ours = [cell for cell in cells if not cell.variant.replica]
-    if len(ours) <= MOST:
-        return ours
-    step = (len(ours) - 1) / (MOST - 1)
-    return [ours[round(place * step)] for place in range(MOST)]
+    return spaced([cell for cell in cells if not cell.variant.replica])
+
+
+def spaced(cells: Sequence[StoredCell]) -> list[StoredCell]:
+    """At most MOST of them: the first and the last, and others evenly spaced."""
+    if len(cells) <= MOST:
+        return list(cells)
+    step = (len(cells) - 1) / (MOST - 1)
+    return [cells[round(place * step)] for place in range(MOST)]
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,11 @@ def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: in
     if not cells or not cells[0].variant.dense:
         return []
     metric = headline(cells[0].run)
-    first = _samples(cells[0])
+    first = samples(cells[0])
     items = [name for name, sample in first.items() if _text(sample) is not None]
     if not items:  # a choice among given answers
         return []
-    found = {cells[0].run.key: first} | {cell.run.key: _samples(cell) for cell in cells[1:]}
+    found = {cells[0].run.key: first} | {cell.run.key: samples(cell) for cell in cells[1:]}
     cells = [cell for cell in cells if found[cell.run.key]]
     found = {key: table for key, table in found.items() if table}
     written = [any(_text(sample) is not None for sample in table.values()) for table in found.values()]
@@ -80,8 +84,8 @@ def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: in
     return [_example(name, cells, found, labels, metric) for name in chosen]
 
 
-def _samples(cell: StoredCell) -> dict[str, Sample]:
-    """Samples by item; none, with a warning, if the cell is damaged."""
+def samples(cell: StoredCell) -> dict[str, Sample]:
+    """Samples of a cell by item; none, with a warning, if the cell is damaged."""
     try:
         return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
     except Damaged as error:

@@ -1,4 +1,3 @@
-"use strict";
 // Sorting, filters and the metrics other than the headline. Texts come ready from the page's data; every one is set
 // as text, never as markup. The page is complete without this.
 (() => {
@@ -6,12 +5,9 @@
   const HEADS = ["score", "95 % interval", "gap to dense", "95 % interval of the gap", "verdict", "p", "p (Holm)",
     "n", "right to wrong", "wrong to right"];
 
-  const make = (name, text, kind) => {
-    const made = document.createElement(name);
-    if (text !== undefined && text !== null) made.textContent = text;
-    if (kind) made.className = kind;
-    return made;
-  };
+  const ROWS = 250;  // that are drawn at first
+
+  const make = element;
 
   const order = (row, column) => {
     const cell = row.cells[column];
@@ -31,31 +27,44 @@
       const sign = a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
       return (down ? -sign : sign) || a.place - b.place;
     });
-    rows.forEach(({ row }) => body.append(row));
+    body.replaceChildren(...rows.map(({ row }) => {
+      row.hidden = true;  // whoever listens shows those that are to be seen
+      return row;
+    }));
+    table.dispatchEvent(new Event("sorted", { bubbles: true }));
   };
 
-  const sortable = (table) => {
+  const ordered = (table, column, down) => {
+    const heads = [...table.tHead.rows[0].cells];
+    if (!heads[column]) return;
+    heads.forEach((other) => other.removeAttribute("aria-sort"));
+    heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
+    sort(table, column, down);
+  };
+
+  // A click on a head sorts; `told`, if there is one, is a control that keeps the order and does it.
+  const sortable = (table, told) => {
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const button = head.querySelector("button");
       if (!button) return;
       button.addEventListener("click", () => {
-        const numbers = column > 0;
         const now = head.getAttribute("aria-sort");
-        const down = now === null ? numbers : now === "ascending";
-        [...head.parentNode.cells].forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        sort(table, column, down);
+        const down = now === null ? column > 0 : now === "ascending";
+        if (!told) return ordered(table, column, down);
+        told.value = `${column}${down ? "d" : "u"}`;
+        told.dispatchEvent(new Event("input"));
       });
     });
+    told?.addEventListener("input", () => ordered(table, Number.parseInt(told.value, 10), told.value.endsWith("d")));
   };
 
-  const buttons = (table) => {
+  const buttons = (table, told) => {
     table.querySelectorAll("thead [data-sort]").forEach((label) => {
       const button = make("button", label.textContent);
       button.type = "button";
       label.replaceWith(button);
     });
-    sortable(table);
+    sortable(table, told);
   };
 
   const detail = (table, metric, lines) => {
@@ -104,6 +113,7 @@
         if (value === null) return;
         if (control.type === "checkbox") control.checked = value === "1";
         else control.value = value;
+        if (control.dataset.usual && control.value === "") control.value = control.dataset.usual;  // not in these results
         if (control.value === undefined) return;
         control.dispatchEvent(new Event(control.tagName === "SELECT" ? "change" : "input", { bubbles: true }));
         if (name === "kind") control.dispatchEvent(new Event("input"));
@@ -113,7 +123,7 @@
       const found = told();
       Object.entries(controls).forEach(([name, control]) => {
         const value = control.type === "checkbox" ? (control.checked ? "1" : "") : control.value;
-        if (value === "" || (name === "metric" && controls.view.value === "")) found.delete(mine + name);
+        if (value === "" || value === control.dataset.usual || (name === "metric" && controls.view.value === "")) found.delete(mine + name);
         else found.set(mine + name, value);
       });
       const text = found.toString();
@@ -144,10 +154,22 @@
     const [words, kind] = [controls.querySelector("[name=words]"), controls.querySelector("[name=kind]")];
     const replicas = controls.querySelector("[name=replicas]");
     const count = section.querySelector(".count");
-    buttons(overview);
+    const sorted = controls.querySelector("[name=sort]");
+    buttons(overview, sorted);
     const lines = [...overview.tBodies[0].rows].map((row) => ({ label: row.dataset.label, kind: row.dataset.kind,
       dense: row.classList.contains("dense"), replica: row.classList.contains("replica"), kindClass: row.className,
       text: `${row.dataset.label} ${row.dataset.name}`.toLowerCase() }));
+
+    const all = controls.parentNode.querySelector(".all");
+    let most = ROWS;
+    // Of very many rows the first ones are drawn: a browser needs longer to lay out a thousand than to sort them.
+    const cut = (table) => {
+      let left = most;
+      [...table.tBodies[0].rows].forEach((row) => {
+        row.hidden = row.classList.contains("out") || left === 0;
+        if (!row.hidden) left -= 1;
+      });
+    };
 
     const filter = () => {
       const asked = words.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -155,11 +177,23 @@
         (replicas.checked || !line.replica)
         && (kind.value === "" || line.kind === kind.value)
         && asked.every((word) => line.text.includes(word)))).map((line) => line.label));
-      [overview, other].forEach((table) => [...table.tBodies[0].rows].forEach((row) => {
-        row.hidden = !shown.has(row.dataset.label ?? row.cells[0].textContent);
-      }));
+      [overview, other].forEach((table) => {
+        [...table.tBodies[0].rows].forEach((row) => {
+          row.classList.toggle("out", !shown.has(row.dataset.label ?? row.cells[0].textContent));
+        });
+        cut(table);
+      });
       count.textContent = `${shown.size} of ${lines.length} rows`;
+      all.hidden = shown.size <= most;
+      all.textContent = `The first ${most} of ${shown.size} rows are shown; show all`;
     };
+    const whole = () => {
+      most = Infinity;
+      filter();
+    };
+    all.addEventListener("click", whole);
+    window.addEventListener("beforeprint", whole);
+    section.addEventListener("sorted", (event) => cut(event.target));
 
     const choose = () => {
       const task = view.value === "" ? null : mine.tasks[Number(view.value)];
@@ -183,7 +217,7 @@
     });
     metric.addEventListener("change", choose);
     [words, kind, replicas].forEach((control) => control.addEventListener("input", filter));
-    kept(section, { view, metric, words, kind, replicas });
+    kept(section, { view, metric, words, kind, replicas, sort: sorted, ...sideBySide(section, mine.pair) });
     controls.hidden = false;
     filter();
   });

@@ -13,7 +13,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from kick.report import page, select, tables, wording
 from kick.report.unasked import HEADS
 
 HERE = Path(__file__).parent
+SCRIPTS = ("side_by_side.js", "leaderboard.js")  # the second one calls the first
 
 
 def render(
@@ -56,10 +58,41 @@ def render(
     return [folder / name for name in contents]
 
 
-def html(view: page.PageView) -> str:
-    """The page."""
+LARGEST = 15_000_000  # bytes of a page
+
+
+def _without(section: page.Section, **pair: Any) -> page.Section:
+    return replace(section, data={**section.data, "pair": {**section.data["pair"], **pair}})
+
+
+CUTS: Mapping[str, Callable[[page.Section], page.Section]] = {
+    "what was answered, in the comparison of two variants": lambda one: _without(
+        one, tasks=[{**task, "texts": []} for task in one.data["pair"]["tasks"]]
+    ),
+    "metrics other than the headline": lambda one: replace(one, data={**one.data, "tasks": []}),
+    "charts": lambda one: replace(
+        one, hides=None, tradeoff=None, tasks=tuple(replace(task, chart=None) for task in one.tasks)
+    ),
+    "the comparison of two variants": lambda one: replace(_without(one, tasks=[]), pair=""),
+}
+
+
+def html(view: page.PageView, largest: int = LARGEST) -> str:
+    """The page. One that would have more bytes than `largest` leaves parts out, the least needed first, and
+    says which."""
+    text = _page(view)
+    for what, cut in CUTS.items():
+        if len(text.encode(errors="replace")) <= largest:
+            break
+        note = f"Left out, because the page would have more than {largest / 1e6:g} MB: {what}."
+        view = replace(view, sections=tuple(map(cut, view.sections)), notes=(*view.notes, note))
+        text = _page(view)
+    return text
+
+
+def _page(view: page.PageView) -> str:
     style = (HERE / "leaderboard.css").read_text("utf-8")
-    script = (HERE / "leaderboard.js").read_text("utf-8")
+    script = "".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

@@ -18,7 +18,7 @@ from kick.analysis.doubts import signs
 from kick.analysis.frame import Results
 from kick.catalog import Facts
 from kick.printable import counted, plain
-from kick.report import answers, charts, select, tables, tradeoff, wording
+from kick.report import answers, charts, select, side_by_side, tables, tradeoff, wording
 from kick.report.origins import provenance
 from kick.report.table_view import Column, Size, VariantLine, column, lines, score_cell
 from kick.report.unasked import Unasked, unasked
@@ -64,6 +64,7 @@ class Section:
     recovered: tables.Table | None
     training: tables.Table | None
     data: Mapping[str, Any]
+    pair: str  # what the page holds of the items, "" if none is right or wrong
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ def view(report: Results, *, title: str | None, notes: Sequence[str], examples: 
     said = [wording.MODELS[name] for name in models if name in wording.MODELS]
     matrices = list(dict.fromkeys(frame["matrix"]))
     used = [name for name in dict.fromkeys(frame["metric"]) if name in metrics.known]
+    room = side_by_side.Room(side_by_side.ROOM)
     return PageView(
         title=title or f"What compression does to {', '.join(models)}",
         summary=_summary(frame, matrices),
         margin=" or ".join(dict.fromkeys(wording.percent(one) for one in sorted(frame["margin"].dropna()))),
         notes=(*said, *notes, *signs(report.cells), *report.notes),
-        sections=tuple(_section(name, part, report, examples) for name, part in select.sections(frame)),
+        sections=tuple(_section(name, part, report, examples, room) for name, part in select.sections(frame)),
         methods=tuple(_methods(report.cells)),
         metrics=tuple((metrics.known[name].label, metrics.known[name].description) for name in used),
         sources=wording.PROTOCOL_SOURCES,
@@ -130,7 +132,9 @@ def _summary(frame: pd.DataFrame, matrices: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------- a section
 
 
-def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> Section:
+def _section(
+    name: str, frame: pd.DataFrame, report: Results, examples: int, room: side_by_side.Room
+) -> Section:
     rows = select.headlines(frame, replicas=True)
     tasks = select.tasks(rows)
     columns = [select.of_task(rows, task) for task in tasks]
@@ -139,6 +143,7 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
     hidden, chart, legend = _hides(frame)
     ranks = ranking.ranks(frame)
     agreed, flattered = agreement(frame)
+    pair = side_by_side.data(frame, cells, report.bits, room)
     return Section(
         title=name,
         note=" ".join([_noise_note(rows), *_order_notes(rows), *_cut_notes(rows)]),
@@ -162,7 +167,8 @@ def _section(name: str, frame: pd.DataFrame, report: Results, examples: int) -> 
         run_time=_table("run_time", frame),
         recovered=_table("recovered", frame),
         training=_table("training", frame),
-        data=_data(frame),
+        data={**_data(frame), "pair": pair},
+        pair=pair["said"],
     )
 
 

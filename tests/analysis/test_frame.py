@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kick.analysis import headlines
+from kick.analysis import bits, headlines
 from kick.analysis import traits as analysis_traits
 from kick.analysis.frame import read
 from kick.analysis.groups import DISCIPLINES, MACRO, SUBJECTS, macro
@@ -340,3 +340,34 @@ def test_a_family_is_stored_with_the_result_and_older_results_have_one_by_their_
     assert found["kick_mini_mcq"] == "mcr_qa"
     assert headlines.task_info("mmlu_astronomy").family == "mcr_qa"  # lm-eval's, which says nothing
     assert headlines.task_info("arc_easy").family == ""
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_several_dense_models_the_one_of_that_name_is_compared_with_and_a_note_says_so(turn):
+    store = fill(FakeStore(), [DENSE, pruned("magnitude", 0.5)], ["kick_mini_factoid"], n=20)
+    mine = next(run for run in store.results.values() if run.cell.variant == DENSE)
+    cell = replace(mine.cell, variant=replace(DENSE, name="a server's"), engine="a server")
+    perfect = [replace(one, scores=dict.fromkeys(one.scores, 1.0)) for one in store.items[mine.key]]
+    store.put(replace(mine, key=cell.key, cell=cell), perfect)
+    store.results = dict(list(store.results.items())[::turn])
+    found = read([store])
+    row = one(found.frame, "magnitude-0.5", "kick_mini_factoid", "exact_match")
+    right = [sample.scores["exact_match"] for sample in store.items[mine.key]]
+    other = [sample.scores["exact_match"] for sample in store.items[row["key"]]]
+    lost = sum(before > after for before, after in zip(right, other, strict=True))
+    assert lost != sum(after < 1 for after in other)
+    assert row["lost"] == lost, "beside the server's model every wrong item is lost"
+    (note,) = (text for text in found.notes if "dense models" in text)
+    assert "compared with dense, not with" in note
+
+
+def test_bits_are_the_items_scores_in_the_order_of_dense_s_items():
+    dense = Items(("a", "b", "c"), ("",) * 3, {"acc": np.array([1.0, 0.0, 1.0])})
+    other = Items(("c", "a"), ("",) * 2, {"acc": np.array([0.0, 1.0])})
+    made = bits.of(dense, other, metrics.describe("acc"))
+    assert made["n"] == 3
+    assert bits.unpacked(made["right"], 3).tolist() == [True, False, False]
+    assert bits.unpacked(made["known"], 3).tolist() == [True, False, True]
+    assert bits.of(dense, dense, metrics.describe("acc"))["known"] == ""
+    graded = Items(("a",), ("",), {"f1": np.array([0.5])})
+    assert bits.of(graded, graded, metrics.describe("f1")) is None

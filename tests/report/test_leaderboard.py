@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from kick.analysis import bits
 from kick.analysis.frame import read
 from kick.report import wording
 from kick.report.leaderboard import embedded, html, policy, render, summary
@@ -213,3 +214,35 @@ def test_of_very_many_variants_some_answers_are_shown_and_the_page_says_so(monke
     shown = [label for answer in task.examples[0].answers for label in answer.labels]
     assert sorted(shown) == ["dense", "wanda 15 %", "wanda 30 %", "wanda 45 %"]
     assert "Of 10 variants 4 are shown" in html(view(report, title=None, notes=(), examples=2))
+
+
+def test_a_page_that_would_be_too_large_leaves_parts_out_and_says_so():
+    report = read([fill(FakeStore(), [DENSE, pruned("wanda", 0.5)], ["kick_mini_factoid"], n=40)])
+    made = view(report, title=None, notes=(), examples=0)
+    whole = html(made)
+    assert "Left out, because" not in whole
+    assert "gold 39" in whole
+    assert len(made.sections[0].data["pair"]["tasks"][0]["texts"]) == 40
+    smaller = html(made, len(whole.encode()) - 1)
+    assert len(smaller.encode()) < len(whole.encode())
+    assert "what was answered, in the comparison of two variants" in smaller
+    assert "gold 39" not in smaller
+    least = html(made, 1)
+    assert "the comparison of two variants." in least
+    assert 'class="pair"' not in least
+    assert "<h2>Scores" in least
+
+
+def test_texts_have_a_cap_over_all_tasks_and_the_page_says_how_many_it_holds(monkeypatch):
+    monkeypatch.setattr("kick.report.side_by_side.ROOM", 3000)
+    tasks = ["kick_mini_factoid", "kick_mini_mcq"]
+    report = read([fill(FakeStore(), [DENSE, pruned("wanda", 0.5)], tasks, n=40)])
+    pair = view(report, title=None, notes=(), examples=0).sections[0].data["pair"]
+    held = [len(task["texts"]) for task in pair["tasks"]]
+    assert 0 < min(held) == max(held) or max(held) - min(held) == 1, "in turn"
+    assert len(json.dumps([task["texts"] for task in pair["tasks"]])) < 3100
+    assert f"all 80 items, and the texts of {sum(held)}: " in pair["said"]
+    for task in pair["tasks"]:
+        dense, other = (bits.unpacked(right, 40) for right, _ in task["bits"])
+        flipped = [bool(dense[place] != other[place]) for place, *_ in task["texts"]]
+        assert flipped == sorted(flipped, reverse=True), "those on which they differ come first"
