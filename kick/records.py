@@ -226,16 +226,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a model, of one of five kinds.
+    """One question to a model, of one of six kinds.
 
     loglikelihood   log p(continuation | context)                                  lm-eval's own, text in
     rolling         log p(context), in windows of the model's length, as lm-eval   lm-eval's own, text in
     generate        text after context, until a stop string or max_tokens          lm-eval's own, text in
     tokens          log p of tokens[1:] given the ones before, one window          token ids in
     fidelity        teacher-forced over `tokens`, the dense model's continuation of `context`
+    similarity      cosines of `context` with each of `others`, as `pooled` says       texts in
     """
 
-    kind: Literal["loglikelihood", "rolling", "generate", "tokens", "fidelity"]
+    kind: Literal["loglikelihood", "rolling", "generate", "tokens", "fidelity", "similarity"]
     context: str = ""
     continuation: str = ""
     tokens: tuple[int, ...] = ()
@@ -246,6 +247,8 @@ class Request:
     seed: int = 0  # of this item, when sampling
     configured: bool = False  # under what the model's generation configuration says of logits
     reasoning_end: str = ""  # the mark at which thinking ends, for models that think first
+    others: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()  # "mean-50": the mean of the states after half of the blocks
 
 
 @dataclass(frozen=True)
@@ -254,9 +257,9 @@ class Response:
 
     loglikelihood: logprob (nats), greedy; rolling, tokens: logprob, count (scored tokens);
     generate: text, tokens (generated ids, stop included), count, reasoning (what came before the mark that
-    ends it, None without one); fidelity: values, one number each of
-    fdt, sdt, agreement, kl_mean, kl_median, kl_p99, kl_max, dppl, margin, length.
-    `truncated` counts the context tokens that were cut, on the left.
+    ends it, None without one); fidelity: values, fdt, sdt, agreement, kl_mean, kl_median, kl_p99, kl_max,
+    dppl, margin, length; similarity: values, "mean-50 7" is other 7's.
+    `truncated` counts the context tokens that were cut, on the left (of similarity's texts, on the right).
     """
 
     logprob: float | None = None

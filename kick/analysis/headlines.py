@@ -41,6 +41,7 @@ ORDER = (
     "reasoning",
     "form",
     "code",
+    "embeddings",
     "",
     "perplexity",
     "fidelity",

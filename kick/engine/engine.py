@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kick.engine import fidelity
+from kick.engine import fidelity, states
 from kick.engine.backend import backend
 from kick.engine.encode import Encoder, Scoring, max_length
 from kick.engine.packed.reader import PackedReader
@@ -117,6 +117,7 @@ class Engine:
             "loglikelihood": self._loglikelihood,
             "rolling": self._rolling,
             "tokens": self._tokens,
+            "similarity": self._similarity,
             "generate": self._generate,
         }
         with self._running():
@@ -160,6 +161,11 @@ class Engine:
             [[Scoring(request.tokens[:-1], request.tokens[1:])] for request in requests],
             lambda i, logprob, _, count: finish(i, Response(logprob=logprob, count=count)),
         )
+
+    def _similarity(self, requests: Sequence[Request], finish: OnDone) -> None:
+        network, most = self.reader.network, self.reader.batch_tokens
+        for index, response in states.similarities(network, self.encoder, requests, most):
+            finish(index, response)
 
     def _score(self, windows: Sequence[Sequence[Scoring]], done: Scored) -> None:
         """Sum the log-probabilities of each item's windows; `done` once for each. Equal inputs go in once."""

@@ -65,6 +65,8 @@ def never_layered(shapes: Sequence[tuple[Variant, Shape]], tasks: Iterable[Task]
     for task in tasks:
         if (task.generates or task.needs_reference) and not generate:
             return f"{task.name} has answers generated"
+        if task.reads_states:
+            return f"{task.name} reads hidden states"
     for one, size in shapes:
         if one.runtime is not None:
             return f"{one.name} has a run-time method"

@@ -32,6 +32,8 @@ def not_asked(variant: Variant, task: Task) -> str:
         return "another order of the calibration shows on perplexity and fidelity alone"
     if variant.runtime is None:
         return ""
+    if task.reads_states:
+        return "hidden states are read without run-time methods"
     return inapplicable(variant.runtime.method, asks(task))
 
 
@@ -74,7 +76,10 @@ def seconds_of(variants: Sequence[Variant], estimates: Mapping[str, Estimate]) -
 def problems(
     matrix: Matrix, variants: Sequence[Expanded], tasks: Mapping[str, Task], engine: str
 ) -> Iterator[Problem]:
-    """Problems of the variants with a run-time method: an engine that cannot run them, nothing to ask."""
+    """Problems of the variants with a run-time method, and of tasks that read hidden states: an engine that
+    cannot run them, nothing to ask."""
+    if states := next((task.name for task in tasks.values() if task.reads_states), ""):
+        yield from _of_states(states, variants, engine)
     for one in variants:
         if one.variant.runtime is None:
             continue
@@ -86,6 +91,18 @@ def problems(
         reasons = {not_asked(one.variant, task) for task in tasks.values()}
         if tasks and "" not in reasons:
             yield Problem(path, f"{name}: not applicable to any task here: {sorted(reasons)[0]}")
+
+
+def _of_states(task: str, variants: Sequence[Expanded], engine: str) -> Iterator[Problem]:
+    """Problems of a task that reads hidden states with engines and servers that do not give them."""
+    if engine not in ENGINES:
+        message = f"{task} reads hidden states, which need the engine {DEFAULT}; got {engine}"
+        yield Problem(("engine", "name"), message)
+    for one in variants:
+        if one.variant.endpoint:
+            yield Problem(
+                one.path, f"{one.variant.name}: its server gives no hidden states, which {task} reads"
+            )
 
 
 def _place(path: Path) -> Path:

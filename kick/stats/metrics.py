@@ -159,6 +159,13 @@ _enter(
 )
 _enter(
     "share",
+    "higher",
+    True,
+    Support(-1.0, 1.0),
+    ("spearman", "Spearman", "rank correlation of cosines and grades, mean over items"),
+)
+_enter(
+    "share",
     "lower",
     False,
     BINARY,
@@ -303,6 +310,14 @@ for _metric in (
         "perplexity",
         "exp of the mean negative log-likelihood over all scored tokens of all windows",
         units="document",
+    ),
+    *(
+        Metric(name, "mean", name, True, "share", label, text, support=support, units="document")
+        for name, label, text, support in (
+            ("ndcg_10", "nDCG@10", "discounted gain of the first ten texts over the best possible", SHARE),
+            ("recall_1", "recall@1", "the right text is the nearest", BINARY),
+            ("recall_10", "recall@10", "the right text is among the nearest ten", BINARY),
+        )
     ),
     Metric(
         "dppl",

@@ -9,6 +9,7 @@ turns       instructions in two turns
 data        where a data set comes from: the embedded suite, a local mirror, the hub
 order       a fixed shuffled order, balanced over groups
 llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against memory
+code        HumanEval, whose programs `sandbox` runs; similarity: texts compared by hidden states
 scoring     scores, as `process_results` functions; answers: those that LLM-KICK adds
 text        what is a match, an overlap, a copy, a loop
 """

@@ -39,6 +39,7 @@ class HarnessTask:
     """An lm-eval task, asked through kick's requests. See `kick.tasks.task.Task` for the methods."""
 
     needs_reference = False
+    reads_states = False
     no_examples = ""  # why no worked examples can be had, where that is so
 
     def __init__(self, name: str, task: ConfigurableTask, config: Mapping[str, Any]):

@@ -29,7 +29,10 @@ class Item:
     @property
     def prompt(self) -> str:
         """The hash of all that is asked."""
-        parts = [[r.kind, r.context, r.continuation, list(r.tokens), list(r.until)] for r in self.requests]
+        parts = [
+            [r.kind, r.context, r.continuation, list(r.tokens), list(r.until), *_compared(r)]
+            for r in self.requests
+        ]
         return digest(parts)
 
     @property
@@ -42,6 +45,11 @@ class Item:
         return Sample(
             self.id, self.prompt, self.preview, self.target, tuple(responses), dict(scores), self.group
         )
+
+
+def _compared(request: Request) -> list[list[str]]:
+    """What a request of similarity has beside the others."""
+    return [list(request.others), list(request.pooled)] if request.kind == "similarity" else []
 
 
 class FunctionName(str):
@@ -60,6 +68,7 @@ class Task(Protocol):
     needs_reference: bool  # its requests are made of the dense model's answers
     generates: bool  # its answers are generated text
     reads_text: bool  # its score is the likelihood of running text: perplexity
+    reads_states: bool  # its requests are of hidden states inside the model
     default_shots: int
     about: Mapping[str, str]  # ABOUT, as far as its file says it
     size: int | None  # items without a limit; None where only the tokenizer tells

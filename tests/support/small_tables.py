@@ -46,6 +46,7 @@ class Asked:
     needs_reference: bool = False
     generates: bool = False
     reads_text: bool = False
+    reads_states: bool = False
     default_shots: int = 0
     size: int | None = 100
     about: Mapping[str, str] = field(default_factory=dict, hash=False)
