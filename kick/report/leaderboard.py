@@ -27,6 +27,8 @@ from kick.report import page, select, tables, wording
 from kick.report.unasked import HEADS
 
 HERE = Path(__file__).parent
+PACKAGES = "% \\usepackage{booktabs}\n% \\usepackage{amssymb}"
+FORMAT = "kick leaderboard 1"  # the version of leaderboard.schema.json; raised if a reader must change
 SCRIPTS = ("side_by_side.js", "leaderboard.js")  # the second one calls the first
 
 
@@ -50,7 +52,7 @@ def render(
         "index.html": html(view),
         "leaderboard.csv": wording.csv(report.frame),
         "leaderboard.md": _markdown(view, made),
-        "leaderboard.tex": "\n".join(table.latex() for table in made.values()),
+        "leaderboard.tex": "\n".join([PACKAGES, *(table.latex() for table in made.values())]),
         "leaderboard.json": as_json(report, view),
     }
     for name, content in contents.items():
@@ -136,8 +138,10 @@ def embedded(value: Any) -> Markup:
 
 
 def as_json(report: Results, view: page.PageView) -> str:
-    """Everything as JSON: title, notes, provenance, and the frame's rows with null for what is missing."""
+    """Everything as JSON, by leaderboard.schema.json: title, notes, provenance, and the frame's rows, with
+    null for what is missing."""
     head = {
+        "format": FORMAT,
         "title": view.title,
         "notes": list(view.notes),
         "provenance": {name: list(values) for name, values in view.provenance},

@@ -131,7 +131,11 @@ class Worker:
         for cells in sparse.by_task(job.cells):
             opened = [(cell.variant.name, self._open(cell, parts[cell.variant.name])) for cell in cells]
             sparse.ask(
-                [sparse.Sharer(engines[name], self._together(parts[name]), one) for name, one in opened if one]
+                [
+                    sparse.Sharer(engines[name], self._together(parts[name]), one)
+                    for name, one in opened
+                    if one
+                ]
             )
 
     def _group(self, job: Job, store: Store) -> None:

@@ -6,12 +6,13 @@ import json
 import re
 from html.parser import HTMLParser
 
+import jsonschema
 import pytest
 
 from kick.analysis import bits
 from kick.analysis.frame import read
 from kick.report import wording
-from kick.report.leaderboard import embedded, html, policy, render, summary
+from kick.report.leaderboard import HERE, embedded, html, policy, render, summary
 from kick.report.page import view
 from tests.support.synthetic import DENSE, HOSTILE, FakeStore, fill, pruned, result, samples
 
@@ -159,6 +160,23 @@ def test_the_json_is_strict_and_complete(folder, frame):
     assert len(found["rows"]) == len(frame)
     assert found["rows"][0]["value"] == pytest.approx(frame.iloc[0]["value"])
     assert found["provenance"]["commit"] == ["abcdef0123456789"]
+
+
+def test_the_json_is_by_its_schema_which_refuses_what_is_not(folder, frame):
+    schema = json.loads((HERE / "leaderboard.schema.json").read_text("utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    found = json.loads((folder / "leaderboard.json").read_text("utf-8"))
+    found["rows"] = found["rows"][::7] + [row for row in found["rows"] if "|" in row["task"]]
+    assert list(validator.iter_errors(found)) == []
+    assert set(schema["properties"]["rows"]["items"]["properties"]) <= set(frame.columns)
+    (row,) = found["rows"][:1]
+    for wrong in ({"value": "0.5"}, {"p": 1.5}, {"verdict": "fine"}, {"n": -1}, {"key": "x"}, {"more": []}):
+        assert not validator.is_valid({**found, "rows": [row | wrong]}), wrong
+    for name in ("value", "verdict", "key"):
+        without = {column: value for column, value in row.items() if column != name}
+        assert not validator.is_valid({**found, "rows": [without]}), name
+    assert not validator.is_valid({**found, "format": "kick leaderboard 2"})
 
 
 def test_markdown_and_latex_are_written(folder):

@@ -7,7 +7,7 @@ import pytest
 
 from kick.analysis.frame import read
 from kick.report import wording
-from kick.report.tables import known, make_all, table, write
+from kick.report.tables import Table, known, make_all, table, write
 from tests.support.synthetic import DENSE, FakeStore, fill
 
 
@@ -137,3 +137,37 @@ def test_a_question_is_shown_without_the_examples_before_it():
     passage = "A passage.\n\nQuestion: c?\nAnswer:"
     assert wording.question(passage) == passage
     assert wording.question("x" * 500, 10) == "\u2026" + "x" * 10
+
+
+def test_latex_marks_the_best_that_noise_cannot_tell_apart_and_what_is_significant(frame):
+    rows = frame[frame["primary"] & (frame["group"] == "") & (frame["task"] == "kick_mini_factoid")].copy()
+    rows.loc[~rows["dense"], "value"] = 0.1
+    rows["noise"] = 0.05
+    values = {"wanda 30 %": 0.50, "gptq 4-bit": 0.46, "gptq 8-bit": 0.44}
+    for label, value in values.items():
+        rows.loc[rows["label"] == label, "value"] = value
+    rows["p_holm"] = 0.5
+    rows.loc[rows["label"] == "gptq 8-bit", ["p_holm", "within_noise"]] = [0.03, False]
+    rows.loc[rows["label"] == "wanda 30 %", ["p_holm", "within_noise"]] = [0.001, False]
+    rows.loc[rows["label"] == "gptq 4-bit", ["p_holm", "within_noise"]] = [0.001, True]
+    text = known["scores"].make(rows).latex()
+    lines = {line.split(" & ")[0]: line.split(" & ")[1] for line in text.splitlines() if " & " in line}
+    assert lines["wanda 30 \\%"].startswith(r"\textbf{50.0}$^{**}$ [")
+    assert lines["gptq 4-bit"].startswith(r"\textbf{46.0} [")
+    assert lines["gptq 8-bit"].startswith("44.0$^{*}$ [")
+    assert text.count(r"\textbf") == 2, "dense and its replicas are not variants"
+    assert "Bold: the best" in text
+    assert r"\toprule" in text
+
+
+def test_latex_has_no_sign_that_needs_more_than_its_packages(made):
+    for found in made.values():
+        assert found.latex().isascii(), [sign for sign in found.latex() if not sign.isascii()]
+    marks = "".join(wording.MARKS.values())
+    assert Table("t", ("a",), ((marks,),), None).latex().isascii()
+
+
+def test_the_paper_s_tables_are_marked_too(made):
+    assert made["pruning_by_task"].best
+    assert r"\textbf{" in made["pruning_by_task"].latex()
+    assert not made["eight_bit"].best, "of a single variant nothing is best"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -60,4 +61,38 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_c
         (label, *(cell(part[label]) if label in part else wording.NOTHING for part in columns))
         for label in labels
     ]
-    return Table(title, tuple(heads), tuple(lines), rows, note(rows))
+    found = Table(title, tuple(heads), tuple(lines), rows, note(rows))
+    if cell is not score_cell:  # what is best of a range, or of a spread, is not known
+        return found
+    best = frozenset((labels.index(label), j) for j, part in enumerate(columns, 1) for label in _best(part))
+    stars = {
+        (labels.index(label), j): made
+        for j, part in enumerate(columns, 1)
+        for label, row in part.items()
+        if (made := _stars(row))
+    }
+    return replace(found, best=best, stars=stars)
+
+
+def _best(rows: Mapping[str, Row]) -> list[str]:
+    """The variants of a column with the best score, and those no farther from it than the noise; of a single
+    one nothing is best."""
+    ours = {
+        label: row["value"] if row["higher_is_better"] else -row["value"]
+        for label, row in rows.items()
+        if not (row["dense"] or row["replica"] or row["stopped"]) and wording.known(row["value"])
+    }
+    if len(ours) < 2:
+        return []
+    first = max(ours.values())
+    noise = next(iter(rows.values()))["noise"]
+    return [
+        label for label, value in ours.items() if first - value <= (noise if wording.known(noise) else 0.0)
+    ]
+
+
+def _stars(row: Row) -> str:
+    """Marks of a difference to dense beyond the noise: p adjusted over the matrix."""
+    if not wording.known(row["p_holm"]) or row["within_noise"] or row["within_orders"]:
+        return ""
+    return "**" if row["p_holm"] < 0.01 else "*" if row["p_holm"] < 0.05 else ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -16,13 +16,19 @@ LAST = 100  # the place of a table that names none
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under their column heads, and the frame's rows behind them."""
+    """Text cells under their column heads, and the frame's rows behind them.
+
+    best: (line, column) of cells whose score is bold in LaTeX; stars: marks of significance beside scores
+    there, by the same places.
+    """
 
     title: str
     heads: tuple[str, ...]
     cells: Cells
     rows: pd.DataFrame
     note: str = ""
+    best: frozenset[tuple[int, int]] = frozenset()
+    stars: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """Markdown: a GitHub table under its title, with the note beneath."""
@@ -36,9 +42,11 @@ class Table:
         return wording.csv(self.rows)
 
     def latex(self) -> str:
-        """LaTeX: a booktabs table."""
-        lines = [" & ".join(map(_latex, line)) + r" \\" for line in (self.heads, *self.cells)]
-        note = rf"\par\smallskip\footnotesize {_latex(self.note)}" if self.note else ""
+        """LaTeX: a table for the packages booktabs and amssymb."""
+        body = [[self._cell(i, j) for j in range(len(line))] for i, line in enumerate(self.cells)]
+        lines = [" & ".join(line) + r" \\" for line in ([*map(_latex, self.heads)], *body)]
+        said = " ".join(filter(None, (self.note, BEST if self.best else "", STARS if self.stars else "")))
+        note = rf"\par\smallskip\footnotesize {_latex(said)}" if said else ""
         parts = [
             r"\begin{table}",
             r"\centering",
@@ -55,7 +63,17 @@ class Table:
         ]
         return "\n".join(parts) + "\n"
 
+    def _cell(self, line: int, column: int) -> str:
+        """A cell's LaTeX, the score at its start bold if it is among the best, with its stars."""
+        text, at = self.cells[line][column], (line, column)
+        score, blank, rest = text.partition(" ")
+        bold = rf"\textbf{{{_latex(score)}}}" if at in self.best else _latex(score)
+        stars = f"$^{{{self.stars[at]}}}$" if at in self.stars else ""
+        return bold + stars + blank + _latex(rest)
 
+
+BEST = "Bold: the best variant of a column, and those that the noise of dense replicas cannot tell from it."
+STARS = "* p < 0.05, ** p < 0.01 against dense, adjusted over the matrix (Holm)."
 Make = Callable[[pd.DataFrame], Table]
 
 
@@ -109,7 +127,13 @@ _TEX = str.maketrans(
         "\u00b1": r"$\pm$",
         "\u25bc": r"$\blacktriangledown$",
         "\u25b2": r"$\blacktriangle$",
+        "\u2248": r"$\approx$",
+        "\u2260": r"$\neq$",
+        "\u2265": r"$\geq$",
+        "\u00d7": r"$\times$",
         "\u2013": "--",
+        "\u2026": r"\ldots{}",
+        "\u00a0": "~",
         "\u2009": r"\,",
     }
 )
