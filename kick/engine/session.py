@@ -19,6 +19,56 @@ from kick.runtime.tally import ReadCounts
 CHUNK = 256  # queries of a prompt that are masked at once
 
 
+class Left:
+    """What a session keeps of tokens that layers left out.
+
+    inputs: of layers that have fewer tokens than the one before, what goes into them, (prompt, H). had: by
+    layer the tokens that have been computed there, (prompt,). given: by layer the block's other arguments.
+    flow: tokens on their way up in this step, and their hidden states.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: dict[int, Tensor] = {}
+        self.had: dict[int, Tensor] = {}
+        self.given: dict[int, dict[str, Any]] = {}
+        self.flow: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers of a hidden state that is kept; 0 if none is."""
+        return next((one.shape[-1] for one in self.inputs.values()), 0)
+
+    def see(self, layer: int, kept: Tensor | None, hidden: Tensor, given: dict[str, Any]) -> None:
+        """Note what of a prompt goes into a layer, hidden (prompt, H), of which it computes `kept`."""
+        if kept is None:
+            return
+        before = self.had.get(layer - 1)
+        self.had[layer] = kept.clone()
+        self.given[layer] = given
+        if before is None or int(kept.sum()) < int(before.sum()):
+            self.inputs[layer] = hidden.clone()
+
+    def missing(self, layer: int, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The tokens that the layer needs and has not had, (n,), and what goes into it of them, (n, H)."""
+        if kept is None or layer not in self.had:
+            return None
+        places = (kept & ~self.had[layer]).nonzero()[:, 0]
+        if not len(places):
+            return None
+        self.had[layer] |= kept
+        if layer in self.inputs:
+            return places, self.inputs[layer][places]
+        if self.flow is None or not torch.equal(self.flow[0], places):
+            raise RuntimeError(f"layer {layer} needs tokens that the one before did not have")
+        return self.flow
+
+    def carry(self, layer: int, places: Tensor, hidden: Tensor) -> None:
+        """Take on what goes into the layer of the tokens at these places."""
+        self.flow = places, hidden
+        if layer in self.inputs:
+            self.inputs[layer][places] = hidden
+
+
 class Session:
     """One sequence: its keys and values by layer, and what the method remembers of it.
 
@@ -38,6 +88,8 @@ class Session:
         self.values: dict[int, Tensor] = {}
         self.settled: dict[int, tuple[int, int]] = {}
         self.filled: dict[int, int] = {}
+        self.left = Left()
+        self.chooses = False  # whether the tokens that follow choose anew what they read of the prompt
 
     @property
     def length(self) -> int:
@@ -66,7 +118,7 @@ class Session:
         for layer, keys in self.keys.items():
             heads, _, width = keys.shape
             size = keys.element_size()
-            cache = Cache(layer, self.filled[layer], heads, width, size, self.memory)
+            cache = Cache(layer, self.filled[layer], heads, width, size, self.memory, self.left.width)
             self.tally.cache += self.method.bytes(cache)
             self.tally.whole += cache.bytes(cache.length)
         self.tally.sequences += 1
@@ -95,6 +147,8 @@ class Session:
         else:
             self._count_prompt(layer, keys, there // query.shape[0], read // query.shape[0])
             self.read_through(layer, query[:, -1:], scale)
+        if decoding and self.chooses:
+            self.method.again(self._sight(layer, query[:, -1:], keys, scale, decoding))
         return out
 
     def _attended(
@@ -159,12 +213,13 @@ def dense(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
 
 
 def masked(query: Tensor, keys: Tensor, values: Tensor, scale: float, shown: Tensor) -> Tensor:
-    """Attention (Hq, n, D) over the keys that are shown, (Hq or 1, n, S)."""
+    """Attention (Hq, n, D) over the keys that are shown, (Hq or 1, n, S); 0 if there are none."""
     heads, count, width = query.shape
     groups = heads // keys.shape[0]
     asked = query.reshape(keys.shape[0], groups * count, width)
     scores = (asked @ keys.transpose(1, 2)).float().view(heads, count, -1) * scale
-    weights = scores.masked_fill_(~shown, -math.inf).softmax(-1).to(values.dtype)
+    weights = scores.masked_fill_(~shown, -math.inf).softmax(-1)
+    weights = weights.masked_fill_(~shown.any(-1, keepdim=True), 0.0).to(values.dtype)
     out = weights.view(keys.shape[0], groups * count, -1) @ values
     return out.view(heads, count, -1)
 

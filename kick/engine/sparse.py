@@ -9,7 +9,7 @@ As many as may be in progress are then continued together a token at a time, eac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from kick.engine.packed.decode import choose, worth
 from kick.engine.packed.pack import Done, Runner
 from kick.engine.packed.reader import PackedReader
 from kick.engine.packed.tree import grow
+from kick.engine.revival import reviving
 from kick.engine.session import Session, Sessions
 from kick.engine.stopping import Decoding
 from kick.errors import KickError
+from kick.model.structure import blocks
 from kick.records import Request
 from kick.runtime.method import RunTime
 from kick.runtime.tally import ReadCounts
@@ -50,6 +52,7 @@ class SparseReader(PackedReader):
         self.method, self.tally = method, ReadCounts()
         config = getattr(model.config, "text_config", None) or model.config
         self.layers = int(config.num_hidden_layers)
+        self.blocks = blocks(model)
 
     def _check(self, length: int) -> None:
         if not self._packs(length):
@@ -138,6 +141,7 @@ class SparseReader(PackedReader):
         most, part, size = budget.slots(self.network.device, self.network.size), list[Arrived](), 0
         for i in sorted(self._waiting(rows), key=lambda i: -len(rows[i].prompt)):
             session = Session(self.method, self.layers, len(rows[i].prompt), rows[i].limit, self.tally)
+            session.chooses = self.method.chooses()
             part.append((i, session, self._run([session], [rows[i].prompt])[-1:].clone()))
             size += session.nbytes
             if size >= most[0] or len(part) >= most[1]:
@@ -176,7 +180,9 @@ class SparseReader(PackedReader):
         ]
         layout = Sessions(sessions, [len(own) for own in tokens])
         positions = torch.tensor([places], device=network.device)
-        return network.hidden(ids, position_ids=positions, layout=layout)[0]
+        comes_back = any(session.chooses for session in sessions)
+        with reviving(self.blocks, sessions, layout.counts) if comes_back else nullcontext():
+            return network.hidden(ids, position_ids=positions, layout=layout)[0]
 
 
 def _bytes(done: Done, row: Decoding) -> int:

@@ -52,7 +52,10 @@ class Sight:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of one layer and sequence: `length` tokens, `heads` of `width` numbers, `size` bytes each."""
+    """The cache of one layer and sequence: `length` tokens, `heads` of `width` numbers, `size` bytes each.
+
+    hidden: numbers of a hidden state, if those of tokens that were left out are kept; else 0.
+    """
 
     layer: int
     length: int
@@ -60,6 +63,7 @@ class Cache:
     width: int
     size: int
     memory: Mapping[Any, Any] = field(default_factory=dict)
+    hidden: int = 0
 
     def bytes(self, tokens: int) -> int:
         """Bytes of keys and values of that many tokens, as they are."""
@@ -80,6 +84,20 @@ class RunTime:
 
     def after(self, sight: Sight) -> None:
         """Called in each layer when the prompt has been read, with its last token's query alone (n = 1)."""
+
+    def chooses(self) -> bool:
+        """Whether generated tokens choose anew which tokens of the prompt are read, by `again`."""
+        return False
+
+    def again(self, sight: Sight) -> None:
+        """Called in each layer with a generated token's query (n = 1), if the method `chooses`."""
+
+    def kept(self, layer: int, memory: Mapping[Any, Any]) -> Tensor | None:
+        """The prompt's tokens that the layer has to have computed by now, (prompt,); None for all.
+
+        Asked for before the layer is run, and only of a method that `chooses`.
+        """
+        return None
 
     def settle(self, keys: Tensor, values: Tensor, done: tuple[int, int]) -> tuple[int, int]:
         """Round what is stored of keys and values (Hk, S, D), in place; `done` of each are rounded already.

@@ -11,8 +11,8 @@ class ReadCounts:
 
     read, there: keys that decoding steps read and could have read, over layers and query heads;
     prompt_read, prompt_there: pairs of a query and a key of prompts; computed, prompts: tokens of prompts
-    that layers computed, and all; cache, whole: bytes of the caches at the end of sequences, and as they
-    would be dense; sequences: how many were answered; tokens: of their prompts.
+    that layers computed, at once or in a later step, and all; cache, whole: bytes of the caches at the end
+    of sequences, and as they would be dense; sequences: how many were answered; tokens: of their prompts.
     """
 
     read: int = 0

@@ -129,14 +129,10 @@ class Worker:
         engines = sparse.beside(loaded.engine, job.variants)
         parts = {name: replace(loaded, engine=engine) for name, engine in engines.items()}
         for cells in sparse.by_task(job.cells):
-            opened = [(cell.variant.name, self._open(cell, parts[cell.variant.name])) for cell in cells]
-            sparse.ask(
-                [
-                    sparse.Sharer(engines[name], self._together(parts[name]), one)
-                    for name, one in opened
-                    if one
-                ]
-            )
+            named = [(cell.variant.name, cell) for cell in cells]
+            opened = [(name, self._open(cell, parts[name])) for name, cell in named]
+            there = [(engines[name], self._together(parts[name]), one) for name, one in opened if one]
+            sparse.ask([sparse.Sharer(*one) for one in there])
 
     def _group(self, job: Job, store: Store) -> None:
         """Do the cells of variants that go through the blocks of their model together."""

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from kick.engine import Engine
@@ -16,7 +17,7 @@ from kick.runtime.method import RunTime
 from kick.runtime.page_attention import PageAttention
 from kick.runtime.sliding import Sliding
 from kick.runtime.twilight import Twilight
-from tests.engine.conftest import build
+from tests.engine.conftest import CONFIGS, build
 
 TEXT = "The miller of Tarn had two lanterns, and the older one hung over the door of the mill."
 ASKED = [
@@ -41,7 +42,7 @@ LEFT_OUT = [
     PageAttention(budget=12, page=4, sub_page=2),
     PageAttention(budget=96, page=4, streaming=0.5, sinks=2, recent=4),
     KVQuant(bits=2, group=8, residual=8),
-    LazyLLM(schedule="1:0.4"),
+    LazyLLM(schedule="1:0.4", revive=False),
     Sliding(window=8, sinks=2),
 ]
 
@@ -156,6 +157,90 @@ def last_looks_at(llama, layer, states, places):
     weights = scores.softmax(-1).mean((0, 1))
     count = math.ceil(0.4 * len(weights))
     return sorted({*weights.topk(count).indices.tolist(), len(weights) - 1})
+
+
+class OneByOne:
+    """LazyLLM by its definition: a token at a time, each block's keys and values in a table by place."""
+
+    def __init__(self, llama, schedule):
+        self.llama, self.schedule = llama, schedule
+        self.tables = [{} for _ in llama.model.layers]  # by place: key, value, (2, 8) each
+        self.waiting = [{} for _ in range(len(self.tables) + 1)]  # by place: what goes into the block
+        self.back = 0  # how many (token, block) pairs were computed in a later step
+
+    def through(self, index, place, seen):
+        """Send a token through a block; how much it looks at each of the places seen, over heads."""
+        layer, state = self.llama.model.layers[index], self.waiting[index][place]
+        attention, normed = layer.self_attn, layer.input_layernorm(state)
+        split = attention.q_proj, attention.k_proj, attention.v_proj
+        query, key, value = (one(normed).view(1, -1, 1, 8) for one in split)
+        rotary = self.llama.model.rotary_emb(state[None, None], torch.tensor([[place]]))
+        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        self.tables[index][place] = key[0, :, 0], value[0, :, 0]
+        keys, values = (torch.stack([self.tables[index][at][i] for at in seen], 1) for i in (0, 1))
+        scores = query[0] @ keys.repeat_interleave(2, 0).transpose(1, 2) / math.sqrt(8)
+        weights = scores.softmax(-1)
+        read = (weights @ values.repeat_interleave(2, 0))[:, 0].reshape(-1)
+        state = state + attention.o_proj(read)
+        self.waiting[index + 1][place] = state + layer.mlp(layer.post_attention_layernorm(state))
+        return dict(zip(seen, weights[:, 0].mean(0).tolist(), strict=True))
+
+    def step(self, prompt, tokens):
+        """The state after the last norm of the last of `tokens`, which follow a prompt of that length."""
+        place, alive = prompt + len(tokens) - 1, list(range(prompt))
+        new = [place] if tokens else []
+        ids = tokens[-1:] if tokens else self.ids
+        for at, token in zip(new or alive, ids, strict=True):
+            self.waiting[0][at] = self.llama.model.embed_tokens(torch.tensor(token))
+        for index, table in enumerate(self.tables):
+            absent = [at for at in alive if at not in table]
+            self.back += len(absent) if tokens else 0
+            for at in absent + new:
+                seen = [one for one in (*alive, *range(prompt, place + 1)) if one <= at]
+                looks = self.through(index, at, seen)
+            if index + 1 in self.schedule:
+                order = sorted(alive, key=lambda at: -looks[at])
+                count = math.ceil(self.schedule[index + 1] * prompt)
+                alive = sorted({*order[:count], prompt - 1})
+        return self.llama.model.norm(self.waiting[-1][place if tokens else prompt - 1])
+
+
+@torch.inference_mode()
+def test_dropped_tokens_come_back_as_if_each_was_computed_when_it_is_first_asked_for(tokenizer):
+    config = LlamaConfig(**{**CONFIGS["llama"][1], "num_hidden_layers": 5}, vocab_size=len(tokenizer))
+    torch.manual_seed(3)
+    llama = LlamaForCausalLM(config).eval()
+    for weight in llama.parameters():
+        weight.normal_(0, 0.25) if weight.dim() > 1 else None
+    engine = SparseEngine(LazyLLM(schedule="1:0.5 3:0.2"), llama, tokenizer)
+    states, run = [], engine.reader._run
+    engine.reader._run = lambda *args: states.append(run(*args)) or states[-1]
+    asked = Request("generate", context=TEXT[:40], max_tokens=6)
+    tokens = list(engine.answer([asked])[0].tokens)
+    oracle = OneByOne(llama, {1: 0.5, 3: 0.2})
+    oracle.ids = tokenizer(asked.context)["input_ids"]
+    prompt = len(oracle.ids)
+    for done, state in enumerate(states):
+        expected = oracle.step(prompt, tokens[:done])
+        torch.testing.assert_close(state[-1], expected, rtol=0, atol=1e-4)
+    assert len(states) == 6
+    reached = [prompt, *[math.ceil(0.5 * prompt)] * 2, *[math.ceil(0.2 * prompt)] * 2]
+    computed = engine.counted()["prompt_computed"] * prompt * 5
+    assert oracle.back > 10
+    assert 0 <= computed - sum(reached) - oracle.back <= 4  # the last token is kept beside the share
+
+
+def test_rows_whose_tokens_come_back_are_answered_together_as_alone(llama, tokenizer):
+    method = LazyLLM(schedule="1:0.4")
+    together, counts = answers(method, llama, tokenizer, ASKED)
+    apart = [answers(method, llama, tokenizer, [one]) for one in ASKED]
+    assert [one.tokens for one in together] == [found[0].tokens for (found, _) in apart]
+    assert counts["prompt_computed"] > answers(LEFT_OUT[-2], llama, tokenizer, ASKED)[1]["prompt_computed"]
+
+
+def test_answers_that_are_scored_choose_nothing(llama, tokenizer):
+    found, counts = answers(LazyLLM(schedule="1:0.4"), llama, tokenizer, SCORED)
+    assert (found, counts) == answers(LEFT_OUT[-2], llama, tokenizer, SCORED)
 
 
 @pytest.mark.parametrize("method", [LazyLLM(schedule="1:0.4"), Sliding(window=8, sinks=2)], ids=repr)
