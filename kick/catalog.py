@@ -115,7 +115,8 @@ class Facts:
 
     def record(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Record that a result keeps of the method of a step, as JSON values; `recorded` reads it."""
-        facts = {name: getattr(self, name) for name in ("kind", "title", "paper", "place")}
+        names = ("kind", "title", "paper", "place", "trains", "task_data")
+        facts = {name: getattr(self, name) for name in names}
         return facts | {"pattern": self.pattern(options), "bits": self.width(options)}
 
 
@@ -124,6 +125,10 @@ def recorded(name: str, record: Mapping[str, Any]) -> Facts | None:
     kind, place = record.get("kind"), record.get("place")
     if kind not in KINDS:
         return None
+    ours = known().get(name)  # of what results of earlier versions do not say
+    trains, task_data = (
+        bool(record.get(fact, getattr(ours, fact, False))) for fact in ("trains", "task_data")
+    )
     return Facts(
         name,
         title=str(record.get("title") or name),
@@ -131,6 +136,8 @@ def recorded(name: str, record: Mapping[str, Any]) -> Facts | None:
         kind=kind,
         place=place if isinstance(place, int) else LAST,
         bits=number(record.get("bits")),
+        trains=trains or kind == "recover",
+        task_data=task_data,
     )
 
 

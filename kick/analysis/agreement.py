@@ -1,7 +1,8 @@
 """Perplexity against truth: does it put the variants in the order in which the tasks do?
 
 Spearman's rank correlation of what is kept of dense's perplexity and of a task's score, over the variants of
-a section (dense left out), with the interval of draws within the items' noise (`kick.analysis.ranking`).
+a section (dense left out, and those that train or see task data), with the interval of draws within the
+items' noise (`kick.analysis.ranking`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def agreement(frame: pd.DataFrame) -> tuple[list[Agreement], list[Flattered]]:
 
     Both are empty without perplexity, another task, or at least four variants.
     """
+    frame = ranking.alike(frame)
     means, deviations = ranking.kept(frame)
     corpus = frame[frame["metric"].str.endswith("perplexity") & frame["primary"]]["title"]
     dense = set(frame[frame["dense"]]["label"])

@@ -48,10 +48,8 @@ def add(frame: pd.DataFrame, cells: Sequence[StoredCell]) -> pd.DataFrame:
         found[cell.run.key] = _columns(record) | {
             "simulated": simulated(cell.variant.checkpoint, cell.traits["bits"])
         }
-    for name in NOTHING:
-        values = {place: columns[name] for place, columns in found.items()}
-        frame[name] = frame["key"].map(values)
-    return frame
+    columns = {name: frame["key"].map({key: one[name] for key, one in found.items()}) for name in NOTHING}
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)  # at once: one by one they are in as many blocks
 
 
 def _columns(record: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,8 +6,9 @@ A row whose samples are not there keeps its score and plain gap, without interva
 Columns (NaN or "" if there is nothing):
 
     matrix, base, variant, label, key, dense    the place of a row; `base` is the base model's name
-    method, place, sparsity, pattern, bits, group_size, structured, replica, runtime, checkpoint, recipe,
-    corpus, sequences, length, seed, propagate, layer, component    what was done (`kick.analysis.traits`)
+    method, place, sparsity, pattern, bits, group_size, structured, trains, task_data, replica, runtime,
+    checkpoint, recipe, corpus, sequences, length, seed, propagate, layer,
+    component                                   what was done (`kick.analysis.traits`)
     engine, imported, foreign    the engine that is part of the key; the program whose answers were imported;
                                  whether dense was answered by another engine: then there is no verdict
     task, title, family, asks, setting, shots, limit, chat_template, group    what was asked, "" all items
@@ -27,6 +28,8 @@ Columns (NaN or "" if there is nothing):
     load_seconds, run_memory, prefill, decode, joules, cost_of, simulated    see `kick.analysis.cost`
     removed                                     the share of the blocks' weights that structured steps took
                                                 out, NaN without such a step or if the result is older
+    forwards, backwards, step_cpu, step_seconds, step_memory    what the recipe's steps ran and took, see
+                                                `kick.analysis.traits.achieved`
     keys_read, prompt_keys_read, prompt_computed, cache_bytes, dense_cache_bytes, prompt_tokens
                                                 what a run-time method read, computed and kept, counted on
                                                 this task (`kick.runtime.tally`)

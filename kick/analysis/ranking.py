@@ -3,13 +3,14 @@
 A task's share is the score over dense's (dense's over the score where lower is better), between 0 and 2, so
 that no task outweighs all others. Intervals are of draws: each share is drawn from a normal distribution as
 wide as its 95 % interval, variants independently, which is wider than paired items would be. Ranks whose
-intervals overlap are ties within the noise of items.
+intervals overlap are ties within the noise of items. Variants that train or see data of the tasks are ranked
+apart from those that do neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,16 @@ DRAWS = 500
 
 @dataclass(frozen=True)
 class Rank:
-    """A variant's place (1 is best), the interval of its rank, and the mean share of dense's scores kept."""
+    """A variant's place (1 is best), the interval of its rank, and the mean share of dense's scores kept.
+
+    apart: it trains or sees task data, and so is ranked among such variants and dense, not among all.
+    """
 
     place: int
     low: int
     high: int
     kept: float
+    apart: bool = False
 
     @property
     def text(self) -> str:
@@ -38,8 +43,26 @@ class Rank:
 def ranks(frame: pd.DataFrame) -> Mapping[str, Rank]:
     """Label -> Rank of the variants of one section that were measured on all of its compared tasks.
 
-    Dense is ranked beside them, keeping all of its own; replicas are not.
+    Dense is ranked beside them, keeping all of its own; replicas are not. Those of `apart` are ranked with
+    dense alone, if there are others.
     """
+    others = _ranked(frame[~apart(frame)])
+    own = _ranked(frame[apart(frame) | frame["dense"]])
+    return {label: replace(rank, apart=bool(others)) for label, rank in own.items()} | others
+
+
+def apart(rows: pd.DataFrame) -> pd.Series:
+    """Whether the variant of each row updates weights by gradient descent, or sees data of the tasks."""
+    return rows["trains"] | rows["task_data"]
+
+
+def alike(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of dense and of the variants that are not `apart`; all rows if all variants are."""
+    ours = frame[~apart(frame)]
+    return frame if ours["dense"].all() else ours
+
+
+def _ranked(frame: pd.DataFrame) -> dict[str, Rank]:
     means, deviations = kept(frame)
     if len(means) < 2:
         return {}
@@ -100,8 +123,9 @@ def said(found: Mapping[str, Rank]) -> str:
     """How the ranks are made, in a sentence; "" if there are none."""
     if not found:
         return ""
+    away = " Variants that train or see data of the tasks are ranked apart, with dense alone."
     return (
         "Rank: by the share of dense's scores kept, on average over the compared tasks (perplexity as "
         "dense's over the variant's); the interval is over items, and variants whose intervals overlap are "
-        "tied."
+        "tied." + away * any(rank.apart for rank in found.values())
     )

@@ -30,8 +30,9 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
 
     method: the steps' names joined by " + ", "dense" for none; sparsity: the share asked for, steps
     multiplied out; place: of the method in tables and legends; pattern: "unstructured", "2:4",
-    "structured" or ""; bits, group_size: NaN if nothing is quantized; recipe: a hash of all but the
-    calibration seed, which tells seeds of one recipe.
+    "structured" or ""; trains, task_data: whether a step updates weights by gradient descent, or sees data of
+    the tasks; bits, group_size: NaN if nothing is quantized; recipe: a hash of all but the calibration seed,
+    which tells seeds of one recipe.
     """
     steps, known = variant.recipe, facts(variant, stored)
     bits = [known[step.method].width(step.options) for step in steps]
@@ -46,6 +47,8 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
             number(step.options.get("group_size")) for step, width in zip(steps, bits, strict=True) if width
         ),
         "structured": any(known[step.method].structured for step in steps),
+        "trains": any(known[step.method].trains for step in steps),
+        "task_data": any(known[step.method].task_data for step in steps),
         "replica": variant.replica or "",
         "runtime": variant.runtime.method if variant.runtime else "",
         "checkpoint": variant.checkpoint,
@@ -201,7 +204,9 @@ def achieved(compression: Mapping[str, Any]) -> dict[str, Any]:
 
     shipped_bytes: of the files that one would ship, NaN if there are none or the result is older; shipped_as:
     what they are, or why there are none; bytes: in an ideal packed format; removed: the share of the blocks'
-    weights that structured steps took out, NaN without such a step.
+    weights that structured steps took out, NaN without such a step; forwards, backwards, step_seconds,
+    step_cpu: what the steps ran and took together, step_memory: the peak at the last; NaN if a step does not
+    say it.
     """
     footprint = compression.get("footprint") or {}
     zeros, weights = (_first(footprint, name) for name in ("linear_zeros", "linear_parameters"))
@@ -213,8 +218,29 @@ def achieved(compression: Mapping[str, Any]) -> dict[str, Any]:
         "achieved_sparsity": zeros / weights if weights else math.nan,
         "parameters": _first(footprint, "parameters"),
         "removed": _removed(compression.get("steps") or ()),
+        **_took(compression.get("steps") or ()),
         **{name: _first(compression.get("run_time") or {}, name) for name in RUN_TIME},
     }
+
+
+def _took(steps: Iterable[Any]) -> dict[str, float]:
+    """What stored steps ran and took together, and the peak of memory at the end of the last."""
+    known = [step for step in steps if isinstance(step, Mapping)]
+    passes = [found if isinstance(found := step.get("passes"), Mapping) else {} for step in known]
+    ran = [one for one in passes if one]  # a step without passes looks at no data, or goes block by block
+    memory = [_first(step, "peak_memory") for step in known]
+    return {
+        "forwards": _sum(ran, "forward"),
+        "backwards": _sum(ran, "backward"),
+        "step_seconds": _sum(known, "seconds"),
+        "step_cpu": _sum(known, "cpu_seconds"),
+        "step_memory": max(memory) if memory else math.nan,
+    }
+
+
+def _sum(records: Sequence[Mapping[str, Any]], name: str) -> float:
+    """The sum of a number over records; NaN without any, or if one lacks it."""
+    return math.fsum(_first(one, name) for one in records) if records else math.nan
 
 
 def _removed(steps: Iterable[Any]) -> float:

@@ -10,7 +10,6 @@ Every file of the packages that `kick.catalog` names is imported here, so that i
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -24,6 +23,7 @@ from kick.catalog import PACKAGES
 from kick.compress import twin
 from kick.compress.calibrate.corpus import check_positions
 from kick.compress.context import Calibration, Passes, Propagate, Quantized
+from kick.compress.cost import stopwatch
 from kick.compress.dense import SIDES, DenseWeights
 from kick.compress.depth import check_depth
 from kick.compress.method import build, canonical, describe, describe_all, option
@@ -144,7 +144,8 @@ def compress(
 
     Returns:
         JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
-        seconds, pruned, weights, sparsity; perhaps `removed` and `passes`), notes, propagate, footprint: with
+        seconds, cpu_seconds, peak_memory, pruned, weights, sparsity; perhaps `removed` and `passes`), notes,
+        propagate, footprint: with
         `shipped_bytes`, of what `kick compress` would write (None if it cannot), and its `shipped_as`.
 
     Raises:
@@ -185,7 +186,7 @@ def _unsaved(model: nn.Module, recipe: Sequence[Step]) -> str:
 
 def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) -> dict[str, Any]:
     """Carry out a step; what it did, as JSON values."""
-    start = time.monotonic()
+    took = stopwatch(model)
     calibration.scope = Scope.of(step)
     made = build(step)
     if later and hasattr(made, "check"):
@@ -198,7 +199,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
         if later:
             _settle(model, calibration, before)
     calibration.memory = None  # a later step does not start from the dense model
-    seconds = round(time.monotonic() - start, 3)
+    cost = took()
     facts = {"method": step.method, "options": dict(step.options), "version": step.version}
     facts |= _methods[step.method].record(step.options)
     if _methods[step.method].structured:
@@ -207,7 +208,7 @@ def _apply(model: nn.Module, step: Step, calibration: Calibration, later: bool) 
     if calibrated(step) and not _methods[step.method].blockwise:
         facts["passes"] = calibration.passes.facts(layers)
     facts |= calibration.trained()
-    return facts | {"seconds": seconds} | _pruned(model, calibration)
+    return facts | cost | _pruned(model, calibration)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kick.compress.cost import peak
+from kick.compress.cost import stopwatch
 from kick.errors import CellFailed
 from kick.model import blocks
 from kick.model.structure import device_of
@@ -82,7 +82,7 @@ def train(
         CellFailed: the loss became NaN or infinity, or the folder has another run's checkpoint.
     """
     windows, heldout = texts
-    start, cpu = time.monotonic(), time.process_time()
+    took = stopwatch(model)
     before = mean_loss(model, heldout)
     run = TrainingRun(trained.parameters, schedule)
     if folder is not None:
@@ -107,9 +107,7 @@ def train(
         **run.facts(model),
         "heldout_before": before,
         "heldout_after": mean_loss(model, heldout),
-        "seconds": round(time.monotonic() - start, 3),
-        "cpu_seconds": round(time.process_time() - cpu, 3),
-        "peak_memory": peak(model),
+        **took(),
     }
 
 

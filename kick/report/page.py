@@ -63,6 +63,7 @@ class Section:
     run_time: tables.Table | None
     recovered: tables.Table | None
     training: tables.Table | None
+    calibration_cost: tables.Table | None
     data: Mapping[str, Any]
     pair: str  # what the page holds of the items, "" if none is right or wrong
 
@@ -167,6 +168,7 @@ def _section(
         run_time=_table("run_time", frame),
         recovered=_table("recovered", frame),
         training=_table("training", frame),
+        calibration_cost=_table("calibration_cost", frame),
         data={**_data(frame), "pair": pair},
         pair=pair["said"],
     )

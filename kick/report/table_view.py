@@ -12,6 +12,7 @@ import pandas as pd
 from kick.analysis import ranking
 from kick.report import select, wording
 
+APART = 10_000  # more places than a page has
 RUN_TIME = "sparse at run time"  # a family of its own in the filter
 KINDS = {"": "dense", "p": "pruned", "q": "quantized", "pq": "pruned and quantized", "o": "other"}
 
@@ -63,7 +64,7 @@ class Size:
 @dataclass(frozen=True)
 class VariantLine:
     """A variant in the main table. `rank`: the interval of its rank; `kept`: of dense's scores, on average;
-    `place`: what its rank sorts by."""
+    `place`: what its rank sorts by, those that are ranked `apart` after the others."""
 
     label: str
     name: str
@@ -73,6 +74,7 @@ class VariantLine:
     rank: str
     kept: str
     place: float | None
+    apart: bool
     shipped: Size
     packed: Size
     remark: str
@@ -143,7 +145,8 @@ def _lines(
             replica=bool(row["replica"]),
             rank=ranks[label].text if label in ranks else "",
             kept=wording.number(ranks[label].kept, "share") if label in ranks else "",
-            place=-float(ranks[label].place) if label in ranks else None,
+            place=_place(ranks[label]) if label in ranks else None,
+            apart=label in ranks and ranks[label].apart,
             shipped=Size.of(row["shipped_bytes"], row["shipped_as"]),
             packed=Size.of(row["bytes"]),
             remark=_line_remark(row, [part[label] for part in found if label in part]),
@@ -154,11 +157,16 @@ def _lines(
         )
 
 
+def _place(rank: ranking.Rank) -> float:
+    return -float(rank.place) - APART * rank.apart
+
+
 def _line_remark(row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
     imported = f"imported: answers of {row['imported']}" if row["imported"] else ""
     share = f"{wording.number(row['removed'], 'share')} % of the blocks' weights removed"
     removed = share if row["removed"] > 0 else ""
-    return "; ".join(filter(None, (imported, removed, wording.alike_everywhere(cells))))
+    said = (imported, removed, *wording.unlike(row), wording.alike_everywhere(cells))
+    return "; ".join(filter(None, said))
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -35,6 +35,11 @@ def points(frame: pd.DataFrame, ranks: Mapping[str, Rank]) -> list[SizePoint]:
     return sorted(found, key=lambda one: (one.size, -one.kept))
 
 
+def unbeaten(found: Sequence[SizePoint], ranks: Mapping[str, Rank]) -> list[SizePoint]:
+    """The front of those that are ranked together: variants that train or see task data are not in it."""
+    return front([one for one in found if not ranks[one.label].apart])
+
+
 def front(found: Sequence[SizePoint]) -> list[SizePoint]:
     """Those that no other beats: every smaller one keeps less. Of `points`, which are in order of size."""
     best: list[SizePoint] = []
@@ -49,7 +54,7 @@ def chart(frame: pd.DataFrame, ranks: Mapping[str, Rank]) -> Markup | None:
     found = points(frame, ranks)
     if len(found) < 3:
         return None
-    best = front(found)
+    best = unbeaten(found, ranks)
     drawn = svg.Drawing(WIDTH, HEIGHT, "What is kept of dense's scores against packed size")
     low, high = min(one.size for one in found) / 1e6, max(one.size for one in found) / 1e6
     pad = (high - low) * 0.06 or 1.0
@@ -82,5 +87,5 @@ def chart(frame: pd.DataFrame, ranks: Mapping[str, Rank]) -> Markup | None:
 
 def said(frame: pd.DataFrame, ranks: Mapping[str, Rank]) -> str:
     """The front in words, the smallest first: for readers who do not see the chart."""
-    best = front(points(frame, ranks))
+    best = unbeaten(points(frame, ranks), ranks)
     return ", ".join(f"{one.label} ({wording.megabytes(one.size)}, {100 * one.kept:.0f} %)" for one in best)

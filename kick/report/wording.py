@@ -120,6 +120,13 @@ def signed_span(low: float, high: float, unit: str) -> str:
     return f"{number(low, unit, signed=True)} to {number(high, unit, signed=True)}"
 
 
+def unlike(row: Row) -> tuple[str, ...]:
+    """What sets a variant apart from those that look at calibration text alone, in words."""
+    text = f" on {row['trained_tokens']:,.0f} tokens of {row['trained_text']}" if row["trained_text"] else ""
+    said = (f"trained{text}" * row["trains"], "calibrated on task data" * row["task_data"])
+    return tuple(filter(None, said))
+
+
 def p_value(p: float) -> str:
     """ "0.032", "< 0.001"; a dash if there is none."""
     if not known(p):

@@ -16,7 +16,7 @@ def row(label, task, share, half):
     relative = (share if up else 1 / share) - 1
     return {
         "label": label, "task": task, "title": task, "setting": "", "group": "", "primary": True,
-        "replica": "",
+        "replica": "", "trains": False, "task_data": False,
         "dense": label == "dense", "metric": "exact_match" if up else "perplexity", "foreign": False,
         "dense_value": 0.5 if up else 50.0, "value": 1.0, "higher_is_better": up, "relative": relative,
         "relative_low": relative - half, "relative_high": relative + half, "method": label, "bytes": 1.0,
@@ -49,6 +49,14 @@ def test_noise_widens_the_interval():
     assert found[0].low < found[0].high <= 1
 
 
+def test_those_that_train_have_no_say_unless_all_do():
+    trained = frame()
+    trained["trains"] = trained["label"].isin(["e"])
+    without = frame()
+    assert agreement(trained) == agreement(without[without["label"] != "e"])
+    assert agreement(trained.assign(trains=~trained["dense"])) == agreement(without)
+
+
 def test_few_variants_have_no_order():
     few = frame()
     assert agreement(few[few["label"].isin(["dense", "a", "b", "c"])]) == ([], [])
@@ -72,3 +80,5 @@ def test_the_chart_marks_the_front_and_a_variant_without_a_size_is_not_in_it():
     assert "a: 10 MB, keeps 50.0 % (rank 1\u20132)" in chart
     assert tradeoff.said(rows, ranks) == "a (10 MB, 50 %), b (20 MB, 90 %), dense (50 MB, 100 %)"
     assert tradeoff.chart(rows.head(2), ranks) is None
+    ranks["a"] = Rank(1, 1, 2, 0.5, apart=True)
+    assert tradeoff.said(rows, ranks) == "b (20 MB, 90 %), dense (50 MB, 100 %)"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from kick.analysis.frame import read
-from kick.analysis.ranking import ranks
+from kick.analysis.ranking import ranks, said
 from tests.support.synthetic import DENSE, FakeStore, fill, pruned
 
 
@@ -16,7 +16,7 @@ def row(label, task, share, half, **more):
     ends = (relative - half, relative + half)
     columns = {
         "label": label, "task": task, "title": task, "setting": "", "group": "", "primary": True,
-        "replica": "",
+        "replica": "", "trains": False, "task_data": False,
         "dense": label == "dense", "metric": "exact_match" if up else "perplexity", "foreign": False,
         "dense_value": dense, "value": dense * (1 + relative), "higher_is_better": up,
         "relative": relative, "relative_low": ends[0], "relative_high": ends[1],
@@ -58,3 +58,17 @@ def test_who_was_not_asked_everything_has_no_rank():
     assert ranks(pd.DataFrame(lines)) == {}
     store = fill(FakeStore(), [DENSE, pruned("wanda", 0.5)], ["kick_mini_fidelity"], n=12)
     assert ranks(read([store]).frame) == {}, "a distance to dense is not a score"
+
+
+def test_variants_that_train_or_see_task_data_change_no_rank_of_others():
+    lines = [row("dense", "a", 1.0, 0.0), row("x", "a", 0.6, 0.2), row("y", "a", 0.5, 0.2)]
+    own = [row("z", "a", 0.9, 0.1, trains=True), row("v", "a", 0.7, 0.1, task_data=True)]
+    found = ranks(pd.DataFrame(lines + own))
+    assert {label: found[label] for label in ("dense", "x", "y")} == ranks(pd.DataFrame(lines))
+    assert {label: (one.place, one.apart) for label, one in found.items() if label in "zv"} == {
+        "z": (2, True), "v": (3, True),
+    }  # fmt: skip
+    assert "ranked apart" in said(found)
+    alone = ranks(pd.DataFrame(lines[:1] + own))
+    assert not any(one.apart for one in alone.values()), "there are no others to be apart from"
+    assert "ranked apart" not in said(alone)

@@ -14,7 +14,7 @@ from kick.errors import KickError
 from kick.model import block_list, linears
 from kick.model.structure import skeleton
 from tests.support.architectures import ARCHITECTURES, sequences, tiny
-from tests.support.pairs import recipe, step
+from tests.support.pairs import COSTS, recipe, step
 
 OWN_SHARES = {
     "owl",
@@ -172,7 +172,8 @@ def test_it_still_runs_and_the_same_seed_gives_the_same_bytes(method, name):
     second = compress(again, recipe(method), sequences())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
     for one, other in zip(report["steps"], second["steps"], strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+        assert one.keys() == other.keys()
+        assert all(one[key] == other[key] for key in one.keys() - COSTS)
 
 
 @pytest.mark.parametrize("method", RANKED)

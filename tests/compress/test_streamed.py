@@ -25,6 +25,7 @@ from kick.errors import CellFailed, KickError
 from kick.model.layered import OUTSIDE, Layered
 from kick.records import CalibrationSpec
 from tests.support.architectures import ARCHITECTURES, VOCABULARY, sequences, tiny
+from tests.support.pairs import COSTS
 
 WANDA = [canonical("wanda", {"sparsity": 0.5})]
 GPTQ = [canonical("gptq", {"bits": 4, "group_size": 8})]
@@ -81,7 +82,7 @@ def tensors(folder):
 
 def plain(facts):
     """A manifest without what the two ways say differently."""
-    steps = [{k: v for k, v in step.items() if k != "seconds"} for step in facts["steps"]]
+    steps = [{k: v for k, v in step.items() if k not in COSTS} for step in facts["steps"]]
     return {name: facts[name] for name in ("format", "notes", "propagate", "footprint")} | {"steps": steps}
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from kick.analysis.frame import read
-from kick.report import charts, select, wording
+from kick.records import Step
+from kick.report import charts, select, tables, wording
 from kick.report.leaderboard import html
 from kick.report.page import view
-from tests.support.synthetic import DENSE, FakeStore, fill, pruned
+from tests.support.synthetic import DENSE, FakeStore, fill, pruned, variant
 
 FACTS, FAR = "kick_mini_factoid", "kick_mini_fidelity"
 
@@ -76,3 +77,32 @@ def test_only_checkpoints_have_no_empty_section_of_charts(report):
     )
     assert "Score against compression" not in text
     assert "Score against compression" in html(view(report, title=None, notes=(), examples=0))
+
+
+def compressed(store, name, *steps):
+    """Give a variant's result a record of its steps."""
+    for key, run in store.results.items():
+        if run.cell.variant.name == name:
+            store.results[key] = replace(run, compression={**run.compression, "steps": list(steps)})
+
+
+def test_training_task_data_and_what_compressing_took_are_on_the_page():
+    trained = variant("trained", Step("wanda", {"sparsity": 0.5}), Step("recover-perp", {}))
+    ours = [DENSE, pruned("wanda", 0.5), trained, variant("seap", Step("seap", {"share": 0.5}))]
+    store = fill(FakeStore(), ours, [FACTS], n=12)
+    took = {"seconds": 3.0, "cpu_seconds": 2.5, "peak_memory": 2_000_000_000}
+    training = {"tokens": 640, "corpus": "c4"}
+    compressed(store, "trained", took, {**took, "kind": "recover", "training": training})
+    earlier = {"seconds": 9.0, "passes": {"forward": 32.5, "backward": 4}}
+    compressed(store, "seap", earlier)
+    frame = read([store]).frame
+    (section,) = view(read([store]), title=None, notes=(), examples=0).sections
+    lines = {line.name: line for line in section.lines}
+    assert lines["trained"].remark.startswith("trained on 640 tokens of c4")
+    assert lines["seap"].remark.startswith("calibrated on task data")
+    assert [lines[name].apart for name in ("wanda-0.5", "trained", "seap")] == [False, True, True]
+    assert lines["trained"].place < lines["wanda-0.5"].place, "after those that are ranked together"
+    cells = {line[0]: line[1:] for line in tables.known["calibration_cost"].make(frame).cells}
+    assert cells[lines["trained"].label] == ("\u2013", "\u2013", "5.00", "6.00", "2,000 MB")
+    assert cells["seap 50 %"] == ("32.5", "4.0", "\u2013", "9.00", "\u2013")
+    assert "What compressing took" in html(view(read([store]), title=None, notes=(), examples=0))
