@@ -49,7 +49,7 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, calibration, cost, lengths, pairs, recovered, stopped, stopping
+from kick.analysis import bands, calibration, cost, lengths, pairs, recovered, stopped, stopping, wordings
 from kick.analysis.bits import Bits
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
@@ -98,7 +98,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             rows = [row for part in asked for row in _rows(part, kept if paired else None, bits)]
             if paired:
                 shown = bands.rows(cells)
-                for derived in (pairs, lengths, calibration):
+                for derived in (pairs, lengths, calibration, wordings):
                     rows += derived.rows(shown, kept)
                 shares = recovered.shares(cells, kept)
             break

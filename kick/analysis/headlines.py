@@ -42,6 +42,7 @@ ORDER = (
     "form",
     "code",
     "embeddings",
+    "prompts",
     "",
     "perplexity",
     "fidelity",

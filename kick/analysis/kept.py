@@ -27,6 +27,7 @@ from kick.analysis import (
     rows,
     stopped,
     stopping,
+    wordings,
 )
 from kick.analysis.cells import Stored, StoredCell
 from kick.analysis.headlines import headline
@@ -69,6 +70,7 @@ COMPUTING = (
     rows,
     stopped,
     stopping,
+    wordings,
 )  # and this module
 
 
@@ -197,6 +199,6 @@ def note(store: Store, run: Result, dense: Result) -> None:
     kept = StatisticsCache({})
     beside_dense(cell, other, other.items, kept)
     both = [other] if run.key == dense.key else [other, cell]
-    for derived in (lengths, calibration):
+    for derived in (lengths, calibration, wordings):
         list(derived.rows(both, kept))
     store.note(run.key, kept.texts(store).used)

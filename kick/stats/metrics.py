@@ -136,6 +136,7 @@ _enter(
     ("form_and_content", "form and content", "the answer has the form and names what it was asked about"),
     ("last_number", "last number right", "the last number of the answer is right, however it is said"),
     ("known_and_read", "known, and answered open", "right with the book closed and right with the passage"),
+    ("acc_every", "right under all prompts", "the question is answered rightly under each of its prompts"),
     ("pass_at_1", "pass@1", "the program passes all tests"),
     ("parses", "parses", "the program is valid Python"),
     ("runs", "runs", "the program's definitions run without an error"),
@@ -151,6 +152,7 @@ _enter(
         "token F1",
         "token overlap with the gold answer, normalised likewise, best over the aliases",
     ),
+    ("same_choice", "same choice", "share of pairs of prompts under which the choice is the same"),
     ("pass_at_5", "pass@5", "one or more of 5 programs pass, estimated from all samples"),
     ("pass_at_10", "pass@10", "one or more of 10 programs pass, estimated from all samples"),
     ("rouge1", "ROUGE-1", "unigram F1 against the reference summary"),
@@ -197,6 +199,11 @@ _enter(
     "lower",
     False,
     SHARE,
+    (
+        "prompt_spread",
+        "spread over prompts",
+        "standard deviation of accuracy over prompts, less items' noise",
+    ),
     ("copied", "copied n-grams", "share of the answer's word n-grams that occur in its source"),
     ("sdt", "SDT", "share of the dense continuation's positions where the argmax differs, teacher-forced"),
 )
@@ -205,6 +212,7 @@ _enter(
     "higher",
     False,
     SHARE,
+    ("prompt_worst", "worst prompt", "accuracy under the prompt that is worst for the variant"),
     ("agreement", "top-1 agreement", "share of positions with dense's argmax, teacher-forced"),
 )
 _enter(
@@ -212,6 +220,7 @@ _enter(
     "lower",
     False,
     COUNT,
+    ("moved", "size of influence", "the influence of a word, without its sign"),
     ("kl_mean", "KL mean", "KL(dense || compressed) per token, mean over the continuation"),
     ("kl_median", "KL median", "the same, median over the continuation"),
     ("kl_p99", "KL 99 %", "the same, 99th percentile over the continuation"),
@@ -247,6 +256,20 @@ _enter(
     False,
     SHARE,
     ("confidence", "confidence", "probability of the preferred choice among the choices"),
+)
+_enter(
+    "share",
+    "higher",
+    False,
+    Support(-1.0, 1.0),
+    ("influence_rho", "influence kept", "Spearman's correlation of words' influences with dense's"),
+)
+_enter(
+    "nats",
+    "higher",
+    False,
+    REAL,
+    ("influence", "influence", "what a word in front does to the log-probability of the right choice"),
 )
 _enter(
     "share",
