@@ -321,7 +321,7 @@ def _calibration(
         given = {"corpus": given}
     if not isinstance(given, Mapping):
         return given
-    spec = CalibrationSpec(**calibration(given))
+    spec = calibration(given)
     if spec.corpus not in CORPORA:
         raise KickError(unknown("calibration corpus", spec.corpus, CORPORA))
     return spec

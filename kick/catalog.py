@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kick.records import Step
 from kick.registry import Registry
 
 Kind = Literal["prune", "structure", "quantize", "compensate", "recover"]  # in the order of tables
@@ -168,6 +169,19 @@ def number(value: Any) -> float | None:
 # ------------------------------------------------------------------------------ sources of facts
 
 registered: Registry[Any] = Registry("method")  # by `@method`, as its files are imported: MethodEntry
+
+
+def trains_on_text(step: Step) -> bool:
+    """Whether a step trains on a corpus of its own."""
+    found = known().get(step.method)
+    return found is not None and found.trains and "corpus" in step.options
+
+
+def recovery(recipe: Sequence[Step]) -> int | None:
+    """The place of the step of the kind recover, of which a recipe has one at most; None without one."""
+    facts = known()
+    kinds = [facts[step.method].kind if step.method in facts else "" for step in recipe]
+    return kinds.index("recover") if "recover" in kinds else None
 
 
 def known() -> dict[str, Facts]:

@@ -83,13 +83,19 @@ class ModelFacts:
         return THINKING if THINKING in self.template else ""
 
 
+SCORES = ("perplexity", "el2n", "memorization", "length")  # that text is ranked by
+PARTS = ("low", "middle", "high")  # of a ranking
+RANDOM, POOL = "random", 2  # no ranking; windows that are ranked for each that is kept
+
+
 @dataclass(frozen=True)
 class CalibrationSpec:
     """Token sequences that a method sees; the same ones for every method of a matrix.
 
     `propagate`: "compressed" feeds each block what the compressed blocks before it give (the papers' way);
     "dense" feeds it the dense model's activations, an approximation that one pass serves for all levels.
-    `order`: 0 is the order that the seed gives, n the n-th other order of the same sequences.
+    `order`: 0 is the order that the seed gives, n the n-th other order of the same sequences. `select`: how
+    they are chosen by what a model scores them (`kick.compress.calibrate.ranking.Selection`), "" at random.
     """
 
     corpus: str
@@ -99,13 +105,12 @@ class CalibrationSpec:
     propagate: Literal["compressed", "dense"] = "compressed"
     digest: str = ""
     order: int = 0
+    select: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """What tells calibrations apart, as JSON values; without `order` if it is 0, as it came later."""
-        values = asdict(self)
-        if not self.order:
-            del values["order"]
-        return values
+        """What tells calibrations apart, as JSON values; what came later only where it says something."""
+        later = {"order", "select"}
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[str, dict[str, An
     for asked in by_asked(cells).values():
         whole = [cell for cell in asked if not early(cell) and cell.variant.replica is None]
         for cell in whole:
-            place = _trains(cell.variant)
+            place = catalog.recovery(cell.variant.recipe)
             if place is None or place == 0:
                 continue
             pruned = _pruned(cell.variant, place, whole)
@@ -100,13 +100,6 @@ def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[str, dict[str, An
                 if columns:
                     found[cell.run.key] = {**columns, "recovered_of": pruned.label}
     return found
-
-
-def _trains(variant: Variant) -> int | None:
-    """The place of the step that trains; None without one."""
-    known = catalog.known()
-    kinds = [known[step.method].kind if step.method in known else "" for step in variant.recipe]
-    return kinds.index("recover") if "recover" in kinds else None
 
 
 def _pruned(variant: Variant, place: int, cells: Sequence[StoredCell]) -> StoredCell | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kick import catalog
 from kick.catalog import LAST, Facts, level_of, number, recorded, share
-from kick.records import Step, Variant, jsonable, key
+from kick.records import RANDOM, SCORES, Step, Variant, jsonable, key
 from kick.runtime.entry import runtimes
 
 # what a run-time method read and kept (`kick.runtime.tally`), NaN of others
@@ -109,7 +109,9 @@ def label(variant: Variant, stored: Sequence[Any] = ()) -> str:
     run = [_run_label(variant.runtime)] if variant.runtime else []
     if variant.recipe or (run and not variant.checkpoint):
         known = facts(variant, stored)
-        return " + ".join([*(_step_label(step, known[step.method]) for step in variant.recipe), *run])
+        whole = " + ".join([*(_step_label(step, known[step.method]) for step in variant.recipe), *run])
+        select = variant.calibration.select.split() if variant.calibration else ()
+        return f"{whole} ({select[1]} {select[0]} text)" if len(select) > 1 else whole
     return replace(variant.model, name=variant.name).title if variant.checkpoint else "dense"
 
 
@@ -132,6 +134,9 @@ def _step_label(step: Step, known: Facts) -> str:
     for name, text in (("layers", "{} layers"), ("rank", "rank {}")):
         if number(step.options.get(name)):
             parts.append(text.format(step.options[name]))
+    if step.options.get("select", RANDOM) != RANDOM:  # the text that a step trains on
+        ranked = step.options["select"] in SCORES
+        parts.append(f"{step.options['keep']} {step.options['select']}" if ranked else step.options["select"])
     if step.options.get("blocks") == "l3":  # of last-n, which then has no number of layers
         parts.append(f"l3 {step.options['keep']}")
     return " ".join(parts)
@@ -174,13 +179,15 @@ def _matrix(steps: Iterable[Step]) -> dict[str, Any]:
 def _calibration(variant: Variant) -> dict[str, Any]:
     spec = variant.calibration
     if spec is None:
-        return {"corpus": "", "sequences": math.nan, "length": math.nan, "seed": math.nan, "propagate": ""}
+        none = {"sequences": math.nan, "length": math.nan, "seed": math.nan}
+        return {"corpus": "", **none, "propagate": "", "selection": ""}
     return {
         "corpus": spec.corpus,
         "sequences": float(spec.sequences),
         "length": float(spec.length),
         "seed": float(spec.seed),
         "propagate": spec.propagate,
+        "selection": spec.select,
     }
 
 
@@ -190,12 +197,9 @@ def _recipe(variant: Variant) -> str:
     del values["name"], values["label"]
     if values["runtime"] is None:
         del values["runtime"]
-    if values["calibration"]:
-        values["calibration"] = {
-            name: value
-            for name, value in values["calibration"].items()
-            if name not in ("seed", "digest", "order")
-        }
+    if variant.calibration:
+        known = variant.calibration.identity().items()
+        values["calibration"] = {k: value for k, value in known if k not in ("seed", "digest", "order")}
     return key(jsonable(values, str))
 
 

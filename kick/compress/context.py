@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from kick.compress.calibrate.ranking import Choose, Ranker
 from kick.compress.dense import DenseWeights
 from kick.compress.grid import Grid, Scale
 from kick.compress.scope import Scope
@@ -69,16 +70,31 @@ class Supply(Protocol):
 @dataclass(frozen=True)
 class TextSpec:
     """Windows of a corpus that a step trains on: how many, of how many tokens; `digest` of its text, if that
-    is known."""
+    is known; `pool`: how many are drawn for each, if they are chosen."""
 
     corpus: str
     windows: int
     length: int
     seed: int = 0
     digest: str = ""
+    pool: int = 1
 
 
-Texts = Callable[[TextSpec], tuple[list[Tensor], list[Tensor]]]  # windows (1, length), and others held out
+class Texts(Protocol):
+    """Gives text to steps that train."""
+
+    def windows(self, spec: TextSpec, choose: Choose | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Windows (1, length) to train on, and others held out; `choose` keeps some of those drawn."""
+
+    def text(self, window: Tensor) -> str:
+        """The text of a window."""
+
+    def dense(self) -> Any:
+        """The dense model, loaded anew. Raises KickError if it is not known where it is."""
+
+    @property
+    def ranker(self) -> Ranker:
+        """What ranks windows by the dense model's scores."""
 
 
 @dataclass(eq=False)

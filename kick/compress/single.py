@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kick import compress, model, paths
+from kick.catalog import trains_on_text
 from kick.compress.calibrate import corpus
-from kick.compress.calibrate.windows import texts
+from kick.compress.calibrate.windows import Tokenised, TrainingText
 from kick.compress.checkpoint import RUNNING, check_out, save
 from kick.compress.context import Calibration
 from kick.compress.method import methods
@@ -96,8 +97,9 @@ def compress_model(
             calibration = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
         tokens = tuple(_checked(one, network).to(device) for one in calibration)
     context = Calibration(tokens, spec.propagate, offload, progress=told(PAUSE))
-    if any(methods[step.method].trains for step in recipe):
-        context.texts = texts(tokenizer or _tokenizer_of(network, True), data_root)
+    if any(map(trains_on_text, recipe)):
+        known = Tokenised(tokenizer or _tokenizer_of(network, True), data_root)
+        context.texts = TrainingText(known, _loading(given))
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
         as_type = None if dtype is None else getattr(torch, dtype)
@@ -113,6 +115,13 @@ def _savable(recipe: Sequence[Step], out: Path | None) -> Path | None:
         if any(methods[step.method].activations for step in recipe):
             raise KickError(RUNNING)
     return paths.offload_folder()
+
+
+def _loading(given: str | PreTrainedModel) -> Callable[[], PreTrainedModel] | None:
+    """What loads the dense model again; None of a model that was given loaded."""
+    if not isinstance(given, str):
+        return None
+    return lambda: model.load(model.resolve(given), device=paths.device())[0]
 
 
 def _check_loaded(given: object) -> None:

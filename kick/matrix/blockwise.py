@@ -1,9 +1,9 @@
-"""Which recipes can be carried out on a model one block at a time, and which steps train."""
+"""Which recipes can be carried out on a model one block at a time."""
 
 from __future__ import annotations
 
 from kick import catalog
-from kick.records import Step, Variant
+from kick.records import Variant
 
 
 def blockwise(variant: Variant) -> bool:
@@ -16,9 +16,3 @@ def whole(variant: Variant) -> str:
     known = catalog.known()
     methods = [step.method for step in variant.recipe]
     return next((one for one in methods if one not in known or not known[one].blockwise), "")
-
-
-def trains(step: Step) -> bool:
-    """Whether a step trains on a corpus of its own."""
-    known = catalog.known().get(step.method)
-    return known is not None and known.trains and "corpus" in step.options

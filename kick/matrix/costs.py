@@ -26,9 +26,10 @@ from typing import Any
 
 import psutil
 
+from kick.catalog import trains_on_text
 from kick.errors import KickError
 from kick.matrix import memory
-from kick.matrix.blockwise import blockwise, trains
+from kick.matrix.blockwise import blockwise
 from kick.matrix.memory import BYTES, JobWork, Shape, gigabytes, tokens_of
 from kick.matrix.rates import Rates, place_of
 from kick.paths import offload_folder
@@ -135,7 +136,7 @@ def work_of(
         solves=any("damping" in step.options for step in variant.recipe),  # of a Hessian
         offload=offload_folder() is not None,
         blockwise=blockwise(variant),
-        trained=sum(int(step.options["tokens"]) for step in variant.recipe if trains(step)),
+        trained=sum(int(step.options["tokens"]) for step in variant.recipe if trains_on_text(step)),
     )
 
 

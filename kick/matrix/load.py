@@ -34,6 +34,7 @@ from kick.matrix.schema import (
 from kick.matrix.servers import EndpointEntry, EndpointKeys, JudgeKeys
 from kick.matrix.values import Refused
 from kick.matrix.yaml_marks import Marks, Path, Problem, read, refusal, show, spell
+from kick.records import CalibrationSpec
 from kick.registry import near, unknown
 
 PRESETS = File(__file__).parent / "presets"
@@ -159,10 +160,14 @@ def with_stop(matrix: Matrix, stop: str | None) -> Matrix:
     return matrix.model_copy(update={"stop": stop})
 
 
-def calibration(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `calibration:` with their defaults. Raises KickError with everything wrong in them."""
+def calibration(given: Mapping[str, Any]) -> CalibrationSpec:
+    """The calibration of the keys of `calibration:`. Raises KickError with everything wrong in them, and for
+    several."""
     whole = {"name": "calibration", "model": "smoke", "tasks": ["-"], "variants": ["dense"]}
-    return _of_mapping({**whole, "calibration": given}).calibration.model_dump()
+    specs = _of_mapping({**whole, "calibration": given}).calibration.specs()
+    if len(specs) > 1:
+        raise KickError(f"calibration: got {len(specs)} ways to select text; expected one")
+    return specs[0]
 
 
 def _echo(error: Mapping[str, Any]) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from kick.catalog import trains_on_text
 from kick.errors import KickError
-from kick.matrix.blockwise import trains
 from kick.matrix.variants import Expanded
 from kick.matrix.yaml_marks import Problem
 
@@ -21,7 +21,7 @@ def with_texts(
     for one in found:
         steps = []
         for step in one.variant.recipe:
-            if trains(step):
+            if trains_on_text(step):
                 name = str(step.options["corpus"])
                 if name not in known:
                     try:

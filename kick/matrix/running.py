@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from kick.engine.backend import DEFAULT
+from kick.engine.backend import DEFAULT, LAYERED
 from kick.matrix.costs import Estimate
 from kick.matrix.schema import Matrix
 from kick.matrix.variants import Expanded
@@ -77,9 +77,13 @@ def problems(
     matrix: Matrix, variants: Sequence[Expanded], tasks: Mapping[str, Task], engine: str
 ) -> Iterator[Problem]:
     """Problems of the variants with a run-time method, and of tasks that read hidden states: an engine that
-    cannot run them, nothing to ask."""
+    cannot run them, nothing to ask; and of calibration that it has no model in memory for."""
     if states := next((task.name for task in tasks.values() if task.reads_states), ""):
         yield from _of_states(states, variants, engine)
+    chosen = {one.variant.calibration.select for one in variants if one.variant.calibration} - {""}
+    if engine == LAYERED and chosen:
+        message = f"ranking text needs the whole model in memory; the engine here is {LAYERED}"
+        yield Problem(("calibration", "select"), message)
     for one in variants:
         if one.variant.runtime is None:
             continue

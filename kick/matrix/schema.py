@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -40,6 +40,7 @@ from kick.matrix.values import (
 )
 from kick.matrix.values import name as _name
 from kick.matrix.yaml_marks import Marks
+from kick.records import PARTS, POOL, RANDOM, SCORES, CalibrationSpec
 from kick.registry import UnknownName
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -116,6 +117,20 @@ ChatTemplate: TypeAlias = Annotated[
 ]
 
 
+_Scores: TypeAlias = Annotated[
+    tuple[Annotated[Text, one_of("way to select text", (RANDOM, *SCORES))], ...],
+    BeforeValidator(listed),
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
+_Parts: TypeAlias = Annotated[
+    tuple[Annotated[Text, one_of("part of a ranking", PARTS)], ...],
+    BeforeValidator(listed),
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
+
+
 class CalibrationKeys(Keys):
     """Calibration data of every method of the matrix."""
 
@@ -126,6 +141,25 @@ class CalibrationKeys(Keys):
     propagate: Annotated[Text, one_of("way to propagate", PROPAGATE)] = Field(
         "compressed", description="compressed or dense"
     )
+    select: _Scores = Field((RANDOM,), description=f"one of {', '.join((RANDOM, *SCORES))}, or a list")
+    keep: _Parts = Field((PARTS[1],), description=f"one of {', '.join(PARTS)}, or a list")
+    pool: Whole = Field(POOL, ge=2, description="a whole number of at least 2")
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse what is of ranked text if none is ranked."""
+        given = self.model_fields_set & {"keep", "pool"}
+        if given and self.select == (RANDOM,):
+            raise Refused(f"calibration: {min(given)} is of ranked text: give select, or leave it out")
+
+    def specs(self, seeds: Sequence[int] | None = None) -> list[CalibrationSpec]:
+        """The calibrations: one per way to select and part to keep, and per seed."""
+        ranked = [f"{one} {part} {self.pool}" for one in self.select for part in self.keep if one != RANDOM]
+        plain = self.model_dump(exclude={"seed", "select", "keep", "pool"})
+        return [
+            CalibrationSpec(**plain, seed=seed, select=select)
+            for select in [""] * (RANDOM in self.select) + ranked
+            for seed in seeds or (self.seed,)
+        ]
 
 
 class OrderKeys(Keys):

@@ -29,7 +29,7 @@ from kick.matrix.schema import (
 )
 from kick.matrix.servers import EndpointEntry
 from kick.matrix.yaml_marks import Path, Problem, show
-from kick.records import CalibrationSpec, ModelSpec, Step, Variant, canonical
+from kick.records import ModelSpec, Step, Variant, canonical
 from kick.registry import UnknownName
 
 OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32", "float16": "float32"}
@@ -261,12 +261,11 @@ class _Expansion:
             variant = Variant(label, self.model, recipe, label=name or "", runtime=run.step)
             self._add(variant, path, given)
             return
-        options = self.matrix.calibration.model_dump()
-        seeds = self.matrix.seeds or (options["seed"],)
-        for seed in seeds:
-            calibration = CalibrationSpec(**{**options, "seed": seed})
-            seeded = seed and (len(seeds) > 1 or not name)
-            full = f"{label}-seed{seed}" if seeded else label
+        specs = self.matrix.calibration.specs(self.matrix.seeds)
+        for calibration in specs:
+            told = len(specs) > 1 or not name
+            full = "-".join([label, *calibration.select.split()[:2]]) if told else label
+            full = f"{full}-seed{calibration.seed}" if calibration.seed and told else full
             variant = Variant(full, self.model, recipe, calibration, label=name or "", runtime=run.step)
             if (
                 self._add(variant, path, given)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from kick.compress.context import Calibration, TextSpec, calibration_of
 from kick.compress.method import methods, option
-from kick.errors import KickError
-from kick.records import Step
+from kick.errors import KickError, WrongOption
+from kick.records import PARTS, POOL, RANDOM, SCORES, Step
 from kick.recover.adapters import AdapterForm, Through, adapted, check_adapted, merge, named_parts
+from kick.recover.choosing import PASER, Chosen, chosen
 from kick.recover.train import TrainingSchedule, train
 
 
@@ -49,10 +50,28 @@ class Recovery(ABC):
     corpus: str = option("the name of the corpus that is trained on", "world_english_bible")
     digest: str = option("of the corpus's text; filled in", "")
     seed: int = option("of the windows' order and of the adapters", 0, low=0)
+    select: str = option("how windows are chosen", RANDOM, choices=(RANDOM, *SCORES, PASER))
+    keep: str = option("which part of the ranking by `select` is kept", PARTS[1], choices=PARTS)
+    pool: int = option("windows that `select` ranks for each that is kept", POOL, low=2)
     recompute: bool = option("run each block again in the backward pass, which takes less memory", False)
 
     dense = False  # whether it needs the dense weights of the blocks
     fills = False  # whether it would put values where pruning put zeros
+
+    @classmethod
+    def complete(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as given. Raises WrongOption for some of a ranking without one."""
+        select = options.get("select", RANDOM)
+        for name, default in (("keep", PARTS[1]), ("pool", POOL)):
+            if options.get(name, default) == default:
+                continue
+            if select == RANDOM:
+                raise WrongOption(f"{name} is of ranked windows: give `select`, or leave it out", name)
+            if select == PASER and name == "keep":
+                raise WrongOption(f"select: {PASER} keeps what lost most; leave keep out", name)
+        if select == PASER and any(entry.cls is cls and entry.structured for entry in methods.values()):
+            raise WrongOption(f"select: {PASER} compares a pruned model with the dense one", "select")
+        return options
 
     @property
     def name(self) -> str:
@@ -72,6 +91,11 @@ class Recovery(ABC):
 
     def follows(self, earlier: Sequence[Step]) -> None:
         """Raises KickError if the form cannot follow these steps."""
+        if self.select == PASER and not earlier:
+            raise KickError(
+                f"{self.name}: select: {PASER} compares the pruned model with the dense one; put it after a "
+                "step that prunes"
+            )
         if self.fills:
             for step in earlier:
                 if methods[step.method].kind == "prune":
@@ -86,7 +110,7 @@ class Recovery(ABC):
     def text(self) -> TextSpec:
         """The windows that are trained on."""
         count = self.schedule.steps * self.batch
-        return TextSpec(self.corpus, count, self.length, self.seed, self.digest)
+        return TextSpec(self.corpus, count, self.length, self.seed, self.digest, self.pool)
 
     @abstractmethod
     def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
@@ -109,21 +133,22 @@ class RecoveryForm(Recovery):
     def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
         """Train the model in place, and leave what it took in `calibration.training`."""
         calibration = calibration_of(calibration)
-        windows, heldout = texts_of(calibration, self)
+        windows, heldout, selection = texts_of(calibration, self, model)
         generator = torch.Generator().manual_seed(self.seed)
         with self.trained(model, calibration.masks, generator) as trained:
             report = train(
                 model, trained, self.schedule, (windows, heldout), calibration.work, self.recompute
             )
             trained.merge()
-        calibration.training = {**self.facts, **report}
+        calibration.training = {**self.facts, **selection, **report}
 
 
-def texts_of(calibration: Calibration, form: Recovery) -> tuple[list[Tensor], list[Tensor]]:
-    """Windows to train on, and held out. Raises KickError if nothing gives texts here."""
+def texts_of(calibration: Calibration, form: Recovery, model: Any) -> Chosen:
+    """Windows to train on, and held out, and how they were chosen: by what `model`, as it is by now, and the
+    dense one make of them. Raises KickError if nothing gives texts here."""
     if calibration.texts is None:
         raise KickError(f"{form.name} needs a text to train on, and none is given here")
-    return calibration.texts(form.text())
+    return chosen(calibration.texts, form.text(), (form.select, form.keep), model)
 
 
 @dataclass(frozen=True, kw_only=True)

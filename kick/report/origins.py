@@ -28,7 +28,7 @@ def provenance(report: Results) -> tuple[tuple[str, tuple[str, ...]], ...]:
         if spec:
             text = (
                 f"{spec.corpus}, {spec.sequences} x {spec.length} tokens, seed {spec.seed}, {spec.propagate}"
-            )
+            ) + (f", chosen: {spec.select}" if spec.select else "")
             found.setdefault("calibration", {})[f"{text}, digest {spec.digest or 'unknown'}"] = None
     times = sorted(found.pop("time", {}))
     if times:

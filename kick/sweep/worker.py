@@ -6,35 +6,31 @@ import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kick import compress, model, paths, plugins, tasks
+from kick import model, paths, plugins, tasks
 from kick.analysis import kept
 from kick.analysis.stopping import Stopping
-from kick.compress.calibrate import corpus
-from kick.compress.context import Calibration
 from kick.engine.backend import DEFAULT, LAYERED, VLLM, Backend, backends, identity
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
 from kick.matrix.running import asks
-from kick.model.footprint import footprint
 from kick.model.heap import give_back
 from kick.model.owned import own
 from kick.model.packed import settle
-from kick.model.shipped import as_loaded
-from kick.paths import cache_root, reference_folder, tokens_folder
+from kick.paths import reference_folder, tokens_folder
 from kick.provenance import provenance
-from kick.records import Cell, Job, Result, Variant, key
-from kick.recover.step import supply
+from kick.records import Cell, Job, Result, Variant
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
 from kick.sweep import by_vllm, layered, planned, reuse, served, sparse
 from kick.sweep.cells import Loaded, beside, cause, chat_notes, dense_samples, identical, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
+from kick.sweep.compressed import Compressor
 from kick.sweep.groups import one_pass
 from kick.sweep.onepass import Apart, Member, measure
 from kick.sweep.reuse import Reuse
@@ -43,7 +39,6 @@ from kick.tasks import evaluate
 from kick.tasks.task import Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -83,12 +78,12 @@ class Worker:
     reuse: Reuse = field(default_factory=dict)
     as_planned: bool = True
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
-    _sequences: dict[Any, list] = field(default_factory=dict, repr=False)
+    _compressor: Compressor | None = field(default=None, repr=False)
     _stopping: dict[Any, Stopping] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        return {**self.__dict__, "_tasks": {}, "_sequences": {}, "_stopping": {}}
+        return {**self.__dict__, "_tasks": {}, "_compressor": None, "_stopping": {}}
 
     def __call__(self, job: Job) -> None:
         """Do the job's cells. A cell that fails is recorded, and the next one is tried.
@@ -166,7 +161,7 @@ class Worker:
         """Have the calibration data of a group's variant there, if its method is the one that was planned."""
         if self.as_planned:
             planned.check_code(member.variant)
-        member.sequences = self._calibration(member.variant, tokenizer)
+        member.sequences = self._compress().sequences(member.variant, tokenizer)
 
     @contextmanager
     def _model(self, variant: Variant, seconds: dict[str, float]) -> Iterator[tuple[Any, Any, Any]]:
@@ -176,7 +171,7 @@ class Worker:
                 yield made
             return
         if self.backend == VLLM:
-            compressing = partial(self._compress, variant)
+            compressing = partial(self._compress(), variant)
             with by_vllm.opened(variant, compressing, seconds, self.engine) as made:
                 yield made
             return
@@ -184,7 +179,7 @@ class Worker:
             network, tokenizer = model.load(variant.model, device=paths.device())
             own(network)
         with timed(seconds, "compress"):
-            report, _ = self._compress(variant, network, tokenizer)
+            report, _ = self._compress()(variant, network, tokenizer)
             settle(network)
             give_back()
         yield network, tokenizer, report
@@ -308,33 +303,11 @@ class Worker:
             folders = [Path(folder) for folder in self.task_folders]
             self._tasks = tasks.load(self.task_names, self.data_root, folders)
 
-    def _compress(
-        self, variant: Variant, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[Mapping[str, Any], Calibration]:
-        """Compress the model in place; the report, and what knows masks and formats."""
-        spec = variant.calibration
-        if not variant.recipe:
-            return {"footprint": footprint(network) | as_loaded(network)}, Calibration()
-        sequences = [one.to(network.device) for one in self._calibration(variant, tokenizer)]
-        shared = None  # with propagate "dense" one calibration pass serves every variant, through the cache
-        if spec is not None and spec.propagate == "dense":
-            shared = cache_root() / "statistics" / key([asdict(variant.model), spec.identity()])
-        propagate = spec.propagate if spec else "compressed"
-        context = Calibration(tuple(sequences), propagate, paths.offload_folder(), shared)
-        identity = [asdict(variant.model), spec.identity() if spec else None]
-        supply(context, variant.recipe, tokenizer, self.data_root, identity)
-        seed = spec.seed if spec else 0
-        return compress.compress(network, variant.recipe, context, propagate=propagate, seed=seed), context
-
-    def _calibration(self, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-        """The variant's calibration sequences, none if it has no calibration."""
-        spec = variant.calibration
-        if spec is None:
-            return []
-        known = (spec, variant.model.tokenizer)
-        if known not in self._sequences:
-            self._sequences[known] = corpus.sequences(spec, tokenizer, self.data_root)
-        return self._sequences[known]
+    def _compress(self) -> Compressor:
+        """What compresses variants."""
+        if self._compressor is None:
+            self._compressor = Compressor(self.data_root)
+        return self._compressor
 
     def _reference(self, job: Job, store: Store, tokenizer: PreTrainedTokenizerBase) -> tuple[Job, Any]:
         """The job, and a context that gives the dense model's drafts and hidden states, or None without any.

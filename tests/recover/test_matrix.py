@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from kick.analysis import frame, recovered
 from kick.analysis.items import Items
+from kick.compress.calibrate import corpus, ranking
 from kick.errors import KickError
 from kick.matrix.load import load as read
 from kick.matrix.plan import plan
 from kick.matrix.sources import own_sources
+from kick.recover import paser
 from kick.recover import step as recovering
 from kick.report import tables
 from kick.stats import metrics
@@ -57,6 +60,8 @@ def test_a_step_that_trains_is_written_after_those_that_prune(tmp_path):
             "would fill the zeros of wanda; choose `recover: masklora`",
         ),
         ("{recipe: [{method: rtn, bits: 4}, {recover: perp}]}", "before rtn"),
+        ("{recover: perp, keep: low}", "keep is of ranked windows"),
+        ("{recover: perp, select: paser}", "compares the pruned model with the dense one"),
         ("{recover: last3, head: true}", "tied"),
     ],
 )
@@ -126,3 +131,86 @@ def test_where_pruning_took_nothing_for_sure_there_is_no_interval():
     found = recovered._share(items(*same), metrics.describe("acc"))
     assert np.isnan(found["recovered_low"])
     assert np.isnan(found["recovered_high"])
+
+
+def test_calibration_by_rank_is_in_keys_and_names(tmp_path):
+    file = tmp_path / "small.yaml"
+    ranked = "calibration: {sequences: 4, length: 64, select: [random, perplexity], keep: [low, high]}\n"
+    file.write_text(ranked + HEAD + "  - {method: [wanda, magnitude], sparsity: 0.5}\n")
+    made = plan(read(file))
+    names = [variant.name for variant in made.variants]
+    assert names == [
+        "dense",
+        "wanda-0.5",
+        "wanda-0.5-perplexity-low",
+        "wanda-0.5-perplexity-high",
+        "magnitude-0.5",
+    ]
+    assert [one.calibration and one.calibration.select for one in made.variants] == [
+        None,
+        "",
+        "perplexity low 2",
+        "perplexity high 2",
+        None,
+    ]
+    assert len({*made.keys}) == 5
+    file.write_text(file.read_text().replace("select: [random, perplexity], keep: [low, high]", "seed: 0"))
+    plain = plan(read(file))
+    assert set(plain.keys) <= {*made.keys}  # random is as before there was a choice
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ("{keep: low}", "keep is of ranked text"),
+        ("{select: perplexed}", "unknown way to select text 'perplexed'; did you mean 'perplexity'"),
+        ("{select: length, sequences: 300, length: 256}", "300 windows of 256 tokens are chosen of 600"),
+    ],
+)
+def test_calibration_that_cannot_be_ranked_is_refused(tmp_path, calibration, message):
+    file = tmp_path / "small.yaml"
+    file.write_text(f"calibration: {calibration}\n" + HEAD + "  - {method: wanda, sparsity: 0.5}\n")
+    with pytest.raises(KickError, match=r"small\.yaml:1") as refused:
+        plan(read(file))
+    assert message in str(refused.value)
+
+
+def test_text_that_is_ranked_is_calibrated_and_trained_on(tmp_path, monkeypatch):
+    for module in (recovering, ranking):
+        monkeypatch.setattr(module, "cache_root", lambda: tmp_path)
+    monkeypatch.setattr(paser, "embedded", lambda texts: torch.rand(len(texts), 4))
+    monkeypatch.setattr(paser.Paser.__init__, "__defaults__", (paser.embedded,))
+    calls = []
+    monkeypatch.setattr(corpus, "tokenised", counted(corpus.tokenised, calls))
+    file = tmp_path / "small.yaml"
+    step = "recover: perp, tokens: 640, length: 64, corpus: kick_mini_calibration"
+    pruned = "{method: wanda, sparsity: 0.5}"
+    file.write_text(
+        "calibration: {sequences: 4, length: 64, select: perplexity, keep: low}\n"
+        + HEAD
+        + f"  - {pruned}\n"
+        + "".join(f"  - {{recipe: [{pruned}, {{{step}, select: {one}}}]}}\n" for one in ("el2n", "paser"))
+    )
+    _, summary = run(str(file), RunOptions(str(tmp_path / "out"), executor="inline", view="json"), [], str)
+    assert summary.status == 0
+    assert len(calls) == 1  # for calibration and both trainings
+    found = {one.cell.variant.name: one for one in Store(str(tmp_path / "out")).runs()}
+    facts = {
+        one["selection"]["select"]: one["selection"]
+        for run in found.values()
+        for step in run.compression.get("steps", ())
+        if (one := step.get("training"))
+    }
+    assert facts["el2n"]["candidates"] == facts["paser"]["candidates"] == 20
+    assert sum(facts["paser"]["budgets"]) == 10
+    assert len(list((tmp_path / "rankings").iterdir())) == 2
+    labels = {cell.label for cell in frame.read([Store(str(tmp_path / "out"))]).cells}
+    assert "wanda 50 % (low perplexity text)" in labels
+
+
+def counted(function, calls):
+    def count(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return count

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from kick.compress.calibrate import corpus, packaged
-from kick.compress.calibrate.windows import windows
+from kick.compress.calibrate.windows import Tokenised, windows
 from kick.compress.context import TextSpec
 from kick.errors import CellFailed, KickError
 from kick.recover.leaks import leaks
@@ -33,23 +33,23 @@ def numbers(monkeypatch):
 
 @pytest.mark.usefixtures("numbers")
 def test_windows_are_packed_and_what_is_held_out_is_not_among_them():
-    trained, held = windows(TextSpec("numbers", 55, 10), Words())
+    trained, held = windows(TextSpec("numbers", 55, 10), Tokenised(Words()))
     seen = [token for window in trained for token in window.flatten().tolist()]
     assert len(seen) == len(set(seen)) == 550  # no token twice before each was seen
     kept = [token for window in held for token in window.flatten().tolist()]
     assert kept == list(range(570, 600))
-    again, _ = windows(TextSpec("numbers", 55, 10), Words())
+    again, _ = windows(TextSpec("numbers", 55, 10), Tokenised(Words()))
     assert all(one.equal(other) for one, other in zip(trained, again, strict=True))
-    other, _ = windows(TextSpec("numbers", 55, 10, seed=1), Words())
+    other, _ = windows(TextSpec("numbers", 55, 10, seed=1), Tokenised(Words()))
     assert not all(one.equal(two) for one, two in zip(trained, other, strict=True))
 
 
 @pytest.mark.usefixtures("numbers")
 def test_a_corpus_that_does_not_fit_is_refused():
     with pytest.raises(KickError, match="fewer than two windows"):
-        windows(TextSpec("numbers", 1, 400), Words())
+        windows(TextSpec("numbers", 1, 400), Tokenised(Words()))
     with pytest.raises(CellFailed, match="changed after this run was planned"):
-        windows(TextSpec("numbers", 1, 10, digest="0" * 64), Words())
+        windows(TextSpec("numbers", 1, 10, digest="0" * 64), Tokenised(Words()))
 
 
 @installed

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from kick import hub
 from kick.compress.calibrate.packaged import world_english_bible
+from kick.compress.calibrate.ranking import Selection
 from kick.errors import KickError
 from kick.records import CalibrationSpec
 from kick.registry import unknown
@@ -103,9 +104,16 @@ def sequences(
     """`spec.sequences` LongTensors (1, spec.length), the same ones for the same spec and tokenizer.
 
     Raises:
-        KickError: unknown corpus, data that are nowhere, or a corpus shorter than one sequence.
+        KickError: unknown corpus, data that are nowhere, a corpus shorter than one sequence, or sequences
+            that are chosen by what a model makes of them: there is none here.
     """
     import torch
+
+    if spec.select:
+        raise KickError(
+            "calibration sequences are chosen by what the dense model makes of them in a matrix alone, with "
+            f"the model in memory; got select {spec.select!r}, expected none"
+        )
 
     ids = _ids(spec, tokenizer, data_root)
     starts = windows(len(ids), spec.length, spec.sequences, spec.seed)
@@ -128,10 +136,24 @@ def check_positions(config: PretrainedConfig, length: int) -> None:
 def check_length(
     spec: CalibrationSpec, tokenizer: Callable[[], PreTrainedTokenizerBase], data_root: str | None = None
 ) -> None:
-    """Raises KickError if a corpus is shorter than one sequence. `tokenizer` is asked for only where that
-    may be: where there are less than LONG characters for a token."""
-    if spec.length * LONG > sum(map(len, texts(spec.corpus, data_root))):
-        _ids(spec, tokenizer(), data_root)
+    """Raises KickError if a corpus is shorter than one sequence, or than those that some are chosen of.
+    `tokenizer` is asked for only where that may be: where there are less than LONG characters for a token."""
+    pool = Selection.read(spec.select).pool if spec.select else 0
+    needed = spec.length * max(1, spec.sequences * pool)
+    if needed * LONG > sum(map(len, texts(spec.corpus, data_root))):
+        ids = _ids(spec, tokenizer(), data_root)
+        if pool:
+            check_pool(len(ids), spec.corpus, spec.length, spec.sequences, pool)
+
+
+def check_pool(tokens: int, name: str, length: int, count: int, pool: int) -> None:
+    """Raises KickError if a corpus has fewer windows without overlap than `count` are chosen of."""
+    most = max(0, tokens // length - 1)  # a cut starts where the seed says
+    if count * pool > most:
+        raise KickError(
+            f"{count} windows of {length} tokens are chosen of {count * pool}, and the corpus {name!r} has "
+            f"{most} that do not overlap; ask for fewer or shorter ones, or a smaller pool"
+        )
 
 
 def tokenised(name: str, tokenizer: PreTrainedTokenizerBase, data_root: str | None) -> list[int]:

@@ -66,7 +66,7 @@ class LlmStreamlineTrained(Recovery):
     def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
         """Replace a run of blocks, and leave what the training took in `calibration.training`."""
         calibration = calibration_of(calibration)
-        windows, heldout = texts_of(calibration, self)
+        windows, heldout, selection = texts_of(calibration, self, model)
         cosines = window_cosines(model, calibration, self.layers + 1)
         calibration.note("cosine of each run of blocks", values=[round(x, 6) for x in cosines.tolist()])
         replaced = ReplacedRun(model, int(cosines.argmax()), self.layers)
@@ -79,7 +79,7 @@ class LlmStreamlineTrained(Recovery):
             report = train(model, trained, self.schedule, texts, folder, self.recompute, replaced.loss)
         facts = {"error_untrained": round(before, 6), "error": round(replaced.error(heldout), 6)}
         calibration.note("trained replacement", block=replaced.first, heldout_windows=len(heldout), **facts)
-        calibration.training = {**self.facts, **report}
+        calibration.training = {**self.facts, **selection, **report}
 
 
 class ReplacedRun:

@@ -58,6 +58,7 @@ class Reconstruct(Recovery):
 
     def follows(self, earlier: Sequence[Step]) -> None:
         """Raises KickError if there is nothing to make up for, or blocks have other shapes."""
+        super().follows(earlier)
         if not earlier:
             raise KickError(f"{self.name} makes up for earlier steps: put it after one that prunes")
         for step in earlier:
@@ -74,7 +75,7 @@ class Reconstruct(Recovery):
         if calibration.dense is None:
             raise RuntimeError("the dense weights were not kept for recover-reconstruct")
         start, cpu = time.monotonic(), time.process_time()
-        windows, heldout = texts_of(calibration, self)
+        windows, heldout, selection = texts_of(calibration, self, model)
         before, errors = mean_loss(model, heldout), list[tuple[float, float]]()
         generator, trained = torch.Generator().manual_seed(self.seed), 0
         feed = Calibration(windows, offload=calibration.offload)
@@ -88,6 +89,7 @@ class Reconstruct(Recovery):
             "corpus": self.corpus,
             "seed": self.seed,
             "lr": self.lr,
+            **selection,
             "tokens": sum(window.numel() for window in windows),
             "steps": self.schedule.steps,
             "trained": trained,
