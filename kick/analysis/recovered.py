@@ -31,7 +31,7 @@ from kick.analysis.items import Items, align
 from kick.analysis.pairs import Keeping
 from kick.analysis.rows import number
 from kick.analysis.stopped import early
-from kick.records import Step, Variant
+from kick.records import POOL, RANDOM, Step, Variant
 from kick.stats import metrics
 from kick.stats.intervals import LEAST, LEVEL, Floats, safe_exp
 from kick.stats.metrics import Metric, units_of
@@ -127,10 +127,14 @@ def _trained_dense(variant: Variant, place: int, cells: Sequence[StoredCell]) ->
 
 def _without_seed(recipe: Sequence[Step]) -> list[dict[str, Any]]:
     """The steps without the seed of the one that trains. A form that was trained beside it without zeros to
-    keep, MaskLoRA or LoRA, is compared with its own."""
+    keep, MaskLoRA or LoRA, is compared with its own; one on text that PASER chose for the pruned model, which
+    the dense one gives no reason to choose, with dense on text at random."""
     steps = [asdict(step) for step in recipe]
     for step in steps[:1]:
-        step["options"] = {name: value for name, value in step["options"].items() if name != "seed"}
+        given = step["options"]
+        step["options"] = {name: value for name, value in given.items() if name != "seed"}
+        if given.get("select") == "paser":
+            step["options"] |= {"select": RANDOM, "pool": POOL}
     return steps
 
 
