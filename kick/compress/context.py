@@ -83,7 +83,7 @@ class TextSpec:
 class Texts(Protocol):
     """Gives text to steps that train."""
 
-    def windows(self, spec: TextSpec, choose: Choose | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    def __call__(self, spec: TextSpec, choose: Choose | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Windows (1, length) to train on, and others held out; `choose` keeps some of those drawn."""
 
     def text(self, window: Tensor) -> str:

@@ -34,11 +34,11 @@ def chosen(texts: Texts, spec: TextSpec, how: tuple[str, str], model: Any) -> Ch
     """
     select, keep = how
     if select == RANDOM:
-        return Chosen(*texts.windows(spec), {})
+        return Chosen(*texts(spec), {})
     start, cpu = time.monotonic(), time.process_time()
     paser = Paser(texts, model) if select == PASER else None
     choose: Choose = paser or texts.ranker.choose(Selection(select, keep, spec.pool))
-    windows, heldout = texts.windows(spec, choose)
+    windows, heldout = texts(spec, choose)
     facts: dict[str, Any] = {"select": select, "candidates": spec.windows * spec.pool}
     facts |= paser.facts if paser else {"keep": keep}
     facts |= {

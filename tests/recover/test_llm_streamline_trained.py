@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from kick.catalog import trains_on_text
 from kick.compress import canonical, check_saved, compress
 from kick.compress.method import methods
 from kick.errors import KickError
-from kick.matrix.blockwise import trains
 from kick.model import blocks
 from kick.recover import train as training
 from tests.recover.test_forms import calibrated
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_with_equal_weights(tmp_path, monkeypatch):
 def test_it_is_a_checkpoint_trains_and_has_a_key_of_its_own():
     step = canonical("llm-streamline-trained", OPTIONS)
     check_saved(tiny("llama"), [step])
-    assert trains(step)
-    assert not trains(canonical("llm-streamline", {"layers": 1}))
+    assert trains_on_text(step)
+    assert not trains_on_text(canonical("llm-streamline", {"layers": 1}))
     with pytest.raises(KickError, match="cannot drop 3 of 3 layers"):
         replaced(layers=3)

@@ -66,7 +66,7 @@ class TrainingText:
     load: Callable[[], Any] | None = None
     identity: Any = None
 
-    def windows(self, spec: TextSpec, choose: Choose | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    def __call__(self, spec: TextSpec, choose: Choose | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Windows to train on, and others held out; raises as the function `windows` does."""
         return windows(spec, self.tokenised, choose)
 
