@@ -24,7 +24,7 @@ DAMPING = (0.01, 0.01)
 
 
 def factors(golden, name):
-    return Curvature.of(golden[f"{name}.A"], golden[f"{name}.G"], DAMPING, name)
+    return Curvature((golden[f"{name}.A"], golden[f"{name}.G"]), DAMPING, name)
 
 
 def distance(found, wanted):

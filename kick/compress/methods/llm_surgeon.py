@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,29 +39,46 @@ RESIDUAL = 1e-7  # of the right side, at which they end
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """A matrix's damped factors and their inverses, float64: A (in, in), G (out, out)."""
+    """A matrix's factors as measured, and, each made when first asked for, their damped forms in float64 and
+    the inverses of these: A (in, in), G (out, out)."""
 
-    a: Tensor
-    g: Tensor
-    a_inverse: Tensor
-    g_inverse: Tensor
-    added: tuple[float, float]  # to the diagonals of A and G
+    means: tuple[Tensor, Tensor]
+    damping: tuple[float, float]  # shares of the mean diagonals added to the diagonals of A and G
+    name: str
 
-    @classmethod
-    def of(cls, a: Tensor, g: Tensor, damping: tuple[float, float], name: str) -> Curvature:
-        """Damp the means by shares of their mean diagonals. Raises CellFailed: not positive definite."""
-        damped = [damp(factor, share) for factor, share in zip((a, g), damping, strict=True)]
-        inverses = []
-        for factor in damped:
-            lower, failed = torch.linalg.cholesky_ex(factor)
-            if failed or not torch.isfinite(lower.diagonal()).all():
-                raise CellFailed(
-                    f"the curvature of {name} is not positive definite; use more calibration sequences, or a "
-                    "larger damping"
-                )
-            inverses.append(torch.cholesky_inverse(lower))
-        added = [share * float(one.diagonal().mean()) for share, one in zip(damping, (a, g), strict=True)]
-        return cls(damped[0], damped[1], inverses[0], inverses[1], (added[0], added[1]))
+    @cached_property
+    def a(self) -> Tensor:
+        return damp(self.means[0], self.damping[0])
+
+    @cached_property
+    def g(self) -> Tensor:
+        return damp(self.means[1], self.damping[1])
+
+    @cached_property
+    def a_inverse(self) -> Tensor:
+        return self._inverse(self.a)
+
+    @cached_property
+    def g_inverse(self) -> Tensor:
+        return self._inverse(self.g)
+
+    @property
+    def added(self) -> tuple[float, float]:
+        """What is added to the diagonals of A and G."""
+        first, second = (
+            share * float(one.diagonal().mean()) for share, one in zip(self.damping, self.means, strict=True)
+        )
+        return first, second
+
+    def _inverse(self, factor: Tensor) -> Tensor:
+        """The inverse. Raises CellFailed: not positive definite."""
+        lower, failed = torch.linalg.cholesky_ex(factor)
+        if failed or not torch.isfinite(lower.diagonal()).all():
+            raise CellFailed(
+                f"the curvature of {self.name} is not positive definite; use more calibration sequences, or "
+                "a larger damping"
+            )
+        return torch.cholesky_inverse(lower)
 
     def elements(self, weight: Tensor) -> Tensor:
         """(out, in): the loss of removing each weight."""
@@ -108,20 +126,17 @@ class LlmSurgeon:
         choose = self._elements if self.structure == "element" else _lines
         for shot in range(1, self.shots + 1):
             share = self.sparsity.share if shot == self.shots else self.sparsity.share * shot / self.shots
-            curvatures = self._measured(model, calibration, found)
+            curvatures = _Curvatures(
+                dict(zip(found, curvature(model, calibration, list(found.values())), strict=True)),
+                (self.damping, self.damping_outputs),
+            )
             kept = choose(found, curvatures, kept, Sparsity(share))
             for name, linear in found.items():
                 self._update(linear, curvatures[name], kept[name], calibration, name)
+                curvatures.forget(name)
         for name, linear in found.items():
             clear(linear.weight, kept[name])
             calibration.keep(name, kept[name], self.sparsity)
-
-    def _measured(
-        self, model: nn.Module, calibration: Calibration, found: Mapping[str, Linear]
-    ) -> dict[str, Curvature]:
-        sums = curvature(model, calibration, list(found.values()))
-        damping = self.damping, self.damping_outputs
-        return {name: Curvature.of(*pair, damping, name) for name, pair in zip(found, sums, strict=True)}
 
     def _elements(
         self,
@@ -160,6 +175,27 @@ class LlmSurgeon:
         linear.put(made)
 
 
+class _Curvatures(Mapping[str, Curvature]):
+    """The curvature of each matrix, made anew each time: all at once in float64, with their inverses, would
+    take ten times the memory of the model."""
+
+    def __init__(self, means: dict[str, tuple[Tensor, Tensor]], damping: tuple[float, float]) -> None:
+        self._means, self._damping = means, damping
+
+    def __getitem__(self, name: str) -> Curvature:
+        return Curvature(self._means[name], self._damping, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._means)
+
+    def __len__(self) -> int:
+        return len(self._means)
+
+    def forget(self, name: str) -> None:
+        """Free the factors of a matrix."""
+        del self._means[name]
+
+
 def _or_all(known: Tensor | None, weight: Tensor) -> Tensor:
     return torch.ones_like(weight, dtype=torch.bool) if known is None else known
 
@@ -182,7 +218,7 @@ def curvature(
         sums.append((torch.zeros(columns, columns, device=device), torch.zeros(rows, rows, device=device)))
     with _watched(model, found, sums):
         count = backward(model, calibration)
-    return [(a / count, g / count) for a, g in sums]
+    return [(a.div_(count), g.div_(count)) for a, g in sums]
 
 
 @contextmanager
