@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kick import __version__, paths
-from kick.cli import about, advise, new, panels, paper, reading, running, share, study
+from kick.cli import about, advise, new, panels, paper, reading, running, share, site, study
 from kick.cli.terminal import printable_streams, unwinding
 from kick.errors import CellFailed, KickError
 from kick.printable import say
@@ -30,6 +30,7 @@ for _part in (running, reading, advise, paper, share, about):
     app.add_typer(_part.app)
 app.add_typer(new.app, name="new", rich_help_panel=panels.RUN)
 app.add_typer(study.app, name="study", rich_help_panel=panels.STUDY)
+app.add_typer(site.app, name="site", rich_help_panel=panels.SHARE)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,6 +33,15 @@ class Grouped(TyperGroup):
         return sorted(super().list_commands(ctx), key=lambda name: place.get(panels[name], len(GROUPS)))
 
 
+class Site(TyperGroup):
+    """The commands of `kick site`; `kick site FOLDER`, which names none, is `kick site build FOLDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `build` before a folder, or before nothing."""
+        known = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if known else ["build", *args])
+
+
 class MethodCommand(TyperCommand):
     """A command whose recipe is `--method NAME --option value ...`: its help lists these."""
 

@@ -42,16 +42,6 @@ def export(
             print(f"{one.variant}: left out: {left}")
 
 
-@app.command(rich_help_panel=panels.SHARE)
-def site(
-    folder: Annotated[str, typer.Argument(help="a folder of leaderboards")] = "leaderboards",
-) -> None:
-    """Write the index.html of a folder of leaderboards: a link to each, and what it shows."""
-    from kick.report.site import build
-
-    print(build(folder))
-
-
 @app.command("import", rich_help_panel=panels.SHARE)
 def take(
     files: Annotated[list[str], typer.Argument(help="lm-eval's samples_*.jsonl, or JSON logs of Inspect")],
