@@ -241,7 +241,7 @@ def _task(a: StoredCell, b: StoredCell, cells: Sequence[StoredCell]) -> Compared
         noise=floor,
         verdict="" if across else verdict(found.verdict, found.gap, better, noisy, closed(found.gap, *moves)),
         p_holm=math.nan,
-        flips=tuple(_changed(first, second, metric, better)),
+        flips=() if info(a.run).unshown else tuple(_changed(first, second, metric, better)),
         of=both.of,
         stopped=tuple(name for name, side in zip("ab", sides, strict=True) if side.early),
         identical=_identical(first, second, metric, found),

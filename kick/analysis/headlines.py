@@ -43,6 +43,7 @@ ORDER = (
     "code",
     "embeddings",
     "prompts",
+    "refusals",
     "",
     "perplexity",
     "fidelity",
@@ -52,13 +53,15 @@ FOREIGN = {"mcr_qa": "mmlu", "perplexity": "wikitext"}  # of lm-eval's tasks, by
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task for readers. `primary`: its headline metric; `pair`: the other book's task; "" if none."""
+    """A task for readers. `primary`: its headline metric; `pair`: the other book's task; `unshown`: why no
+    page shows its answers; "" if none."""
 
     name: str
     title: str
     family: str = ""
     primary: str = ""
     pair: str = ""
+    unshown: str = ""
 
 
 def info(run: Result) -> TaskInfo:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kick.analysis.cells import StoredCell
-from kick.analysis.headlines import headline
+from kick.analysis.headlines import headline, info
 from kick.errors import Damaged
 from kick.records import Sample
 from kick.report import wording
@@ -85,7 +85,10 @@ def examples(cells: Sequence[StoredCell], labels: Mapping[str, str], *, most: in
 
 
 def samples(cell: StoredCell) -> dict[str, Sample]:
-    """Samples of a cell by item; none, with a warning, if the cell is damaged."""
+    """Samples of a cell by item, for their texts: none if its task's are not shown, and none, with a warning,
+    if the cell is damaged."""
+    if info(cell.run).unshown:
+        return {}
     try:
         return {sample.item: sample for sample in cell.store.samples(cell.run.key)}
     except Damaged as error:

@@ -11,6 +11,7 @@ order       a fixed shuffled order, balanced over groups
 llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against memory
 code        HumanEval, whose programs `sandbox` runs; similarity: texts compared by hidden states
 prompts     the same items under several prompts, and words in front of them
+refusal     harmful requests and harmless look-alikes
 scoring     scores, as `process_results` functions; answers: those that LLM-KICK adds
 text        what is a match, an overlap, a copy, a loop
 """

@@ -37,6 +37,7 @@ _OWN = (
     "pair",
     "sample",
     "standard_error",
+    "unshown",
     "document",
 )
 # where lm-eval takes worked examples from: the first of these that a task names

@@ -12,7 +12,8 @@ from kick.records import Request, Response, Sample, TaskSpec, canonical
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ABOUT = ("title", "family", "primary", "pair")  # of metadata.kick: what results keep of a task for readers
+# of metadata.kick: what results keep of a task for readers; `unshown`: why no page shows its answers
+ABOUT = ("title", "family", "primary", "pair", "unshown")
 PREVIEW = 400  # characters of the prompt's end that are kept with a sample, for people to read
 
 

@@ -23,6 +23,7 @@ CAPABILITIES = {  # families of tasks -> what they ask of a model, in the order 
     "instruction_following": "instructions",
     "form": "form",
     "code": "code",
+    "refusals": "refusals",
     "embeddings": "embeddings",
 }
 # of four choices; nDCG@10 of one right text among 88; an answer that is written is right by chance in no case
