@@ -142,8 +142,15 @@ def _narrowed(model: nn.Module, share: float, bias: bool, fit: bool) -> None:
 
 def check_saved(model: nn.Module, share: float, fit: bool) -> None:
     """Raises KickError if the model's class has no config for what is left: Llama's wants a hidden size
-    that is a multiple of the heads."""
+    that is a multiple of the heads; OPT's, GPT-2's and GPT-NeoX's know a head's size by the heads' number."""
     structure, groups, channels = remaining(model, share, fit)
+    if groups < structure.kv_heads and not structure.layout.describes_heads:
+        raise KickError(
+            f"{groups} of {structure.kv_heads} heads would be left, and {type(model.config).__name__} has no "
+            "word for the size of a head but hidden size / heads, so that a model without some heads cannot "
+            "be saved; one without channels can: choose flap, llm-pruner or liar with `fit: true`, a share "
+            f"below {1 / structure.kv_heads:.3g}, or `kick run`, which measures any"
+        )
     if _valid(model, groups, channels, structure):
         return
     fitting = [n for n in range(1, structure.kv_heads + 1) if _valid(model, n, channels, structure)]

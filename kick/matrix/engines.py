@@ -72,8 +72,15 @@ def never_layered(shapes: Sequence[tuple[Variant, Shape]], tasks: Iterable[Task]
             return f"{one.name} has a run-time method"
         if size.quantized:
             return f"the checkpoint of {one.name} is quantized"
-        if method := whole(one):
-            return f"{method} needs the whole model at once"
-        if one.recipe and one.model.dtype != "float32":
-            return f"it compresses in float32, and {one.name} has dtype {one.model.dtype}"
+        if reason := unlayered(one):
+            return reason
+    return ""
+
+
+def unlayered(variant: Variant) -> str:
+    """Why a variant's recipe cannot be carried out block by block for the engine 'layered'; "" if it can."""
+    if method := whole(variant):
+        return f"{method} needs the whole model at once"
+    if variant.recipe and variant.model.dtype != "float32":
+        return f"it compresses in float32, and {variant.name} has dtype {variant.model.dtype}"
     return ""

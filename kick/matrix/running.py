@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kick.engine.backend import DEFAULT, LAYERED
 from kick.matrix.costs import Estimate
+from kick.matrix.engines import unlayered
 from kick.matrix.schema import Matrix
 from kick.matrix.variants import Expanded
 from kick.matrix.yaml_marks import Path, Problem
@@ -76,8 +77,11 @@ def seconds_of(variants: Sequence[Variant], estimates: Mapping[str, Estimate]) -
 def problems(
     matrix: Matrix, variants: Sequence[Expanded], tasks: Mapping[str, Task], engine: str
 ) -> Iterator[Problem]:
-    """Problems of the variants with a run-time method, and of tasks that read hidden states: an engine that
-    cannot run them, nothing to ask; and of calibration that it has no model in memory for."""
+    """Problems of the variants with a run-time method, of tasks that read hidden states, and of recipes that
+    do not go block by block: an engine that cannot run them, nothing to ask; and of calibration that it has
+    no model in memory for."""
+    if engine == LAYERED:
+        yield from _whole(variants)
     if states := next((task.name for task in tasks.values() if task.reads_states), ""):
         yield from _of_states(states, variants, engine)
     chosen = {one.variant.calibration.select for one in variants if one.variant.calibration} - {""}
@@ -95,6 +99,17 @@ def problems(
         reasons = {not_asked(one.variant, task) for task in tasks.values()}
         if tasks and "" not in reasons:
             yield Problem(path, f"{name}: not applicable to any task here: {sorted(reasons)[0]}")
+
+
+def _whole(variants: Sequence[Expanded]) -> Iterator[Problem]:
+    """Problems of recipes that the engine 'layered' cannot carry out."""
+    for one in variants:
+        if reason := unlayered(one.variant):
+            yield Problem(
+                one.path,
+                f"{one.variant.name}: the engine {LAYERED} is out, because {reason}; choose the engine "
+                f"{DEFAULT}, or measure a checkpoint that `kick compress` saved",
+            )
 
 
 def _of_states(task: str, variants: Sequence[Expanded], engine: str) -> Iterator[Problem]:

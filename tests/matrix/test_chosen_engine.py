@@ -85,6 +85,20 @@ def test_where_it_cannot_be_read_block_by_block_it_is_as_before(old, new, source
         costs.preflight(found.estimates, None, memory=free * 10**9, note=found.engine.why)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sources", "reason"),
+    [
+        ("method: wanda", "method: flap", FLAP, WHOLE),
+        ("tasks:", "dtype: bfloat16\ntasks:", SOURCES, BFLOAT16),
+    ],
+)
+def test_a_recipe_that_layered_cannot_carry_out_is_refused_with_its_line(old, new, sources, reason):
+    text = TEXT.replace("variants:", engine("layered")).replace(old, new)
+    line = 1 + text[: text.index("  - {")].count("\n")
+    with pytest.raises(KickError, match=rf":{line}: .*: the engine layered is out, because {reason}; choose"):
+        planned(text, sources)
+
+
 def test_answers_are_generated_layer_by_layer_only_if_that_is_asked_for():
     text = TEXT.replace("prose", "diverge").replace("variants:", engine("auto", ", generate: true"))
     assert planned(text, BIG).engine.name == "layered"
