@@ -89,14 +89,10 @@ def timed(work: Callable[[], Any]) -> tuple[Any, Side]:
 
 def sides(work: str, target: float, ours: Side, theirs: Side) -> Row:
     """A row of CPU seconds and peaks of both sides."""
-    found = row(work, target, ours.seconds, theirs.seconds)
-    return found | {"peak_gb": round(ours.peak / 1e9, 2), "against_peak_gb": round(theirs.peak / 1e9, 2)}
-
-
-def row(work: str, target: float, ours: float, theirs: float, against: str = "plain loop") -> Row:
-    """A row of CPU seconds of both sides."""
-    made: Row = {"work": work, "against": against, "ratio": round(theirs / ours, 3), "target": target}
-    return made | {"seconds": round(ours, 3), "against_seconds": round(theirs, 3)}
+    ratio = round(theirs.seconds / ours.seconds, 3)
+    made: Row = {"work": work, "against": "plain loop", "ratio": ratio, "target": target}
+    made |= {"seconds": round(ours.seconds, 3), "against_seconds": round(theirs.seconds, 3)}
+    return made | {"peak_gb": round(ours.peak / 1e9, 2), "against_peak_gb": round(theirs.peak / 1e9, 2)}
 
 
 # ------------------------------------------------------------------------------ kick study layers
@@ -177,22 +173,24 @@ def layers(options: argparse.Namespace) -> list[Row]:
     model, tokenizer = load(resolve("smollm2-135m"))
     own(model)
     requests, texts = asked(options, model, tokenizer)
-    start = time.process_time()
-    engine = DropEngine(model, tokenizer)
-    found = []
-    for block in range(len(block_list(model)[1])):
-        engine.drop(block)
-        found.append(engine.answer(requests))
-    ours = time.process_time() - start
-    start = time.process_time()
-    plain = plain_layers(model, texts, engine.reader.batch_tokens)
-    theirs = time.process_time() - start
+    (engine, found), ours = timed(lambda: dropped(model, tokenizer, requests))
+    plain, theirs = timed(lambda: plain_layers(model, texts, engine.reader.batch_tokens))
     for mine, other in zip(found, plain, strict=True):
         for response, (logprob, first) in zip(mine, other, strict=True):
             same = response.values["fdt"] == first if response.values else close(response.logprob, logprob)
             if not same:
                 raise SystemExit(f"not the same work: {response} against {logprob}, {first}")
-    return [row("kick study layers", 1.6, ours, theirs)]
+    return [sides("kick study layers", 1.6, ours, theirs)]
+
+
+def dropped(model: Any, tokenizer: Any, requests: Sequence[Request]) -> tuple[DropEngine, list[Any]]:
+    """The engine, and what it answers without each block."""
+    engine = DropEngine(model, tokenizer)
+    found = []
+    for block in range(len(block_list(model)[1])):
+        engine.drop(block)
+        found.append(engine.answer(requests))
+    return engine, found
 
 
 def close(mine: float | None, other: float) -> bool:
@@ -216,17 +214,16 @@ def bonsai(_options: argparse.Namespace) -> list[Row]:
     found = structures(model)
     generator = torch.Generator().manual_seed(0)
     masks = [[(torch.ones(one.kv_heads), drawn(one.channels, generator)) for one in found] for _ in range(4)]
-    ours, theirs = [], []
+    ours, theirs = list[Side](), list[Side]()
     for _ in range(3):
-        start = time.process_time()
-        mine = losses_with(model, found, batched(texts, model.device), masks)
-        ours.append(time.process_time() - start)
-        start = time.process_time()
-        other = [plain_loss(model, found, texts, mask) for mask in masks]
-        theirs.append(time.process_time() - start)
+        mine, side = timed(lambda: losses_with(model, found, batched(texts, model.device), masks))
+        ours.append(side)
+        other, side = timed(lambda: [plain_loss(model, found, texts, mask) for mask in masks])
+        theirs.append(side)
         if any(abs(a - b) > 1e-4 for a, b in zip(mine, other, strict=True)):
             raise RuntimeError(f"losses differ: {mine} and {other}")
-    return [row("Bonsai's masks: 4 on 8 x 256 tokens", 1.2, min(ours), min(theirs))]
+    best = [min(side, key=lambda one: one.seconds) for side in (ours, theirs)]
+    return [sides("Bonsai's masks: 4 on 8 x 256 tokens", 1.2, *best)]
 
 
 def drawn(count: int, generator: torch.Generator) -> Tensor:
@@ -304,12 +301,13 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [one for name in options.only or BENCHES for one in BENCHES[name](options)]
     table = Table(title="CPU seconds, one thread")
-    for title in ("work", "ours", "against", "", "ratio", "target"):
+    for title in ("work", "ours", "against", "", "ratio", "target", "peak, GB", "theirs"):
         table.add_column(title, justify="left" if title in ("work", "against") else "right")
     for one in rows:
         seconds = f"{one['seconds']:.1f}", f"{one['against_seconds']:.1f}"
         ratios = f"{one['ratio']:.2f}", f"{one['target']:.1f}"
-        table.add_row(one["work"], seconds[0], one["against"], seconds[1], *ratios)
+        peaks = f"{one['peak_gb']:.2f}", f"{one['against_peak_gb']:.2f}"
+        table.add_row(one["work"], seconds[0], one["against"], seconds[1], *ratios, *peaks)
     Console().print(table)
     before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else []
     new = {(one["work"], one["against"]) for one in rows}

@@ -142,7 +142,7 @@ def _section(
     matrix = rows["matrix"].iloc[0]
     cells = {cell.run.key: cell for cell in report.cells if plain(cell.run.matrix) == matrix}
     hidden, chart, legend = _hides(frame)
-    ranks = ranking.ranks(frame)
+    ranks = {} if rows["base"].iloc[0] in wording.UNRANKED else ranking.ranks(frame)
     agreed, flattered = agreement(frame)
     pair = side_by_side.data(frame, cells, report.bits, room)
     return Section(

@@ -34,6 +34,8 @@ UNITS = {
     "points": (1.0, 2, "points"),
 }
 
+UNRANKED = ("tiny-mamba2", "tiny-mixtral")  # models whose variants are not ranked
+
 # base model -> what must be said beside every one of its numbers
 MODELS: Mapping[str, str] = {
     "smollm2-135m": (
@@ -44,7 +46,7 @@ MODELS: Mapping[str, str] = {
     ),
     "smoke": "The model has random weights: its numbers mean nothing.",
     **dict.fromkeys(
-        ("tiny-mamba2", "tiny-mixtral"),
+        UNRANKED,
         "The model has less than a million weights and was trained for minutes (benchmarks/tiny_models.py). "
         "Its numbers test mechanics: that methods run, and what they move. They rank no methods.",
     ),

@@ -33,6 +33,14 @@ def test_the_rows_are_in_the_order_of_their_ranks(report):
     assert re.search(r'data-order="-\d\.0">\d(\u2013\d)?<small>[\d.]+ %</small>', text)
 
 
+def test_models_for_mechanics_rank_nothing(report):
+    tiny = replace(report, frame=report.frame.assign(base="tiny-mixtral"))
+    (section,) = view(tiny, title=None, notes=(), examples=0).sections
+    assert (section.ranked, section.tradeoff, section.agreement) == ("", None, ())
+    assert {line.rank for line in section.lines} == {""}
+    assert "They rank no methods" in html(view(tiny, title=None, notes=(), examples=0))
+
+
 def test_noise_says_which_replica_it_is_of(report):
     frame = report.frame.copy()
     chosen = frame["primary"] & frame["task"].eq(FACTS)
