@@ -138,6 +138,8 @@ _enter(
     ("known_and_read", "known, and answered open", "right with the book closed and right with the passage"),
     ("refused", "refused", "the answer declines a harmful request"),
     ("answered", "answered", "the answer takes a harmless request up"),
+    ("best_of", "best of the samples", "the sample of which the model is surest is right"),
+    ("majority", "majority", "the answer that most samples give is right"),
     ("acc_every", "right under all prompts", "the question is answered rightly under each of its prompts"),
     ("pass_at_1", "pass@1", "the program passes all tests"),
     ("parses", "parses", "the program is valid Python"),
@@ -217,6 +219,7 @@ _enter(
     "higher",
     False,
     SHARE,
+    ("self_auroc", "self-evaluation", "area under ROC of the model's own sureness, within an item's samples"),
     ("prompt_worst", "worst prompt", "accuracy under the prompt that is worst for the variant"),
     ("agreement", "top-1 agreement", "share of positions with dense's argmax, teacher-forced"),
 )

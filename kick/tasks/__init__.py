@@ -12,6 +12,7 @@ llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against me
 code        HumanEval, whose programs `sandbox` runs; similarity: texts compared by hidden states
 prompts     the same items under several prompts, and words in front of them
 refusal     harmful requests and harmless look-alikes
+samples     several answers to a question, which their own model judges
 scoring     scores, as `process_results` functions; answers: those that LLM-KICK adds
 text        what is a match, an overlap, a copy, a loop
 """

@@ -29,3 +29,9 @@ def solution(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]
 def number(text: str) -> float:
     """The value of a number as it is written, with commas between thousands or without."""
     return float(text.replace(",", ""))
+
+
+def stated(text: str) -> float | None:
+    """The number that a text states last as its answer, None if it states none."""
+    found = _STATED.findall(text)
+    return number(found[-1]) if found else None
