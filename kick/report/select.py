@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from kick.analysis.groups import MACRO
 from kick.report import wording
 
 SECTION = ["matrix", "base"]
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 PAIRED = "|"  # in a task's name: derived of two tasks
 
 
@@ -132,6 +134,11 @@ def method_order(rows: pd.DataFrame) -> list[str]:
     return list(found.sort_values(["place", "method"], kind="stable")["method"])
 
 
+def _in_order(text: str) -> str:
+    """What sorts as the text does, numbers in it by their size."""
+    return _NUMBER.sub(lambda found: f"{float(found[0]):016.6f}", text)
+
+
 def variant_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with dense first, then by method, pattern, sparsity upward, bits downward, seed."""
     place = {name: number for number, name in enumerate(method_order(frame))}
@@ -144,7 +151,7 @@ def variant_order(frame: pd.DataFrame) -> pd.DataFrame:
             "sparsity": frame["sparsity"],
             "bits": -frame["bits"].fillna(99),
             "seed": frame["seed"].fillna(0),
-            "label": frame["label"],
+            "label": frame["label"].map(_in_order),
         },
         index=frame.index,
     )

@@ -42,6 +42,21 @@ def test_headlines_by_depth_are_shown_with_kind_and_length():
     assert [text.get_text() for text in panels[1].texts] == ["50", "50"]
 
 
+def test_a_variant_that_was_asked_fewer_lengths_has_them_under_those_of_the_others():
+    rows = depths._rows(frame().replace({"task": {"kick_long_qa_2048": "kick_long_needle_2048"}}))
+    fewer = rows[rows["dense"] | (rows["tokens"] == 2048)]
+    first, second = depths.depth_by_length(fewer).axes
+    assert [text.get_text() for text in first.texts] == ["12", "50", "12", "50"]
+    assert [text.get_text() for text in second.texts] == ["–", "50", "–", "50"]
+    assert [text.get_text() for text in second.get_xticklabels()] == ["512", "2048"]
+
+
+def test_variants_are_in_the_order_of_the_numbers_in_their_names():
+    labels = ["budget 128", "budget 64", "p 0.85", "p 0.9"]
+    rows = frame().iloc[:1].assign(dense=False).loc[[0] * 4].reset_index(drop=True).assign(label=labels)
+    assert list(select.variant_order(rows)["label"]) == ["budget 64", "budget 128", "p 0.85", "p 0.9"]
+
+
 def test_without_long_contexts_there_is_no_figure():
     with pytest.raises(select.Nothing, match="kick_long"):
         depths._rows(frame()[lambda rows: rows["task"] == "other"])

@@ -41,10 +41,11 @@ def depth_by_length(rows: pd.DataFrame) -> Figure:
     width, height = 1.2 + 1.75 * len(kinds), 0.75 + 1.05 * len(labels)
     drawn = Figure(figsize=(width, height), layout="constrained")
     axes = drawn.subplots(len(labels), len(kinds), squeeze=False)
+    lengths = {kind: sorted(set(rows[rows["kind"] == kind]["tokens"])) for kind in kinds}
     for line, label in zip(axes, labels, strict=True):
         for ax, kind in zip(line, kinds, strict=True):
             part = rows[(rows["label"] == label) & (rows["kind"] == kind)]
-            _panel(ax, part.pivot_table("value", "depth", "tokens"))
+            _panel(ax, part.pivot_table("value", "depth", "tokens").reindex(columns=lengths[kind]))
             if label == labels[0]:
                 ax.set_title(kind)
             if label != labels[-1]:
@@ -61,7 +62,8 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
     axes.grid(visible=False)
     axes.set_xticks(range(len(table.columns)), [f"{length:g}" for length in table.columns], fontsize=6.5)
     axes.set_yticks(range(len(table.index)), [f"{depth:g} %" for depth in table.index], fontsize=6.5)
-    if table.empty:
+    if table.isna().all(axis=None):
+        axes.set_xlim(-0.5, len(table.columns) - 0.5)
         axes.text(0.5, 0.5, "not asked", transform=axes.transAxes, ha="center", va="center", fontsize=7)
         return
     values = table.to_numpy(dtype=float)

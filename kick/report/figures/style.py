@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 NOISE = "#bdbdbd"
+TITLE = 28  # characters of a panel's title that fit beside the next panel's
 ORANGE, SKY, GREEN, BLUE, RED = (palette.COLORS[name] for name in ("orange", "sky", "green", "blue", "red"))
 HALO = [patheffects.withStroke(linewidth=1.6, foreground="white")]  # of text that lines may cross
 
@@ -109,8 +111,8 @@ def scaled(rows: pd.DataFrame, name: str) -> pd.Series:
 
 
 def head(axes: Axes, title: str, label: str = "") -> None:
-    """A panel's title, left, and the name of its y axis."""
-    axes.set_title(title)
+    """A panel's title, left, in lines of TITLE characters, and the name of its y axis."""
+    axes.set_title(textwrap.fill(title, TITLE))
     axes.set_ylabel(label)
 
 
