@@ -81,9 +81,10 @@ def best_of(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     texts, sure = results
     right = [solution(doc, [text])["exact_match"] for text in texts]
     known = not any(map(math.isnan, sure))
-    votes = Counter(number for text in texts if (number := stated(text)) is not None)
+    numbers = [stated(text) for text in texts]
+    votes = Counter(number for number in numbers if number is not None)
     most = max(votes.values(), default=0)
-    elected = [place for place, text in enumerate(texts) if votes and votes.get(stated(text), 0) == most]
+    elected = [place for place, number in enumerate(numbers) if number is not None and votes[number] == most]
     return {
         "exact_match": sum(right) / len(right),
         "best_of": right[max(range(len(sure)), key=sure.__getitem__)] if known else math.nan,
