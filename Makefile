@@ -25,6 +25,7 @@ type: .venv/installed  ## types, strict for records, store, stats, matrix and th
 bench: .venv/installed  ## compression and engine against plain implementations, one thread, CPU time
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/bitmap.py
 
 gpu-check: .venv/installed  ## what only a GPU can show, in under 8 minutes; writes docs/gpu.md's tables
 	$(BIN)/python benchmarks/gpu_check.py

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +57,46 @@ def calibration_of(corpus: str, sequences: int, length: int, seed: int) -> Calib
     return CalibrationSpec(corpus, sequences, length, seed)
 
 
+FORMATS = ("plain", "bitmap")
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how `kick compress` saves: the folder, the type of weights, the files' format; and a mirror
+    of data sets for the calibration."""
+
+    out: Path
+    dtype: str | None = None
+    form: str = FORMATS[0]
+    data_root: str | None = None
+
+
 def carry_out(
-    model: str,
-    recipe: Sequence[Step],
-    calibration: CalibrationSpec,
-    out: Path,
-    *,
-    dtype: str | None = None,
-    data_root: str | None = None,
+    model: str, recipe: Sequence[Step], calibration: CalibrationSpec, how: Saving
 ) -> dict[str, Any]:
-    """Compress a checkpoint into a folder; the manifest. Raises KickError for a dtype that is not known."""
+    """Compress a checkpoint into a folder; the manifest. Raises KickError for a dtype or format that is not
+    known."""
+    from kick.compress import bitmaps, checkpoint
     from kick.compress.streamed.compress import compress_checkpoint
 
-    if dtype is not None and dtype not in DTYPES:
-        raise KickError(f"--dtype: got {dtype!r}; expected one of {', '.join(DTYPES)}")
-    return compress_checkpoint(model, recipe, calibration, out, dtype=dtype, data_root=data_root)
+    if how.dtype is not None and how.dtype not in DTYPES:
+        raise KickError(f"--dtype: got {how.dtype!r}; expected one of {', '.join(DTYPES)}")
+    if how.form not in FORMATS:
+        raise KickError(f"--format: {unknown('format', how.form, FORMATS)}")
+    if how.form == "plain":
+        return compress_checkpoint(
+            model, recipe, calibration, how.out, dtype=how.dtype, data_root=how.data_root
+        )
+    checkpoint.check_out(how.out)
+    dense = how.out.with_name(f".{how.out.name}.dense")  # one name, so that a killed command is gone on with
+    if (dense / "config.json").exists():  # whole, of a command that was killed later: of which is not known
+        shutil.rmtree(dense)
+    manifest = compress_checkpoint(
+        model, recipe, calibration, dense, dtype=how.dtype, data_root=how.data_root
+    )
+    made = bitmaps.encode(dense, how.out)
+    shutil.rmtree(dense)
+    return manifest | {"bitmap": made["files"]}
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:

@@ -182,6 +182,7 @@ def compress(
     length: Annotated[int, typer.Option(help="tokens per calibration sequence")] = 256,
     calibration_seed: Annotated[int, typer.Option(help="which sequences of the corpus")] = 0,
     dtype: Annotated[str | None, typer.Option(help="of saved weights (default: the checkpoint's)")] = None,
+    form: Annotated[str, typer.Option("--format", help="of the files: plain, or bitmap")] = "plain",
     data_root: DataRoot = None,
     plugins: Plugins = None,
 ) -> None:
@@ -190,7 +191,20 @@ def compress(
 
     recipe = cli_compress.steps(context.args)
     spec = cli_compress.calibration_of(corpus, sequences, length, calibration_seed)
-    print_json(cli_compress.carry_out(model, recipe, spec, Path(out), dtype=dtype, data_root=data_root))
+    how = cli_compress.Saving(Path(out), dtype, form, data_root)
+    print_json(cli_compress.carry_out(model, recipe, spec, how))
+
+
+@app.command(rich_help_panel=panels.COMPRESS)
+def decompress(
+    folder: Annotated[Path, typer.Argument(help="what `kick compress --format bitmap` wrote")],
+    out: Annotated[Path, typer.Option(help="the folder to write, new or empty")],
+) -> None:
+    """Write a checkpoint in the bitmap format as the one it was made of, byte for byte."""
+    from kick.compress import bitmaps
+
+    for file in bitmaps.decode(folder, out):
+        print(file)
 
 
 @app.command(rich_help_panel=panels.RUN)
