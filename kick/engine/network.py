@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kick.engine.packed.attend import NAME
+from kick.model import owned
 from kick.model.packed import PackedLinears
 from kick.model.structure import attending
 
@@ -196,7 +197,10 @@ class Network:
         if head is None or not self.plain_head or mine.bias is not None or head.bias is not None:
             return head
         same = (mine.scale, mine.cap) == (head.scale, head.cap) and mine.weight.shape == head.weight.shape
-        return self.logits if same and torch.equal(mine.weight, head.weight) else head
+        equal = same and torch.equal(mine.weight, head.weight)
+        for weight in (mine.weight, head.weight):
+            owned.let_go(weight)
+        return self.logits if equal else head
 
     def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Logits of hidden states (N, H), as many rows at a time as CHUNK_ELEMENTS allows."""

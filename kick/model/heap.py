@@ -1,18 +1,64 @@
-"""Memory that was freed, given back to the system: the C library keeps what lies between pieces in use."""
+"""Where memory comes from, so that it goes back to the system when it is freed.
+
+The C library puts pieces of up to 32 MB side by side into one heap. Weights and activations there leave holes
+that are neither in use nor given back. What is large and lives long is therefore asked of the system apart:
+`apart` for what others allocate, `room` for tensors of our own.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+
+import torch
+from torch import Tensor
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names of what `mallopt` sets, less "M_"
+PIECE = 2**17  # bytes from which on a piece lies apart; glibc's own threshold before it grows
+LARGEST = 2**25  # what glibc's own threshold grows to once large pieces have been freed
+TOP = 2**26  # bytes free at the heap's end that are kept: twice LARGEST, as glibc has it then
 
 
 @cache
-def _trim() -> ctypes._NamedFuncPointer | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+def _function(name: str) -> ctypes._NamedFuncPointer | None:
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 def give_back() -> None:
     """Return freed pages of the heap to the system, where the C library can."""
-    trim = _trim()
+    trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it pieces of PIECE bytes and more lie outside the heap, where the C library can do that.
+
+    It is the process's setting, of all threads: what another one allocates meanwhile lies apart too, which
+    costs it the pages and nothing else.
+    """
+    option = _function("mallopt")
+    if option is None:
+        yield
+        return
+    option(MMAP_THRESHOLD, PIECE)
+    try:
+        yield
+    finally:
+        option(MMAP_THRESHOLD, LARGEST)
+        option(TRIM_THRESHOLD, TOP)
+
+
+def room(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Zeros of that shape, with the type and the device of `like`; on a CPU in memory of their own, of which
+    only pages that are written to become resident."""
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or size < PIECE:
+        return like.new_zeros(shape)
+    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=like.dtype).view(tuple(shape))

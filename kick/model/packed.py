@@ -14,15 +14,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import psutil
 import torch
 from torch import Tensor, nn
 
+from kick.model import owned
+from kick.model.heap import apart, give_back
+
 ROWS = 512  # the batch that the layout is made for; others work too
 SHARE = 3  # the copy may take one part in so many of the free memory
+FREED = 2**26  # bytes of values that are let go before the heap is given back
 SAMPLES = 2048  # values per weight that are looked at to see whether it has changed
 SETTLED = "_kick_settled"  # the attribute of a model whose weights change no more
 
@@ -46,6 +50,7 @@ class PackedLinears:
         self.alone = _alone(model) if settled or getattr(model, SETTLED, False) else set()  # ids of weights
         self.packed: list[Tensor | None] = []  # None: not called since its weight was changed
         self.seen: list[Tensor | None] = []  # None: the layer has its packed weight alone
+        self.freed = 0  # bytes of values let go since the heap was given back
         self.version = 0  # grows whenever the weights have been found changed
 
     @contextmanager
@@ -77,13 +82,24 @@ class PackedLinears:
         packed = self.packed[index]
         if packed is None:
             layer = self.layers[index]
-            packed = laid_out(layer.weight.data)
+            with apart() if self.alone else nullcontext():  # of a settled model it lives long
+                packed = laid_out(layer.weight.data)
             self.packed[index] = packed
             if id(layer.weight) in self.alone:
                 self.seen[index] = None
-                layer.weight.data = _gone(layer.weight)
+                self._let_go(layer)
                 vars(layer)["forward"] = partial(_multiply, packed, bias)  # no way back to here: no cycle
+            elif self.alone:  # embeddings are looked up in it
+                owned.let_go(layer.weight)
         return _multiply(packed, bias, given)
+
+    def _let_go(self, layer: nn.Linear) -> None:
+        """Leave the layer without values; what a method has put into the heap goes back now and then."""
+        self.freed += layer.weight.nbytes
+        layer.weight.data = _gone(layer.weight)
+        if self.freed >= FREED:
+            self.freed = 0
+            give_back()
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""What a cell needs beside its model: dense's samples, kept answers, notes for its record, rates learned."""
+"""What a cell needs beside its model: dense's samples, kept answers, notes for its record, rates
+learned, why it failed."""
 
 from __future__ import annotations
 

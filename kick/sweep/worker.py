@@ -27,7 +27,7 @@ from kick.records import Cell, Job, Result, Variant
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
-from kick.sweep import by_vllm, layered, planned, reuse, served, sparse
+from kick.sweep import by_vllm, layered, lean, planned, reuse, served, sparse
 from kick.sweep.cells import Loaded, beside, cause, chat_notes, dense_samples, identical, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.compressed import Compressor
@@ -81,9 +81,10 @@ class Worker:
     _compressor: Compressor | None = field(default=None, repr=False)
     _stopping: dict[Any, Stopping] = field(default_factory=dict, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        return {**self.__dict__, "_tasks": {}, "_compressor": None, "_stopping": {}}
+        state = {**self.__dict__, "_tasks": {}, "_compressor": None, "_stopping": {}}
+        return lean.arrive, (lean.Prepared(), type(self), state)
 
     def __call__(self, job: Job) -> None:
         """Do the job's cells. A cell that fails is recorded, and the next one is tried.
@@ -179,7 +180,7 @@ class Worker:
             network, tokenizer = model.load(variant.model, device=paths.device())
             own(network)
         with timed(seconds, "compress"):
-            report, _ = self._compress()(variant, network, tokenizer)
+            report = self._compress()(variant, network, tokenizer)[0]  # the masks go here
             settle(network)
             give_back()
         yield network, tokenizer, report

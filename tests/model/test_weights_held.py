@@ -8,28 +8,63 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kick.model.owned import MAPS, own
+from kick.model.owned import DETAILS, let_go, own
 from kick.model.packed import PackedLinears, settle
 from tests.support.architectures import ARCHITECTURES, tiny
 
 IDS = torch.arange(3, 20)[None]
 
 
-def _mappings(folder: Path) -> int:
-    return sum(str(folder) in line for line in MAPS.read_text().splitlines())
+def _resident(folder: Path) -> list[int]:
+    """kB in memory of each mapping of the folder's files."""
+    lines = DETAILS.read_text().splitlines()
+    starts = [number for number, line in enumerate(lines) if str(folder) in line]
+    return [int(next(one for one in lines[at:] if one.startswith("Rss:")).split()[1]) for at in starts]
 
 
-@pytest.mark.skipif(not MAPS.exists(), reason="mappings are read off Linux's /proc")
-def test_weights_leave_the_mapped_file_as_they_were(tmp_path):
-    made = tiny("llama")
-    made.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    assert _mappings(tmp_path) == 1, "transformers maps no file any more: `own` has nothing to do"
+@pytest.fixture
+def made(tmp_path):
+    """A model whose embedding takes more than a page, saved in `tmp_path`."""
+    model = tiny("llama")
+    model.resize_token_embeddings(4096)
+    model.save_pretrained(tmp_path)
+    return model
+
+
+def _loaded(folder: Path):
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert len(_resident(folder)) == 1, "transformers maps no file any more: `own` has nothing to do"
     own(loaded)
-    assert _mappings(tmp_path) == 0
+    return loaded
+
+
+@pytest.mark.skipif(not DETAILS.exists(), reason="mappings are read off Linux's /proc")
+def test_weights_leave_the_mapped_file_as_they_were(made, tmp_path):
+    loaded = _loaded(tmp_path)
     for name, weight in made.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight, "they are tied"
+    table = loaded.model.embed_tokens
+    assert _resident(tmp_path)[0] * 1024 >= table.weight.nbytes, "it was read, and lies in the file"
+    table.weight.data = table.weight.data.clone()
+    assert _resident(tmp_path) == [], "nothing else lies there"
+
+
+@pytest.mark.skipif(not DETAILS.exists(), reason="mappings are read off Linux's /proc")
+def test_an_embedding_lets_its_pages_go_but_none_that_was_written_to(made, tmp_path):
+    loaded = _loaded(tmp_path)
+    weight = loaded.model.embed_tokens.weight
+    weight.sum()
+    let_go(weight)
+    assert _resident(tmp_path)[0] * 1024 < weight.nbytes / 4
+    assert torch.equal(weight, made.model.embed_tokens.weight)
+    with torch.no_grad():
+        weight[7] = 3.0  # a method may change it in place
+    let_go(weight)
+    assert (weight[7] == 3.0).all()
+    assert torch.equal(weight[8:], made.model.embed_tokens.weight[8:])
+    let_go(made.model.embed_tokens.weight)  # in no file
+    assert made.model.embed_tokens.weight.any()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -151,6 +151,14 @@ def test_threads_do_not_depend_on_the_jobs_and_a_smaller_number_is_kept(monkeypa
     assert visible_gpus() == []
 
 
+def test_a_worker_keeps_few_compiled_kernels_or_as_many_as_the_user_says(monkeypatch):
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.delenv(name, raising=False)
+        assert int(settings_for(0, 1, ())[name]) <= 128
+        monkeypatch.setenv(name, "700")
+        assert settings_for(0, 1, ())[name] == "700"
+
+
 def wait_for(line, process):
     """Read the coordinator's lines up to one that has the text."""
     for text in process.stdout:

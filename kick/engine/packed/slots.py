@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kick.engine.packed.attend import KV, join, partial
 from kick.engine.stopping import Decoding
+from kick.model.heap import room
 
 GRAIN = 8  # the buffer's length is a multiple of this
 SHARED = (64, 4)  # tokens and rows from which on a common piece is left where it is, and not copied
@@ -98,7 +99,7 @@ class Slots:
         """Buffers (R, Hk, T, D) with room for so many rows of that length."""
         if not self.keys:
             for of, buffers in ((like.keys, self.keys), (like.values, self.values)):
-                buffers += [x.new_zeros(rows, x.shape[0], length, x.shape[2]) for x in of]
+                buffers += [room((rows, x.shape[0], length, x.shape[2]), x) for x in of]
             return
         have = self.keys[0].shape
         if rows <= have[0] and length == have[2]:
@@ -107,7 +108,7 @@ class Slots:
         used = max((row.length for row in self.rows), default=0)
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
-                new = old.new_zeros(high, old.shape[1], length, old.shape[3])
+                new = room((high, old.shape[1], length, old.shape[3]), old)
                 new[: len(self.rows), :, :used] = old[: len(self.rows), :, :used]
                 buffers[layer] = new
 
