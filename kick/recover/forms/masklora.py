@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kick.compress.method import method, option
-from kick.recover.adapters import factors, scale_of
+from kick.recover.adapters import factors, of_factors, scale_of
 from kick.recover.form import Adapted
 
 
@@ -45,9 +45,15 @@ class MaskLora(Adapted):
         """W + s (B A) M."""
         return masked(weight, mask, scale_of(self.scale, self.alpha, self.rank), *parts)
 
+    def gradients(
+        self, grad: Tensor, weight: Tensor, mask: Tensor | None, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """s B^T (G M) and s (G M) A^T."""
+        grad = grad if mask is None else grad.mul_(mask)
+        return of_factors(grad, scale_of(self.scale, self.alpha, self.rank), *parts)
+
 
 def masked(weight: Tensor, mask: Tensor | None, scale: float, a: Tensor, b: Tensor) -> Tensor:
-    """W + s (B A) M in float32."""
-    if mask is None:
-        return torch.addmm(weight.float(), b, a, alpha=scale)
-    return torch.addcmul(weight.float(), b @ a, mask.to(torch.float32), value=scale)
+    """W + s (B A) M in float32; W is zero where M is."""
+    made = torch.addmm(weight.float(), b, a, alpha=scale)
+    return made if mask is None else made.mul_(mask)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kick.compress.method import method, option
+from kick.recover.adapters import of_factors
 from kick.recover.form import Adapted
 
 
@@ -44,6 +45,12 @@ class ScaleLora(Adapted):
     def merged(self, weight: Tensor, mask: Tensor | None, *parts: Tensor) -> Tensor:
         """W (B A)."""
         return scaled(weight, *parts)
+
+    def gradients(
+        self, grad: Tensor, weight: Tensor, mask: Tensor | None, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """B^T (G W) and (G W) A^T."""
+        return of_factors(grad.mul_(weight), 1.0, *parts)
 
 
 def scaled(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -61,6 +61,17 @@ class Spp(Adapted):
         """W (1 + s R c)."""
         return factored(self.alpha / self.rank, weight, *parts)
 
+    def gradients(
+        self, grad: Tensor, weight: Tensor, mask: Tensor | None, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Of R: s c (G W), summed over the outputs of a row; of c: s R (G W), summed over the inputs."""
+        rows, columns = parts
+        grouped = grad.mul_(weight).mul_(self.alpha / self.rank).unflatten(0, (ROWS, -1))
+        return (
+            (columns.view(ROWS, 1, -1) @ grouped)[:, 0],
+            (grouped @ rows[:, :, None]).flatten(),
+        )
+
 
 def factored(scale: float, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """W (1 + s R c) in float32: rows (16, in), columns (out,)."""
