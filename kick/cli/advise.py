@@ -77,11 +77,11 @@ def cost(
     sweep_cost.measure(results, how)
 
 
-def size(text: str) -> float:
-    """Bytes of a size: "4GB" is 4e9, "4GiB" 4 * 2**30. Raises KickError."""
+def size(text: str, option: str = "--memory") -> float:
+    """Bytes of a size that an option gives: "4GB" is 4e9, "4GiB" 4 * 2**30. Raises KickError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B|)", text.strip().upper())
     if found is None or found[2] == "IB" or not float(found[1]) > 0:
-        raise KickError(f"--memory: got {text!r}; expected a size above 0, as 4GB or 500MB")
+        raise KickError(f"{option}: got {text!r}; expected a size above 0, as 4GB or 500MB")
     return float(found[1]) * _UNITS[found[2]]
 
 

@@ -14,7 +14,10 @@ from kick.cli.terminal import DataRoot, Plugins, TaskFolders, print_table
 from kick.errors import KickError
 from kick.printable import say
 
-app = typer.Typer(no_args_is_help=True, help="Studies beyond a matrix: components, layers, search, verdicts.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Studies beyond a matrix: components, layers, search, recovery, budget, verdicts.",
+)
 
 Model = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
 Out = Annotated[
@@ -60,6 +63,28 @@ Population = Annotated[int, typer.Option(help="formulas that are kept to breed f
 SearchSeed = Annotated[int, typer.Option(help="of the search")]
 SearchOut = Annotated[str | None, typer.Option(help="the folder to write; by default results/<model>-search")]
 Compared = Annotated[str, typer.Option(help="the perplexity task of the comparison")]
+Tokens = Annotated[
+    list[int] | None, typer.Option("--budget", help="tokens of training, 0 for none; repeatable")
+]
+Form = Annotated[str, typer.Option(help="the form of recovery: masklora, lora, perp, ...")]
+Rate = Annotated[float | None, typer.Option(help="the highest learning rate; by default the form's")]
+OneRank = Annotated[int | None, typer.Option(help="of the adapters; by default the form's")]
+TextOf = Annotated[str, typer.Option(help="the corpus that is trained on")]
+TokensOf = Annotated[int, typer.Option("--window", help="tokens per window of training")]
+SeedsOf = Annotated[list[int] | None, typer.Option("--seed", help="of the training; repeatable")]
+RecoveryOut = Annotated[str | None, typer.Option(help="the folder; by default results/<model>-recovery")]
+Memory = Annotated[str, typer.Option("--bytes", help="the size that the packed model may have: 120MB")]
+Minutes = Annotated[float, typer.Option(help="CPU minutes for the search; --grid comes on top")]
+Ways = Annotated[list[str] | None, typer.Option("--method", help="how to prune; repeatable")]
+Shares = Annotated[list[float] | None, typer.Option("--share", help="how much is pruned; repeatable")]
+Ranks = Annotated[
+    list[int] | None, typer.Option("--rank", help="of the adapters, 0 for norms alone; repeatable")
+]
+Bits = Annotated[int | None, typer.Option(help="round to so many bits at the end")]
+HeldOut = Annotated[int, typer.Option("--windows", help="held-out windows that a loss is of")]
+Grid = Annotated[bool, typer.Option("--grid", help="then try every arm, for the regret")]
+BudgetOut = Annotated[str | None, typer.Option(help="the folder; by default results/<model>-budget")]
+Given0 = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
 Offline = Annotated[bool, typer.Option(help="do not contact the hub")]
 
 
@@ -215,6 +240,112 @@ def search(
             print_table(list(table.heads), table.rows)
         print("\n".join(str(file) for file in files))
     raise typer.Exit(summary.status)
+
+
+@app.command(
+    cls=panels.MethodCommand,
+    context_settings=panels.OPEN,
+    rich_help_panel=panels.STUDY,
+)
+def recovery(
+    context: typer.Context,
+    model: Model,
+    out: RecoveryOut = None,
+    form: Form = "masklora",
+    budget: Tokens = None,
+    lr: Rate = None,
+    rank: OneRank = None,
+    text: TextOf = "world_english_bible",
+    window: TokensOf = 256,
+    seed: SeedsOf = None,
+    task: Asked = None,
+    limit: OfEach = None,
+    corpus: Corpus = "kick_mini_calibration",
+    sequences: Sequences = 16,
+    length: Length = 256,
+    calibration_seed: Seed = 0,
+    data_root: DataRoot = None,
+    tasks: TaskFolders = None,
+    executor: Executor = "local",
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    offline: Offline = False,
+) -> None:
+    """Train a pruned model on more and more tokens: --method wanda --sparsity 0.5 --budget 2048 --budget 8192.
+
+    Writes the share brought back by tokens, with its interval, beside the dense model trained alike.
+    """
+    from kick.cli import compress
+    from kick.study import recovery as study
+    from kick.study import recovery_pages
+    from kick.sweep.run import RunOptions
+
+    how = {"lr": lr, "rank": rank, "corpus": text, "length": window}.items()
+    options = study.RecoveryOptions(
+        model, tuple(compress.steps(context.args)), form, tuple(budget or study.BUDGETS),
+        compress.calibration_of(corpus, sequences, length, calibration_seed), tuple(task or study.TASKS),
+        tuple((name, value) for name, value in how if value is not None), tuple(seed or (0,)), limit,
+    )  # fmt: skip
+    running = RunOptions(
+        out or f"results/{_plain(model)}-recovery", data_root=data_root, task_folders=tuple(tasks or ()),
+        executor=executor, workers=workers, retry_failed=retry_failed, offline=offline,
+    )  # fmt: skip
+    store, summary = study.run(options, running, ["kick", *sys.argv[1:]], say)
+    if summary.status == 0:
+        table, files = recovery_pages.write(options, store, Path(running.out))
+        print_table(list(table.heads), table.rows)
+        print("\n".join(str(file) for file in files))
+    raise typer.Exit(summary.status)
+
+
+@app.command(rich_help_panel=panels.STUDY)
+def budget(
+    memory: Memory,
+    minutes: Minutes,
+    model: Given0 = "smollm2-135m",
+    out: BudgetOut = None,
+    method: Ways = None,
+    share: Shares = None,
+    rank: Ranks = None,
+    bits: Bits = None,
+    windows: HeldOut = 8,
+    text: TextOf = "world_english_bible",
+    window: TokensOf = 256,
+    seed: SearchSeed = 0,
+    grid: Grid = False,
+    corpus: Corpus = "kick_mini_calibration",
+    sequences: Sequences = 8,
+    length: Length = 128,
+    calibration_seed: Seed = 0,
+    data_root: DataRoot = None,
+    offline: Offline = False,
+) -> None:
+    """Name the best recipe for a device's memory that a given time finds: --bytes 120MB --minutes 60.
+
+    Successive halving over method, share and rank of the adapters, by the loss on held-out text.
+    """
+    from kick.cli import compress
+    from kick.cli.advise import size
+    from kick.study import budget as study
+    from kick.study import budget_pages
+
+    default = study.BudgetOptions
+    options = study.BudgetOptions(
+        model, size(memory, "--bytes"), minutes, out or f"results/{_plain(model)}-budget",
+        compress.calibration_of(corpus, sequences, length, calibration_seed),
+        methods=tuple(method or default.methods), shares=tuple(share or default.shares),
+        ranks=tuple(rank or default.ranks), bits=bits, windows=windows, length=window, corpus=text, seed=seed,
+        grid=grid, data_root=data_root, offline=offline,
+    )  # fmt: skip
+    found = study.run(options, say)
+    table, files = budget_pages.write(found, Path(options.out))
+    print_table(list(table.heads), table.rows)
+    print(budget_pages.told(found))
+    print("\n".join(str(file) for file in files))
+
+
+def _plain(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
 
 
 @app.command(rich_help_panel=panels.STUDY)

@@ -103,6 +103,10 @@ def _check_recovery(recipe: Sequence[Step], kinds: Sequence[str], number: int) -
             if kind in ("quantize", "compensate", "recover"):
                 raise KickError(f"{here} must come after pruning and before {step.method}; one per recipe")
         build(recipe[number]).follows(recipe[:number])
+    elif "recover" in earlier and kinds[number] == "compensate":
+        trained = recipe[earlier.index("recover")]
+        if build(trained).branches():
+            raise KickError(f"{here} adds side branches, and {trained.method} leaves its own")
     elif "recover" in earlier and kinds[number] == "prune":  # structures come first anyway
         raise KickError(f"{here} prunes: it must come before {recipe[earlier.index('recover')].method}")
 

@@ -18,24 +18,32 @@ from torch import Tensor, nn
 from kick.compress.context import Calibration, TextSpec, calibration_of
 from kick.compress.method import methods, option
 from kick.errors import KickError, WrongOption
+from kick.model.structure import device_of
 from kick.records import PARTS, POOL, RANDOM, SCORES, Step
 from kick.recover.adapters import AdapterForm, Through, adapted, check_adapted, merge, named_parts
 from kick.recover.choosing import PASER, Chosen, chosen
 from kick.recover.train import TrainingSchedule, train
 
 
-def _nothing() -> None:
+def _nothing(*_given: Any) -> None:
     pass
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """Parameters that are trained, by name; `merge` puts them into the model, `after_step` follows each
-    step of the optimizer."""
+    """Parameters that are trained, by name; `merge` puts them into the model.
+
+    after_step: follows each step of the optimizer. before_step: is told its number, from 0. prepare: is shown
+    the first window before anything is trained. extra: what is added to the loss of the last forward, None
+    for nothing.
+    """
 
     parameters: Mapping[str, nn.Parameter]
     merge: Callable[[], None] = _nothing
     after_step: Callable[[], None] = _nothing
+    before_step: Callable[[int], None] = _nothing
+    prepare: Callable[[Tensor], None] = _nothing
+    extra: Callable[[], Tensor | None] = _nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +111,10 @@ class Recovery(ABC):
                         "which keeps them, or `recover: lora-prune`, which drops what it filled"
                     )
 
+    def branches(self) -> bool:
+        """Whether it leaves side branches beside the weights."""
+        return False
+
     def check(self, model: nn.Module) -> None:  # noqa: B027  # a form may serve every model
         """Raises KickError if the form cannot serve the model."""
 
@@ -129,12 +141,19 @@ class RecoveryForm(Recovery):
         masks: of weights that pruning kept, (out, in), by a matrix's full name.
         """
 
+    def opened(
+        self, model: nn.Module, calibration: Calibration, generator: torch.Generator
+    ) -> AbstractContextManager[Trained]:
+        """The same, for a form that looks at more of a recipe's state than its masks."""
+        return self.trained(model, calibration.masks, generator)
+
     def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
         """Train the model in place, and leave what it took in `calibration.training`."""
         calibration = calibration_of(calibration)
         windows, heldout, selection = texts_of(calibration, self, model)
         generator = torch.Generator().manual_seed(self.seed)
-        with self.trained(model, calibration.masks, generator) as trained:
+        with self.opened(model, calibration, generator) as trained:
+            trained.prepare(windows[0].to(device_of(model)))
             report = train(
                 model, trained, self.schedule, (windows, heldout), calibration.work, self.recompute
             )

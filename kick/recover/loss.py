@@ -7,7 +7,7 @@ the hidden states after the other; a part's logits are gone before the next one'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 VERSION = 1  # 1: by slices
+Extra = Callable[[], Tensor | None]
 SLICE = 2**22  # logits held at once
 
 
@@ -24,17 +25,21 @@ def loss_of(model: Any, ids: Tensor) -> float:
         return _run(model, ids, 1.0)
 
 
-def backward(model: Any, ids: Tensor, share: float = 1.0) -> float:
-    """Add the gradients of `share` times the mean loss over a window (1, length); that product."""
-    return _run(model, ids, share)
+def backward(model: Any, ids: Tensor, share: float = 1.0, extra: Extra | None = None) -> float:
+    """Add the gradients of `share` times the mean loss over a window (1, length); that product.
+
+    extra: called behind the body, what is to be added to the mean loss, or None.
+    """
+    return _run(model, ids, share, extra)
 
 
-def _run(model: Any, ids: Tensor, share: float) -> float:
+def _run(model: Any, ids: Tensor, share: float, extra: Extra | None = None) -> float:
     body = model.get_decoder()
     if body is model:  # there is no body apart
-        return _whole(model, ids, share)
+        return _whole(model, ids, share, extra)
     given = body(input_ids=ids, use_cache=False)
     hidden = given.last_hidden_state
+    more = None if extra is None else extra()
     leaf = hidden.detach().requires_grad_(hidden.requires_grad)
     last = ids.shape[1] - 1
     rows = max(1, SLICE // model.get_output_embeddings().weight.shape[0])
@@ -44,17 +49,23 @@ def _run(model: Any, ids: Tensor, share: float) -> float:
         with _body_gives(body, given, leaf[:, part]) as asked:
             logits = model(input_ids=ids[:, part], use_cache=False).logits[0]
         if not asked:  # the model has its hidden states from elsewhere
-            return _whole(model, ids, share)
+            return _whole(model, ids, share, extra)
         total += _slice(logits, ids[0, part.start + 1 : part.stop + 1], share / last)
         del logits
-    if leaf.grad is not None:
-        hidden.backward(leaf.grad)
+    ends: list[tuple[Tensor, Tensor]] = [] if leaf.grad is None else [(hidden, leaf.grad)]
+    if more is not None:
+        total += share * float(more.detach())
+        ends += [(more, torch.full_like(more, share))] if more.requires_grad else []
+    if ends:
+        torch.autograd.backward(*map(list, zip(*ends, strict=True)))
     return total
 
 
-def _whole(model: Any, ids: Tensor, share: float) -> float:
+def _whole(model: Any, ids: Tensor, share: float, extra: Extra | None) -> float:
     """The same by the model's own loss."""
-    loss = model(ids, labels=ids, use_cache=False).loss * share
+    loss = model(ids, labels=ids, use_cache=False).loss
+    more = None if extra is None else extra()
+    loss = (loss if more is None else loss + more) * share
     if loss.requires_grad:
         loss.backward()
     return float(loss.detach())

@@ -31,11 +31,11 @@ WARM_UP = 0.1  # of the steps
 EVERY = 60.0  # seconds between checkpoints
 FILE = "training.safetensors"
 Loss = Callable[[Any, Tensor], Tensor]  # of the model on a window (1, length)
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Trainable(Protocol):
-    """Parameters that are trained, by name, and what follows a step of the optimizer."""
+    """Parameters that are trained, by name, what is around a step, and what is added to the loss."""
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -44,6 +44,14 @@ class Trainable(Protocol):
     @property
     def after_step(self) -> Callable[[], None]:
         """Called after each step."""
+
+    @property
+    def before_step(self) -> Callable[[int], None]:
+        """Called with the number of each step, from 0."""
+
+    @property
+    def extra(self) -> Callable[[], Tensor | None]:
+        """What is added to the loss of the last forward, None for nothing."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ def train(
     with torch.enable_grad(), recomputed(model) if recompute else nullcontext():
         while run.step < schedule.steps:
             place = run.step * schedule.batch
-            run.losses.append(_backward(model, windows[place : place + schedule.batch], loss))
+            batch = windows[place : place + schedule.batch]
+            trained.before_step(run.step)
+            run.losses.append(_backward(model, batch, loss, trained.extra))
             run.advance()
             trained.after_step()
             if folder is not None and time.monotonic() - saved >= EVERY:
@@ -112,12 +122,14 @@ def train(
     }
 
 
-def _backward(model: Any, windows: Sequence[Tensor], loss: Loss | None) -> float:
+def _backward(
+    model: Any, windows: Sequence[Tensor], loss: Loss | None, extra: Callable[[], Tensor | None]
+) -> float:
     """Add up the gradients of the mean loss over some windows; that loss."""
     total = 0.0
     for ids in (window.to(device_of(model)) for window in windows):
         if loss is None:
-            total += backward(model, ids, 1 / len(windows))
+            total += backward(model, ids, 1 / len(windows), extra)
             continue
         part = loss(model, ids) / len(windows)
         part.backward()
@@ -219,7 +231,8 @@ class TrainingRun:
                     state: dict[str, Any] = {
                         kind: held.get_tensor(f"{kind}.{name}").to(one.device) for kind in MOMENTS
                     }
-                    self.optimizer.state[one] = {"step": torch.tensor(float(facts["step"])), **state}
+                    state["step"] = state["step"].cpu()  # a late adapter has fewer steps than the rest
+                    self.optimizer.state[one] = state
             self.losses = held.get_tensor("losses").tolist()
         self.step = int(facts["step"])
         self._hand_down()

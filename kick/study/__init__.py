@@ -15,4 +15,9 @@ search       a saliency found by genetic programming, compared with the publishe
 genetics     formulas bred: random ones, crossover, mutation, and what is the same
 fitness      the loss of a model pruned by a formula
 search_pages what a search found, as tables, a page and a figure
+recovery     what a budget of training brings back of one pruned model
+recovery_pages what a recovery study found, as a table, a page and a figure
+budget       the best recipe within a device's memory and a given time: a bandit
+halving      successive halving, the bandit's rule
+budget_pages what a budget study found, as a table, a page and a figure
 """

@@ -16,6 +16,11 @@ from tests.support.architectures import VOCABULARY, sequences, tiny
 FORMS = [name for name in methods if methods[name].kind == "recover"]
 OPTIONS = {"tokens": 96, "length": 16, "lr": 1e-2}
 MERGED_OTHERWISE = {"recover-lora-prune"}  # as published
+WHOLE = {"recover-reconstruct", "recover-eora"}  # more than parameters that are trained while it is open
+
+
+def model_for(form):
+    return tiny("mixtral" if form == "recover-moe-distill" else "llama")
 
 
 def texts(spec):
@@ -42,10 +47,10 @@ def weights(model):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_zeros_stay_and_something_is_learnt(form):
-    model, dense, calibration = tiny("llama"), tiny("llama"), calibrated()
+    model, dense, calibration = model_for(form), model_for(form), calibrated()
     recipe = prepared(form)
     report = compress(model, recipe, calibration)
-    pruned = tiny("llama")
+    pruned = model_for(form)
     compress(pruned, recipe[:1], calibrated())
     done = report["steps"][1]["training"]
     assert (done["steps"], done["tokens"]) == (6, 96)
@@ -54,19 +59,18 @@ def test_zeros_stay_and_something_is_learnt(form):
     for name, weight in weights(model).items():
         if name in calibration.masks:
             assert not weight[~calibration.masks[name]].any(), name
-    changed = [
-        n for n, p in model.named_parameters() if not torch.equal(p, dict(pruned.named_parameters())[n])
-    ]
+    before = pruned.state_dict()
+    changed = [n for n, p in model.state_dict().items() if n not in before or not torch.equal(p, before[n])]
     assert changed
     assert not any(parameter.requires_grad for parameter in model.parameters())
     ids = sequences()[0]
     assert not torch.equal(model(ids).logits, dense(ids).logits)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "recover-reconstruct"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in WHOLE])
 @torch.no_grad()
 def test_merged_logits_are_those_of_the_adapters(form):
-    model, calibration = tiny("llama"), calibrated()
+    model, calibration = model_for(form), calibrated()
     compress(model, prepared(form)[:1], calibration)
     made = build(canonical(form, OPTIONS))
     ids = sequences()[0]

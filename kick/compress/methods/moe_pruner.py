@@ -5,7 +5,7 @@ Pruning Mixture-of-Experts Large Language Model using the Hints from Its Router.
 weight of an expert has the saliency |w| x the norm of its input, each token's input times the weight that the
 router gives this expert for it. All other matrices have Wanda's saliency, and routers stay as they are.
 
-Deviations: the distillation of the experts that the paper adds is not part of this method. The authors
+Deviations: the distillation of the experts that the paper adds is `recover: moe-distill`. The authors
 published no code; the masks are checked against another implementation. An expert that no token reaches is
 pruned by the size of its weights, and noted.
 """
@@ -56,17 +56,17 @@ class MoePruner:
                 prune(block, linear, saliency, Comparison(self.sparsity))
 
 
-def check_mixture(model: nn.Module) -> None:
+def check_mixture(model: nn.Module, name: str = "moe-pruner") -> None:
     """Raises KickError if no block has experts that are called with the router's choices and weights."""
     found = {id(x.module): x.module for one in blocks(model) for x in linears(one) if x.expert is not None}
     if not found:
         raise KickError(
-            f"{type(model).__name__} has no experts that kick knows: moe-pruner serves mixtures of experts "
-            "(Mixtral, Qwen3-MoE); choose wanda, which it is on a dense model"
+            f"{type(model).__name__} has no experts that kick knows: {name} serves mixtures of experts "
+            "(Mixtral, Qwen3-MoE); choose wanda, which moe-pruner is on a dense model"
         )
     for module in found.values():
         if len(inspect.signature(module.forward).parameters) < 3:
             raise KickError(
-                f"{type(module).__name__} is not called with the router's weights, which moe-pruner looks "
-                "at; choose wanda"
+                f"{type(module).__name__} is not called with the router's weights, which {name} looks at; "
+                "choose wanda"
             )

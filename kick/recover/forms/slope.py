@@ -4,12 +4,17 @@ Mohammad Mozaffari, Amir Yazdanbakhsh, Zhao Zhang, Maryam Mehri Dehnavi: SLoPe: 
 Low-Rank Adapter Pretraining of LLMs. ICLR 2025, arXiv 2405.16325. Forward with the n:m weights W1; the
 gradient of the input goes through W2, which is W1 pruned n:m again along its outputs; the gradient of the
 weight is masked. This is masked fine-tuning with that backward pass: the paper pretrains, which is out of
-reach here. Its late adapter is left out: beside sparse weights, `eora` gives one without training.
+reach here. `adapter` is the rank of its late adapter: for the last `late` of the steps, one at least,
+x L R / r is added, L (in, r) normal and R zero at the start, both trained beside the weights. It stays beside
+them as a side branch, since a merge would fill the zeros, and is counted in the size.
+
+Deviations: fine-tuning, as said; no matrix is left out for its shape, as the published library does at 5:1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kick.compress.dense import add_branch
 from kick.compress.method import method, option
 from kick.compress.sparsity import Sparsity, mask
 from kick.errors import KickError
@@ -74,6 +80,14 @@ class Slope(RecoveryForm):
 
     pattern: Sparsity = option("of the second pruning, along the outputs", Sparsity(0.5, 2, 4))
     lr: float = option("the highest learning rate", 1e-5, low=0)
+    adapter: int = option("rank of the late adapter, 0 for none", 0, low=0)
+    late: float = option(
+        "the share of the steps that the adapter is trained in, the last ones", 0.01, low=0, high=1
+    )
+
+    def branches(self) -> bool:
+        """Whether it leaves side branches beside the weights."""
+        return bool(self.adapter)
 
     def check(self, model: nn.Module) -> None:
         """Raises KickError for a pattern that is not n:m or does not divide the outputs."""
@@ -96,16 +110,73 @@ class Slope(RecoveryForm):
         found = [(name, linear) for name, _, linear in named_linears(model)]
         modules: list[Any] = [linear.module for _, linear in found]
         own: Parameters = {f"{one[0]}.weight": m.weight for one, m in zip(found, modules, strict=True)}
+        sides = [
+            LateAdapter.drawn(module.weight, self.adapter, generator) for module in modules if self.adapter
+        ]
+        parts = {
+            f"{one[0]}.{side}": part
+            for one, late in zip(found, sides, strict=False)
+            for side, part in late.named()
+        }
+        first = self.schedule.steps - max(1, math.ceil(self.late * self.schedule.steps))
+
+        def begin(step: int) -> None:
+            for late in sides:
+                late.on = step >= first
+
         with freed(own):
             try:
-                for (name, linear), module in zip(found, modules, strict=True):
+                for place, ((name, linear), module) in enumerate(zip(found, modules, strict=True)):
                     kept = masks.get(name, torch.ones_like(linear.weight, dtype=torch.bool))
-                    module.forward = partial(_forward, module, kept.to(linear.weight.device), self.pattern)
-                yield Trained(own, after_step=cleared(model, masks, own))
+                    late = sides[place] if sides else None
+                    kept = kept.to(linear.weight.device)
+                    module.forward = partial(_forward, module, kept, self.pattern, late)
+                yield Trained(
+                    own | parts,
+                    merge=partial(_leave, modules, sides),
+                    after_step=cleared(model, masks, own),
+                    before_step=begin,
+                )
             finally:
                 for module in modules:
                     del module.forward
 
 
-def _forward(module: nn.Linear, kept: Tensor, sparsity: Sparsity, x: Tensor) -> Tensor:
-    return DoublePruned.apply(x, module.weight, kept, sparsity, module.bias)
+@dataclass(eq=False)
+class LateAdapter:
+    """x L R / r beside a matrix: down (r, in) is L's transpose, up (out, r) R's; off until it is its time."""
+
+    down: nn.Parameter
+    up: nn.Parameter
+    on: bool = False
+
+    @classmethod
+    def drawn(cls, weight: Tensor, rank: int, generator: torch.Generator) -> LateAdapter:
+        """At the start: L normal, R zero, both float32."""
+        down = torch.randn(rank, weight.shape[1], generator=generator).to(weight.device)
+        up = torch.zeros(weight.shape[0], rank, device=weight.device)
+        return cls(nn.Parameter(down), nn.Parameter(up))
+
+    def named(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters by name."""
+        return [("late_down", self.down), ("late_up", self.up)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What is added to the output (..., out) for x (..., in)."""
+        thin = nn.functional.linear(x, self.down.to(x.dtype))
+        return nn.functional.linear(thin, self.up.to(x.dtype)) / len(self.down)
+
+
+@torch.no_grad()
+def _leave(modules: Sequence[nn.Module], sides: Sequence[LateAdapter]) -> None:
+    """Leave the adapters beside their weights."""
+    for module, late in zip(modules, sides, strict=False):
+        add_branch(module, late.down / len(late.down), late.up)
+        late.on = False
+
+
+def _forward(
+    module: nn.Linear, kept: Tensor, sparsity: Sparsity, late: LateAdapter | None, x: Tensor
+) -> Tensor:
+    found = DoublePruned.apply(x, module.weight, kept, sparsity, module.bias)
+    return found + late(x) if late is not None and late.on else found
