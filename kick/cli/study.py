@@ -271,7 +271,7 @@ def recovery(
     retry_failed: Retry = False,
     offline: Offline = False,
 ) -> None:
-    """Train a pruned model on more and more tokens: --method wanda --sparsity 0.5 --budget 2048 --budget 8192.
+    """Train a pruned model on more and more tokens: --method wanda --sparsity 0.5 --budget 0 --budget 8192.
 
     Writes the share brought back by tokens, with its interval, beside the dense model trained alike.
     """
