@@ -57,7 +57,7 @@ def _run(model: Any, ids: Tensor, share: float, extra: Extra | None = None) -> f
         total += share * float(more.detach())
         ends += [(more, torch.full_like(more, share))] if more.requires_grad else []
     if ends:
-        torch.autograd.backward(*map(list, zip(*ends, strict=True)))
+        torch.autograd.backward([end for end, _ in ends], [grad for _, grad in ends])
     return total
 
 

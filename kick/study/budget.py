@@ -24,10 +24,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kick import compress, model, paths
 from kick.catalog import known
 from kick.compress.calibrate.corpus import digest, sequences
-from kick.compress.calibrate.windows import texts
+from kick.compress.calibrate.ranking import Choose
+from kick.compress.calibrate.windows import Tokenised, TrainingText
 from kick.compress.context import Calibration, TextSpec
 from kick.errors import CellFailed, KickError
 from kick.matrix.sources import own_sources
@@ -273,10 +276,10 @@ class TrialBench:
         options = self.options
         network, tokenizer = model.load(self.spec, device=paths.device())
         own(network)
-        given = texts(tokenizer, options.data_root)
-        _, heldout = given(TextSpec(options.corpus, 1, options.length))
+        given = _TrainingAlone(Tokenised(tokenizer, options.data_root))
+        _, heldout = TrainingText(given.tokenised)(TextSpec(options.corpus, 1, options.length))
         calibration = Calibration(tuple(sequences(options.calibration, tokenizer, options.data_root)))
-        calibration.texts = lambda spec: (given(spec)[0], [])  # the loss is taken once, at the end
+        calibration.texts = given
         try:
             report = compress.compress(network, recipe, calibration)
             loss = mean_loss(network, heldout[: options.windows])
@@ -285,6 +288,13 @@ class TrialBench:
             return None, 0
         finite = loss is not None and math.isfinite(loss)
         return loss if finite else None, int(report["footprint"]["packed_bytes"])
+
+
+class _TrainingAlone(TrainingText):
+    """The same windows with none held out: the loss is taken once, at the end."""
+
+    def __call__(self, spec: TextSpec, choose: Choose | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        return super().__call__(spec, choose)[0], []
 
 
 def _read(log: Path, identity: str) -> list[BudgetTrial]:

@@ -60,6 +60,7 @@ class EoraTuned(RecoveryForm):
 
     def follows(self, earlier: Sequence[Step]) -> None:
         """Raises KickError if there is nothing to make up for, or blocks have other shapes."""
+        super().follows(earlier)
         if not earlier:
             raise KickError(f"{self.name} makes up for earlier steps: put it after one that prunes")
         for step in earlier:
@@ -75,7 +76,7 @@ class EoraTuned(RecoveryForm):
         calibration = calibration_of(calibration)
         if calibration.dense is None:
             raise RuntimeError("the dense weights were not kept for recover-eora")
-        windows, _ = texts_of(calibration, self)
+        windows, _, _ = texts_of(calibration, self, model)
         feed = Calibration(windows[: self.sequences], offload=calibration.offload)
         for block in walk(model, feed):
             dense = calibration.dense.of(block.index)

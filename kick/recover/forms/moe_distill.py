@@ -59,6 +59,7 @@ class MoeDistill(RecoveryForm):
 
     def follows(self, earlier: Sequence[Step]) -> None:
         """Raises KickError if experts have other shapes than the dense ones."""
+        super().follows(earlier)
         for step in earlier:
             if methods[step.method].structured:
                 raise KickError(f"{self.name} needs the dense experts in place; not after {step.method}")
