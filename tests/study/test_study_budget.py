@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_halving_keeps_the_better_half_and_stops_in_time():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Trials without a model: a clock of their own, and losses in which rank 4 is slow but better in the end."""
+    """Trials without a model: a clock of their own, and losses in which rank 4 is slow, but ends lower."""
     clock, asked = [0.0], []
 
     def measure(bench, recipe):
@@ -65,32 +66,29 @@ def measured(monkeypatch):
 
 
 def found(tmp_path, **more):
-    from dataclasses import replace
-
     return budget.run(replace(OPTIONS, out=str(tmp_path), **more), lambda _line: None)
 
 
 def test_the_choice_fits_the_memory_and_the_time_and_is_resumed(tmp_path, measured):
-    made = found(tmp_path, memory=160e6, minutes=2.0)
+    made = found(tmp_path, memory=160e6, minutes=0.3)
     assert [arm.share for arm in made.fitting] == [0.5, 0.5]  # at 0.3 it has 170 MB
     assert made.best.arm == RecipeArm("magnitude", 0.5, 0)
-    assert sum(one.seconds for one in made.trials) <= 120
+    assert sum(one.seconds for one in made.trials) <= 18
     before = len(measured)
     log = tmp_path / budget.LOG
     log.write_text(log.read_text()[:-20])  # a kill cut the last line off
-    assert found(tmp_path, memory=160e6, minutes=2.0).best == made.best
+    assert found(tmp_path, memory=160e6, minutes=0.3).best == made.best
     assert len(measured) == before + 1
     with pytest.raises(KickError, match="another study"):
-        found(tmp_path, memory=150e6, minutes=2.0)
+        found(tmp_path, memory=150e6, minutes=0.3)
 
 
 def test_regret_is_the_distance_to_the_best_of_the_grid(tmp_path, measured):
     made = found(tmp_path, minutes=0.5, grid=True)
     units = made.best.units
-    losses = {
-        arm: next(t.loss for t in made.trials if t.arm == arm and t.tokens == units) for arm in made.fitting
-    }
-    assert made.regret == pytest.approx(made.best.loss - min(losses.values()))
+    losses = [one.loss for one in made.trials if one.tokens == units and one.arm in made.fitting]
+    assert len(losses) == 4
+    assert made.regret == pytest.approx(made.best.loss - min(losses))
     table, files = budget_pages.write(made, tmp_path)
     assert {one.name for one in files} == {"budget.csv", "budget.md", "budget.png", "budget.pdf"}
     assert table.rows[0][0] == f"magnitude {made.best.arm.share:g}"

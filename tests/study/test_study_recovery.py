@@ -43,9 +43,7 @@ def test_what_is_not_such_a_study_is_refused(wrong, message):
 
 def test_the_page_has_a_row_per_budget_and_a_logarithmic_axis(tmp_path, monkeypatch):
     points = [
-        BudgetPoint(
-            "kick_mini_mcq", "acc", "share", tokens, 0, 0.4 + tokens / 2e4, 0.3, 0.6, 0.4, 0.7, *share, 48
-        )
+        BudgetPoint("kick_mini_mcq", "acc", "share", tokens, 0, 0.5, 0.3, 0.6, 0.4, 0.7, *share, 48)
         for tokens, share in ((512, (0.08, math.nan, math.nan)), (2048, (0.34, 0.1, 0.5)))
     ]
     monkeypatch.setattr(recovery, "points", lambda _store: points)
