@@ -11,7 +11,7 @@ lora         LoRA of all matrices, 4 windows of 256 tokens per step (LLM-Pruner'
              Theirs is one batch of 4, as `per_device_train_batch_size` makes it; ours a window at a time.
 masked       MaskLoRA, half of the weights pruned, 1 window per step, against peft with the product masked
              densely: by W != 0 as PERP's published layer does, and by a mask kept in float32.
-reconstruct  a step of one block against a step of the whole model, both ours; then all blocks in turn.
+reconstruct  a step of one block against a step of the whole model, both ours.
 
 Needs peft (in kick's extra `dev`).
 """
@@ -65,7 +65,7 @@ class Bench:
         return best(found[0]), best(found[1])
 
     def run(self, job: Row) -> Row:
-        """One side: CPU seconds of the fastest step, of all of them, and peak bytes."""
+        """One side: CPU seconds of its steps, their losses, and peak bytes."""
         job = {"length": LENGTH, "rank": RANK, "batch": 1, "recompute": False, **job}
         job["windows"] = str(self.folder / f"windows-{job['batch'] * self.steps}.safetensors")
         job["folder"] = str(self.folder / job["folder"])
@@ -78,10 +78,9 @@ class Bench:
 
 
 def best(runs: Sequence[Row]) -> Row:
-    """The fastest step but the first, the sum of all steps, and the lowest peak of several runs."""
+    """The fastest step but the first, and the lowest peak of several runs."""
     return {
         "step": min(second for run in runs for second in run["seconds"][1:]),
-        "all": min(sum(run["seconds"]) for run in runs),
         "peak": min(run["peak"] for run in runs),
     }
 
@@ -130,12 +129,8 @@ def reconstruct(bench: Bench) -> list[Row]:
     """A step of a block against a step of the whole model."""
     job: Row = {"side": "kick", "folder": "pruned"}
     ours, theirs = bench.pair({**job, "form": "reconstruct"}, {**job, "form": "masklora"})
-    work, against = f"Block-wise reconstruction, 1 x {LENGTH} tokens", "our MaskLoRA of the whole model"
-    every = {**ours, "step": ours["all"] / bench.steps}
-    return [
-        *rows(f"{work}: a step of one block", against, ours, theirs, (2.0, 1.0)),
-        rows(f"{work}: a step of every block", against, every, theirs, (1.0, 1.0))[0],
-    ]
+    work = f"Block-wise reconstruction, 1 x {LENGTH} tokens, a step of one block"
+    return rows(work, "our MaskLoRA of the whole model", ours, theirs, (2.0, 1.0))
 
 
 BENCHES: dict[str, Callable[[Bench], list[Row]]] = {
