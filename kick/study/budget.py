@@ -233,6 +233,7 @@ class TrialBench:
         asked = asdict(replace(options, grid=False, out="", data_root=None, offline=False))
         self.identity = key([VERSION, asdict(spec), asked, corpora])
         self.trials = _read(self.log, self.identity)
+        self.tokenised: Tokenised | None = None  # the corpus, once for all trials
 
     @property
     def spent(self) -> float:
@@ -276,7 +277,9 @@ class TrialBench:
         options = self.options
         network, tokenizer = model.load(self.spec, device=paths.device())
         own(network)
-        given = _TrainingAlone(Tokenised(tokenizer, options.data_root))
+        if self.tokenised is None:
+            self.tokenised = Tokenised(tokenizer, options.data_root)
+        given = _TrainingAlone(self.tokenised)
         _, heldout = TrainingText(given.tokenised)(TextSpec(options.corpus, 1, options.length))
         calibration = Calibration(tuple(sequences(options.calibration, tokenizer, options.data_root)))
         calibration.texts = given
