@@ -13,6 +13,7 @@ code        HumanEval, whose programs `sandbox` runs; similarity: texts compared
 prompts     the same items under several prompts, and words in front of them
 refusal     harmful requests and harmless look-alikes
 samples     several answers to a question, which their own model judges
+ifeval      instructions that lm-eval's own code checks
 scoring     scores, as `process_results` functions; answers: those that LLM-KICK adds
 text        what is a match, an overlap, a copy, a loop
 """

@@ -80,6 +80,7 @@ MIRROR: dict[str, dict[str, DataSource]] = {
         for language in ("en", "de", "es", "ru", "zh", "tr", "hi")
     },
     "abisee/cnn_dailymail": {"3.0.0": DataSource("cnn_dailymail", subset=True)},
+    "google/IFEval": {"": DataSource("ifeval")},
     "openai/gsm8k": {"main": DataSource("gsm8k")},
     "mandarjoshi/trivia_qa": {
         "rc.nocontext": DataSource("triviaqa_subset", subset=True),

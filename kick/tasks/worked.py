@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kick.tasks.text import words
 
+if TYPE_CHECKING:
+    import datasets
+
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_MARKS = re.compile(r"<<[^<>]*>>")  # of GSM8K's calculator
 _STATED = re.compile(rf"answer is\D{{0,3}}?({_NUMBER.pattern})", re.IGNORECASE)
 
 
@@ -35,3 +40,22 @@ def stated(text: str) -> float | None:
     """The number that a text states last as its answer, None if it states none."""
     found = _STATED.findall(text)
     return number(found[-1]) if found else None
+
+
+def gsm8k(docs: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
+    """GSM8K's rows by the hash of their question: question, solution (without calculator marks), answer."""
+    import datasets
+
+    rows = sorted(docs, key=lambda doc: hashlib.sha256(doc["question"].encode()).hexdigest())
+    return datasets.Dataset.from_list([_of_gsm8k(doc) for doc in rows])
+
+
+def _of_gsm8k(doc: Mapping[str, Any]) -> dict[str, str]:
+    worked, _, answer = doc["answer"].rpartition("####")
+    plain = " ".join(_MARKS.sub("", worked).split())
+    answer = answer.strip().replace(",", "")
+    return {
+        "question": doc["question"].strip(),
+        "solution": f"{plain} The answer is {answer}.",
+        "answer": answer,
+    }
