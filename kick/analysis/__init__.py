@@ -14,6 +14,7 @@ kept        statistics kept with the store
 frame       runs and samples -> one DataFrame
 compare     two variants, item by item
 claims      a paper's claims tested on stored results
+published_scoring LLM-KICK's published scores from stored answers, defect by defect
 papers_file the claims of papers, one YAML file each in papers/
 agreement   whether perplexity ranks variants as the tasks do
 ranking     ranks with intervals, by what is kept of dense's scores

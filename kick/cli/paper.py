@@ -13,9 +13,11 @@ from kick.cli import panels
 from kick.cli.terminal import DataRoot, opened
 from kick.errors import KickError
 from kick.printable import say
+from kick.registry import unknown
 
 app = typer.Typer()
 ALL = "all"
+SCORINGS = OURS, PUBLISHED = "kick", "published"
 
 
 @app.command(rich_help_panel=panels.READ)
@@ -30,14 +32,19 @@ def paper(
     runs: Annotated[
         str, typer.Option("--runs", help="the folder of results that a run writes to")
     ] = "results",
+    scoring: Annotated[
+        str, typer.Option(help="published adds a table of the paper's own, flawed scores")
+    ] = OURS,
     data_root: DataRoot = None,
     workers: Annotated[int | None, typer.Option(help="jobs in parallel")] = None,
     offline: Annotated[bool, typer.Option(help="do not contact the hub")] = False,
 ) -> None:
     """Run a paper's matrix, draw its figures, and write report.md: its claims with a verdict each."""
     from kick.analysis import claims, frame, papers_file
-    from kick.report import claims_view, figures, leaderboard, wording
+    from kick.report import claims_view, figures, leaderboard, published_scoring, tables, wording
 
+    if scoring not in SCORINGS:
+        raise KickError(f"--scoring: {unknown('scoring', scoring, SCORINGS)}")
     papers = [papers_file.paper(one) for one in (papers_file.names() if name == ALL else [name])]
     status, folders = 0, list(results or ())
     if name == ALL and not folders:
@@ -64,6 +71,9 @@ def paper(
     if not results:
         leaderboard.render(read, folder)
         figures.draw(read.frame, folder / "figures", paper="llm-kick" if name == "llm-kick" else None)
+    if scoring == PUBLISHED:
+        for file in tables.save(published_scoring.table(read), folder / "table-published-scoring"):
+            print(file)
     say(f"the report is {folder / 'report.md'}")
     raise typer.Exit(status)
 

@@ -11,7 +11,7 @@ this folder is imported here, so that its tables are known.
 import kick.report.tables as _package
 from kick.registry import import_files
 from kick.report.tables.entry import Table, TableEntry, known, markdown_text, table
-from kick.report.tables.writing import WrittenTable, make_all, ordered, write
+from kick.report.tables.writing import WrittenTable, make_all, ordered, save, write
 
 import_files(_package)
 
@@ -23,6 +23,7 @@ __all__ = [
     "make_all",
     "markdown_text",
     "ordered",
+    "save",
     "table",
     "write",
 ]

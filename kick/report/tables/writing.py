@@ -59,11 +59,11 @@ def write(
             except select.Nothing as nothing:
                 yield WrittenTable(name, skipped=str(nothing))
                 continue
-            yield WrittenTable(name, _save(made, folder / stem))
+            yield WrittenTable(name, save(made, folder / stem))
 
 
-def _save(made: Table, path: Path) -> tuple[Path, ...]:
-    """The three files of a table."""
+def save(made: Table, path: Path) -> tuple[Path, ...]:
+    """Write a table beside `path` as Markdown, CSV and LaTeX; the files."""
     texts = {"md": made.markdown(), "csv": made.csv(), "tex": made.latex()}
     files = tuple(path.with_name(f"{path.name}.{suffix}") for suffix in texts)
     for file, text in zip(files, texts.values(), strict=True):
