@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from kick.analysis.cells import StoredCell
 from kick.analysis.headlines import info
 from kick.records import Sample
-from kick.tasks.text import contains, words
+from kick.tasks.text import contains
 
 FACTS, READING = ("factoid_qa",), ("icra_qa_closed", "icra_qa_open")
 DEFECTS = {
@@ -71,7 +71,7 @@ def _item(sample: Sample, facts: bool) -> dict[str, bool]:
         found["question"] = bool(contains(sample.preview, [gold]))
         return found | {"published": _squeezed(gold) in _squeezed(sample.preview + text)}
     line = answer.partition("\n")[0].lower()
-    found["empty"] = not words(answer)
+    found["empty"] = not line
     found["part"] = bool(line) and line in gold.lower()
     found["spaces"] = gold.lower() in line
     return found | {"published": line in gold.lower() or gold.lower() in line}

@@ -9,7 +9,7 @@ import pandas as pd
 from kick.analysis.frame import Results
 from kick.analysis.published_scoring import DEFECTS, scores
 from kick.errors import KickError
-from kick.report import wording
+from kick.report import select, wording
 from kick.report.tables.entry import Table
 
 NOTE = (
@@ -27,6 +27,9 @@ def table(results: Results) -> Table:
         raise KickError(
             "--scoring published: these results have no task of facts or of reading by generation"
         )
+    order = list(dict.fromkeys(select.variant_order(results.frame)["label"]))
+    titles = list(dict.fromkeys(one.title for one in found))
+    found.sort(key=lambda one: (titles.index(one.title), order.index(one.label)))
     heads = ("variant", "task", "n", "on word borders", "as published", *DEFECTS.values())
     lines = [
         (
