@@ -112,5 +112,5 @@ def test_training_task_data_and_what_compressing_took_are_on_the_page():
     assert lines["trained"].place < lines["wanda-0.5"].place, "after those that are ranked together"
     cells = {line[0]: line[1:] for line in tables.known["calibration_cost"].make(frame).cells}
     assert cells[lines["trained"].label] == ("\u2013", "\u2013", "5.00", "6.00", "2,000 MB")
-    assert cells["seap 50 %"] == ("32.5", "4.0", "\u2013", "9.00", "\u2013")
+    assert cells["seap 50 %"] == ("32.5", "4", "\u2013", "9.00", "\u2013")
     assert "What compressing took" in html(view(read([store]), title=None, notes=(), examples=0))

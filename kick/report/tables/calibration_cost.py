@@ -25,10 +25,15 @@ def calibration_cost(frame: pd.DataFrame) -> Table:
     cells = tuple(
         (
             str(row["label"]),
-            *(wording.number(row[name], "tokens") for name in ("forwards", "backwards")),
+            *(_count(row[name]) for name in ("forwards", "backwards")),
             *(wording.number(row[name], "ratio") for name in ("step_cpu", "step_seconds")),
             wording.megabytes(row["step_memory"]) or wording.NOTHING,
         )
         for row in select.records(rows)
     )
     return Table("What compressing took", HEADS, cells, rows, NOTE)
+
+
+def _count(value: float) -> str:
+    """Passes are whole but for blocks that were run alone: "816", "32.5"."""
+    return f"{value:,.5g}" if wording.known(value) else wording.NOTHING
