@@ -105,14 +105,15 @@ class RecipeArm:
 
 @dataclass(frozen=True)
 class BudgetTrial:
-    """An arm trained on so many tokens: its loss in nats per token, None if it has none; its packed bytes and
-    the CPU seconds that it took."""
+    """An arm trained on so many tokens: its loss in nats per token, None if it has none; packed bytes, the
+    CPU seconds that it took, and those of the training alone."""
 
     arm: RecipeArm
     tokens: int
     loss: float | None
     size: int
     seconds: float
+    training: float
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,12 @@ def _fitting(bench: TrialBench, every: Sequence[RecipeArm]) -> list[RecipeArm]:
 def _rungs(bench: TrialBench, fitting: Sequence[RecipeArm]) -> list[Rung]:
     """The rungs, from what a first short training costs."""
     options = bench.options
-    pilot = bench.trial(fitting[0], PILOT * options.length)
-    plain = [one for one in bench.trials if one.tokens == 0]
-    own = next(one for one in plain if one.arm == replace(fitting[0], rank=0))
-    per_token = max(1e-6, (pilot.seconds - own.seconds) / pilot.tokens)
-    each, left = max(one.seconds for one in plain), 60 * options.minutes - bench.spent_before
+    dearest = max(fitting, key=lambda arm: arm.rank)
+    pilot = bench.trial(dearest, PILOT * options.length)
+    per_token = max(pilot.training, 1e-3) / pilot.tokens
+    before = [one for one in bench.trials if one.tokens in (0, pilot.tokens)]  # the same ones if resumed
+    each = max(one.seconds - one.training for one in before)
+    left = 60 * options.minutes - bench.spent_before
     found = ladder(len(fitting), options.keep, left, each, per_token, options.length)
     if not found:
         counts = len(fitting) * 2
@@ -257,8 +259,8 @@ class TrialBench:
             if one.arm == arm and one.tokens == tokens:
                 return one
         start = time.process_time()
-        loss, size = self._measure(arm.steps(self.options, tokens))
-        made = BudgetTrial(arm, tokens, loss, size, round(time.process_time() - start, 3))
+        loss, size, training = self._measure(arm.steps(self.options, tokens))
+        made = BudgetTrial(arm, tokens, loss, size, round(time.process_time() - start, 3), training)
         self.trials.append(made)
         fresh = not self.log.exists()
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -272,8 +274,9 @@ class TrialBench:
         )
         return made
 
-    def _measure(self, recipe: Sequence[Step]) -> tuple[float | None, int]:
-        """The loss on held-out text after a recipe, None if it is not finite, and the packed bytes."""
+    def _measure(self, recipe: Sequence[Step]) -> tuple[float | None, int, float]:
+        """The loss on held-out text after a recipe, None if it is not finite, the packed bytes, and the CPU
+        seconds of the training."""
         options = self.options
         network, tokenizer = model.load(self.spec, device=paths.device())
         own(network)
@@ -288,9 +291,10 @@ class TrialBench:
             loss = mean_loss(network, heldout[: options.windows])
         except CellFailed as error:
             self.say(str(error))
-            return None, 0
+            return None, 0, 0.0
         finite = loss is not None and math.isfinite(loss)
-        return loss if finite else None, int(report["footprint"]["packed_bytes"])
+        training = sum(step.get("training", {}).get("cpu_seconds", 0.0) for step in report["steps"])
+        return loss if finite else None, int(report["footprint"]["packed_bytes"]), training
 
 
 class _TrainingAlone(TrainingText):

@@ -58,7 +58,7 @@ def measured(monkeypatch):
         clock[0] += 1 + 0.01 * tokens
         asked.append((share, slow, tokens))
         loss = 4 + float(share) - (0.0001 * tokens if slow else min(0.1, 0.001 * tokens))
-        return loss, 200_000_000 - int(100_000_000 * float(share))
+        return loss, 200_000_000 - int(100_000_000 * float(share)), 0.01 * tokens
 
     monkeypatch.setattr(budget.TrialBench, "_measure", measure)
     monkeypatch.setattr(budget.time, "process_time", lambda: clock[0])
