@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from kick.model.structure import device_of
 from kick.records import PARTS, POOL, RANDOM, SCORES, Step
 from kick.recover.adapters import AdapterForm, Through, adapted, check_adapted, merge, named_parts
 from kick.recover.choosing import PASER, Chosen, chosen
+from kick.recover.rates import best, trials_of, tried
 from kick.recover.train import TrainingSchedule, train
 
 
@@ -132,6 +133,9 @@ class Recovery(ABC):
 class RecoveryForm(Recovery):
     """A form that trains the whole model at once on the language model's loss."""
 
+    search: int = option("how many learning rates around `lr` held-out text chooses from", 1, low=1, high=9)
+    trial: int = option("tokens that each of them is tried on", 8_000, low=1)
+
     @abstractmethod
     def trained(
         self, model: nn.Module, masks: Mapping[str, Tensor], generator: torch.Generator
@@ -151,14 +155,25 @@ class RecoveryForm(Recovery):
         """Train the model in place, and leave what it took in `calibration.training`."""
         calibration = calibration_of(calibration)
         windows, heldout, selection = texts_of(calibration, self, model)
-        generator = torch.Generator().manual_seed(self.seed)
-        with self.opened(model, calibration, generator) as trained:
-            trained.prepare(windows[0].to(device_of(model)))
-            report = train(
-                model, trained, self.schedule, (windows, heldout), calibration.work, self.recompute
+        texts, folder = (windows, heldout), calibration.work
+
+        @contextmanager
+        def opened() -> Iterator[Trained]:
+            with self.opened(model, calibration, torch.Generator().manual_seed(self.seed)) as trained:
+                trained.prepare(windows[0].to(device_of(model)))
+                yield trained
+
+        schedule, picked = self.schedule, dict[str, Any]()
+        if self.search > 1:
+            trials = tried(
+                model, opened, trials_of(schedule, self.search, self.trial, self.length), texts, folder
             )
+            schedule = replace(schedule, lr=best(trials))
+            picked = {"lr": schedule.lr, "rates": trials}
+        with opened() as trained:
+            report = train(model, trained, schedule, texts, folder, self.recompute)
             trained.merge()
-        calibration.training = {**self.facts, **selection, **report}
+        calibration.training = {**self.facts, **picked, **selection, **report}
 
 
 def texts_of(calibration: Calibration, form: Recovery, model: Any) -> Chosen:

@@ -93,6 +93,28 @@ def train(
     windows, heldout = texts
     took = stopwatch(model)
     before = mean_loss(model, heldout)
+    run, first = fit(model, trained, schedule, windows, folder, recompute, loss)
+    return {
+        "tokens": sum(window.numel() for window in windows),
+        "steps": schedule.steps,
+        "resumed_at": first,
+        **run.facts(model),
+        "heldout_before": before,
+        "heldout_after": mean_loss(model, heldout),
+        **took(),
+    }
+
+
+def fit(
+    model: Any,
+    trained: Trainable,
+    schedule: TrainingSchedule,
+    windows: Sequence[Tensor],
+    folder: Path | None = None,
+    recompute: bool = False,
+    loss: Loss | None = None,
+) -> tuple[TrainingRun, int]:
+    """The steps of `train`, and the step that they went on from: 0, or that of a checkpoint."""
     run = TrainingRun(trained.parameters, schedule)
     if folder is not None:
         run.restore(folder / FILE)
@@ -111,15 +133,7 @@ def train(
                 saved = time.monotonic()
     if folder is not None:
         run.save(folder / FILE, moments=False)
-    return {
-        "tokens": sum(window.numel() for window in windows),
-        "steps": schedule.steps,
-        "resumed_at": first,
-        **run.facts(model),
-        "heldout_before": before,
-        "heldout_after": mean_loss(model, heldout),
-        **took(),
-    }
+    return run, first
 
 
 def _backward(
