@@ -185,6 +185,7 @@ def describe(cell: StoredCell) -> dict[str, Any]:
         "margin": number(run.margin),
         "chat_template": spec.chat_template,
         "truncated": run.counts.get("truncated", 0),
+        "leaked": run.counts.get("leaked", 0),
         "seconds": math.fsum(run.seconds.values()),
         "compress_seconds": number(run.seconds.get("compress")),
         "peak_memory": run.peak_memory,

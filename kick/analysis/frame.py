@@ -7,7 +7,7 @@ Columns (NaN or "" if there is nothing):
 
     matrix, base, variant, label, key, dense    the place of a row; `base` is the base model's name
     method, place, sparsity, pattern, bits, group_size, structured, trains, task_data, replica, runtime,
-    checkpoint, recipe, corpus, sequences, length, seed, propagate, layer,
+    checkpoint, recipe, corpus, sequences, length, seed, propagate, selection, layer,
     component                                   what was done (`kick.analysis.traits`)
     engine, imported, foreign    the engine that is part of the key; the program whose answers were imported;
                                  whether dense was answered by another engine: then there is no verdict
@@ -24,6 +24,8 @@ Columns (NaN or "" if there is nothing):
     order_low, order_high, orders, within_orders    the range of the score over orders of the calibration,
         how many (0 for none), and whether it holds the dense score (`kick.analysis.bands`)
     seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
+    leaked                                      documents of the task that share text with what the variant
+                                                was trained on (`kick.recover.leaks`)
     truncated, seconds, compress_seconds, peak_memory, bits_per_weight, achieved_sparsity, parameters,
     load_seconds, run_memory, prefill, decode, joules, cost_of, simulated    see `kick.analysis.cost`
     removed                                     the share of the blocks' weights that structured steps took

@@ -4,7 +4,8 @@ A task's share is the score over dense's (dense's over the score where lower is 
 that no task outweighs all others. Intervals are of draws: each share is drawn from a normal distribution as
 wide as its 95 % interval, variants independently, which is wider than paired items would be. Ranks whose
 intervals overlap are ties within the noise of items. Variants that train or see data of the tasks are ranked
-apart from those that do neither.
+apart from those that do neither, and without the tasks whose documents share text with what one of them was
+trained on.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def kept(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = frame[frame["primary"] & (frame["group"] == "") & (frame["replica"] == "")]
     compared = rows["metric"].map(lambda name: metrics.describe(name).compared)
     rows = rows[compared & rows["dense_value"].gt(0) & rows["value"].notna() & ~rows["foreign"]]
-    rows = rows.drop_duplicates(["title", "label"])
+    leaked = set(rows.loc[rows["leaked"].gt(0), "title"])  # a variant was trained on text of the task
+    rows = rows[~rows["title"].isin(leaked)].drop_duplicates(["title", "label"])
     if rows.empty or rows["dense"].all():
         return pd.DataFrame(), pd.DataFrame()
     shares = _shares(rows)

@@ -7,7 +7,7 @@ Seconds, with P parameters and F multiply-adds doubled a second (`Rates.flops`, 
               else tokens per item x 2 P / F)
     compress  for each step that calibrates 2 forwards of the calibration tokens, 2 x 2 P x tokens / F, and
               SOLVER seconds per parameter; for each step that does not, SIMPLE seconds per parameter;
-              of each token that is trained on 3 forwards
+              training is counted in forwards (`kick.matrix.training`)
     load      P x bytes per parameter / READ
 
 An estimate of the first run is good to a factor of three; later ones use what was learned.
@@ -30,8 +30,10 @@ from kick.catalog import trains_on_text
 from kick.errors import KickError
 from kick.matrix import memory
 from kick.matrix.blockwise import blockwise
-from kick.matrix.memory import BYTES, JobWork, Shape, gigabytes, tokens_of
+from kick.matrix.memory import BYTES, JobWork, gigabytes, tokens_of
 from kick.matrix.rates import Rates, place_of
+from kick.matrix.shapes import Shape
+from kick.matrix.training import Training
 from kick.paths import offload_folder
 from kick.records import ModelSpec, Variant
 
@@ -71,13 +73,14 @@ def shape(folder: Path) -> Shape:
         sizes |= {name: tuple(one["shape"]) for name, one in found.items()}
         stored += sum(end - start for start, end in (one["data_offsets"] for one in found.values()))
     blocks: dict[str, int] = {}
-    widest, largest = 1, 0
+    widest, largest, edges = 1, 0, 0
     for name, size in sizes.items():
         number = _BLOCK.search(name)
         if number:
             blocks[number[1]] = blocks.get(number[1], 0) + math.prod(size)
             widest = max([widest, *(size[-1:] if len(size) >= 2 else ())])
             largest = max(largest, math.prod(size))
+            edges += sum(size[-2:]) * math.prod(size[:-2]) if len(size) >= 2 else 0
     whole = json.loads((folder / "config.json").read_text("utf-8"))
     config = whole.get("text_config", whole)
     hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or widest)
@@ -92,6 +95,7 @@ def shape(folder: Path) -> Shape:
         len(blocks) or 1,
         _cached(config, hidden),
         "quantization_config" in whole,
+        edges,
     )
 
 
@@ -136,7 +140,7 @@ def work_of(
         solves=any("damping" in step.options for step in variant.recipe),  # of a Hessian
         offload=offload_folder() is not None,
         blockwise=blockwise(variant),
-        trained=sum(int(step.options["tokens"]) for step in variant.recipe if trains_on_text(step)),
+        training=tuple(Training.of(step) for step in variant.recipe if trains_on_text(step)),
     )
 
 
@@ -158,7 +162,8 @@ def estimate(
     tokens = work.sequences * work.length
     answer = sum(_answer(task, count, size, work, rates) for task, count in work.items.items())
     compress = work.calibrated * (2 * forward * tokens + SOLVER * size.parameters)
-    compress += work.simple * SIMPLE * size.parameters + 3 * forward * work.trained
+    compress += work.simple * SIMPLE * size.parameters
+    compress += forward * sum(one.forwards(size) for one in work.training)
     weights = size.parameters * BYTES[spec.dtype]
     if layers is None:
         needed = memory.in_memory(size, spec.dtype, work)

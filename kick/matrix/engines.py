@@ -11,8 +11,9 @@ from kick.engine.layers import SHARE
 from kick.matrix import costs
 from kick.matrix.blockwise import whole
 from kick.matrix.costs import Estimate, Layers
-from kick.matrix.memory import Shape, gigabytes
+from kick.matrix.memory import gigabytes
 from kick.matrix.schema import EngineKeys
+from kick.matrix.shapes import Shape
 from kick.records import Variant
 
 if TYPE_CHECKING:

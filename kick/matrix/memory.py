@@ -5,7 +5,7 @@ With P parameters, B of the largest block, L of the largest matrix, E = vocabula
 calibration data, values of b bytes in memory and s in the file, a peak is LIBRARIES plus, in bytes,
 
     in memory    the largest of  loading P b, and P s too if the type changes, else L b
-                                 compressing  P b + states + solving
+                                 compressing  P b + states + solving, or + training (`kick.matrix.training`)
                                  answering    P b + 4 E + forwards + keys and values of what is generated,
                                               and as much again of freed heap
     layered      the larger of   a block: B (2 x 4 + 1) + L s, states, solving, evaluation states
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 from kick.engine import limits
 from kick.engine.layers import COPIES
+from kick.matrix.shapes import Shape
+from kick.matrix.training import Training
 from kick.tasks.protocol import TOKENS as OTHER_TOKENS
 from kick.tasks.protocol import protocols
 
@@ -36,37 +38,6 @@ LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HEAP = 2  # times the keys and values of generated rows: they, and heap that was freed among them
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that are read at once
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's size, read off its files' headers. `block` is the parameters of its largest block, `widest`
-    the longest input of a weight in a block.
-
-    stored: bytes of all tensors in the file. largest: parameters of the largest matrix of a block. blocks:
-    how many. cached: values per token and block that keys and values take. quantized: by someone else.
-    """
-
-    parameters: int
-    block: int
-    widest: int
-    hidden: int
-    vocabulary: int
-    stored: int = 0
-    largest: int = 0
-    blocks: int = 1
-    cached: int = 0
-    quantized: bool = False
-
-    @property
-    def per_value(self) -> float:
-        """Bytes of a value in the file."""
-        return self.stored / self.parameters if self.stored else 4.0
-
-    @property
-    def head(self) -> int:
-        """Values of the head."""
-        return self.vocabulary * self.hidden
 
 
 @dataclass(frozen=True)
@@ -84,7 +55,7 @@ class JobWork:
     solves: bool = False  # a step factorises a Hessian of its inputs
     offload: bool = False  # calibration states are kept on disk
     blockwise: bool = False  # there are steps, and all go block by block
-    trained: int = 0  # tokens that steps train on
+    training: tuple[Training, ...] = ()  # of steps that train on text
 
     @property
     def tokens(self) -> int:
@@ -121,6 +92,7 @@ def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
     compressing = _held(size, work) + _solving(size, work) + 4 * size.block if work.compresses else 0
     if work.gradients:
         compressing += 4 * size.parameters
+    compressing = max([compressing, *(_held(size, work) + one.memory(size) for one in work.training)])
     head = 4 * size.head if dtype == "float32" else 0  # laid out for the processor, beside the embedding
     return LIBRARIES + weights + max(loading, compressing, head + _forwards(size, work) + _cache(size, work))
 

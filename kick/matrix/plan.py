@@ -16,10 +16,11 @@ from kick.matrix import costs, running, served, stale, stopping
 from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, Layers
 from kick.matrix.engines import ChosenEngine, choose
-from kick.matrix.memory import JobWork, Shape
+from kick.matrix.memory import JobWork
 from kick.matrix.rates import Rates, load_rates
 from kick.matrix.recovering import with_texts
 from kick.matrix.schema import ChatKeys, Matrix, OrderKeys
+from kick.matrix.shapes import Shape
 from kick.matrix.sources import Sources, own_sources
 from kick.matrix.variants import Expanded, expand
 from kick.matrix.yaml_marks import Path, Problem, refusal

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kick import __version__
 from kick.errors import KickError
 from kick.matrix import costs, served
-from kick.matrix.memory import Shape
+from kick.matrix.shapes import Shape
 from kick.matrix.variants import MethodTable
 from kick.records import CalibrationSpec, ModelFacts, ModelSpec, Step, key
 

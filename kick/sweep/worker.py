@@ -27,11 +27,12 @@ from kick.records import Cell, Job, Result, Variant
 from kick.stats.paired import MARGIN
 from kick.stats.sequential import Rule
 from kick.store import Store, StoreError
-from kick.sweep import by_vllm, layered, lean, planned, reuse, served, sparse
+from kick.sweep import by_vllm, layered, leaked, lean, planned, reuse, served, sparse
 from kick.sweep.cells import Loaded, beside, cause, chat_notes, dense_samples, identical, keeper, learn
 from kick.sweep.clock import peak, reset_peak, timed
 from kick.sweep.compressed import Compressor
 from kick.sweep.groups import one_pass
+from kick.sweep.leaked import LeakCheck
 from kick.sweep.onepass import Apart, Member, measure
 from kick.sweep.reuse import Reuse
 from kick.sweep.together import OpenCell, Together
@@ -79,11 +80,12 @@ class Worker:
     as_planned: bool = True
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
     _compressor: Compressor | None = field(default=None, repr=False)
+    _leaks: LeakCheck | None = field(default=None, repr=False)
     _stopping: dict[Any, Stopping] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        state = {**self.__dict__, "_tasks": {}, "_compressor": None, "_stopping": {}}
+        state = {**self.__dict__, "_tasks": {}, "_compressor": None, "_leaks": None, "_stopping": {}}
         return lean.arrive, (lean.Prepared(), type(self), state)
 
     def __call__(self, job: Job) -> None:
@@ -273,16 +275,19 @@ class Worker:
     def _result(self, one: OpenCell, found: evaluate.Evaluation, loaded: Loaded) -> Result:
         reused = sum(sample.item in one.known for sample in found.samples)
         task = self._tasks[one.cell.task.name]
+        self._leaks = self._leaks or LeakCheck(self.data_root)
+        leaks = self._leaks.documents(one.cell.variant, task)
         return Result(
             key=one.cell.key,
             matrix=self.matrix,
             cell=one.cell,
             scores=found.scores,
-            counts=found.counts,
+            counts={**found.counts, **({"leaked": sum(leaks.values())} if leaks else {})},
             warnings=(
                 *found.warnings,
                 *served.lacking(found.scores, task, loaded.lacks),
                 *loaded.said,
+                *leaked.said(leaks, task),
                 *identical(one.cell, found.samples, self.dense, loaded.store),
             ),
             seconds={name: round(seconds, 3) for name, seconds in one.seconds.items()},

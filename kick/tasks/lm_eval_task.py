@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass, replace
 from io import StringIO
@@ -105,6 +105,10 @@ class HarnessTask:
     def follow_up(self, items: Sequence[Item], responses: Sequence[Sequence[Response]]) -> list[Item] | None:
         """None: lm-eval's tasks ask once."""
         return None
+
+    def texts(self) -> list[str]:
+        """All text of each of its documents."""
+        return ["\n".join(_strings(doc)) for doc in self._docs]
 
     def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
         """The items; their prompts lack the chat template, which scoring does not look at."""
@@ -296,6 +300,18 @@ def unflatten(metric: str, scores: Mapping[str, float]) -> Any:
 
 def _jsonable(value: Any) -> Any:
     return json.loads(json.dumps(texts(value), default=str))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All text in a document."""
+    if isinstance(value, str):
+        yield value
+        return
+    inside = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    )
+    for one in inside:
+        yield from _strings(one)
 
 
 def _fewshot_docs(task: ConfigurableTask) -> list:

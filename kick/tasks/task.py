@@ -95,6 +95,9 @@ class Task(Protocol):
         Their responses are appended to the first ones' before scoring.
         """
 
+    def texts(self) -> list[str]:
+        """All text of each of its documents, whatever the limit: for what is trained on the same text."""
+
     def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
         """The items as far as scoring needs them, made without a tokenizer."""
 

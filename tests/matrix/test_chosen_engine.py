@@ -8,7 +8,7 @@ from kick.engine.backend import AUTO
 from kick.errors import KickError
 from kick.matrix import costs
 from kick.matrix.load import load, parse
-from kick.matrix.memory import Shape
+from kick.matrix.shapes import Shape
 from tests.support.small_tables import DEFAULTS, SOURCES, planned, step
 
 TEXT = """\

@@ -10,7 +10,10 @@ import pytest
 
 from kick import api
 from kick.matrix import memory
-from kick.matrix.memory import JobWork, Shape
+from kick.matrix.memory import JobWork
+from kick.matrix.shapes import Shape
+from kick.matrix.training import Training
+from kick.records import Step
 from kick.sweep.run import RunOptions
 
 ROOT = Path(__file__).parents[2]
@@ -142,3 +145,34 @@ def test_workers_that_generate_are_predicted_within_a_fifth_of_what_was_measured
     predicted = memory.in_memory(shape, "float32", JobWork(dict.fromkeys(kinds, 64), kinds))
     for measured in (1.96e9, 2.16e9):
         assert 0.8 < predicted / measured < 1.2
+
+
+SMOL = Shape(134_515_008, 3_540_096, 1536, 576, 49152, 538_060_032, 884_736, 30, 384, edges=305_280)
+
+
+def training(**options):
+    defaults = {"tokens": 5120, "length": 256, "batch": 1, "recompute": False, "select": "random", "pool": 2}
+    return Training.of(Step("recover-x", defaults | options))
+
+
+def test_training_takes_what_it_took_when_it_was_measured():
+    for options, measured in (({"parts": "norms", "rank": 8}, 1.6e9), ({"rank": 8}, 2.2e9)):
+        work = JobWork({}, {}, simple=1, training=(training(**options),))
+        assert memory.in_memory(SMOL, "float32", work) == pytest.approx(measured, rel=0.1)
+
+
+def test_training_costs_gradients_moments_activations_and_text_that_is_chosen():
+    adapters, few, whole = training(rank=8), training(blocks=3), training()
+    assert adapters.trained(SMOL) == 8 * 305_280
+    assert few.trained(SMOL) == 3 * 3_540_096
+    assert whole.memory(SMOL) - few.memory(SMOL) == 27 * (16 * 3_540_096 + 8 * 256 * (8 * 576 + 4 * 1536))
+    again = training(rank=8, recompute=True)
+    assert adapters.memory(SMOL) - again.memory(SMOL) == 4 * 256 * 29 * (2 * (8 * 576 + 4 * 1536) - 576)
+    assert training(parts="norms").forwards(SMOL) == 2 * 5120 + 32 * 256
+    assert adapters.forwards(SMOL) == 3 * 5120 + 32 * 256
+    assert few.forwards(SMOL) == pytest.approx(1.2 * 5120 + 32 * 256)
+    assert again.forwards(SMOL) == 4 * 5120 + 32 * 256
+    assert training(rank=8, search=3, trial=2560).forwards(SMOL) == 3 * (5120 + 7680) + 80 * 256
+    assert training(rank=8, select="paser").forwards(SMOL) - adapters.forwards(SMOL) == 2 * 2 * 5120
+    dense = 4 * SMOL.parameters
+    assert training(parts="norms", select="el2n").memory(SMOL) > dense > training(parts="norms").memory(SMOL)

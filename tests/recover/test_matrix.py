@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from kick import tasks
 from kick.analysis import frame, recovered
 from kick.analysis.items import Items
+from kick.analysis.ranking import kept
 from kick.compress.calibrate import corpus, ranking
 from kick.errors import KickError
 from kick.matrix.load import load as read
@@ -180,6 +182,10 @@ def test_text_that_is_ranked_is_calibrated_and_trained_on(tmp_path, monkeypatch)
         monkeypatch.setattr(module, "cache_root", lambda: tmp_path)
     monkeypatch.setattr(paser, "embedded", lambda texts: torch.rand(len(texts), 4))
     monkeypatch.setattr(paser.Paser.__init__, "__defaults__", (paser.embedded,))
+    (asked,) = tasks.load(["kick_mini_perplexity"]).values()
+    known = corpus.CORPORA["kick_mini_calibration"]
+    leaking = replace(known, texts=lambda root: [*known.texts(root), asked.texts()[0][-200:]])
+    monkeypatch.setitem(corpus.CORPORA, known.name, leaking)
     calls = []
     monkeypatch.setattr(corpus, "tokenised", counted(corpus.tokenised, calls))
     file = tmp_path / "small.yaml"
@@ -204,8 +210,16 @@ def test_text_that_is_ranked_is_calibrated_and_trained_on(tmp_path, monkeypatch)
     assert facts["el2n"]["candidates"] == facts["paser"]["candidates"] == 20
     assert sum(facts["paser"]["budgets"]) == 10
     assert len(list((tmp_path / "rankings").iterdir())) == 2
-    labels = {cell.label for cell in frame.read([Store(str(tmp_path / "out"))]).cells}
-    assert "wanda 50 % (low perplexity text)" in labels
+    for one in found.values():  # text of the task was trained on, or calibrated on alone
+        trained = len(one.cell.variant.recipe) == 2
+        assert one.counts.get("leaked", 0) == trained
+        assert any("share 13 words in a row" in warning for warning in one.warnings) == trained
+    results = frame.read([Store(str(tmp_path / "out"))])
+    assert "wanda 50 % (low perplexity text)" in {cell.label for cell in results.cells}
+    whole = results.frame[results.frame["primary"]]
+    assert sorted(whole["leaked"]) == [0, 0, 1, 1]
+    means, _ = kept(whole)
+    assert means.empty  # no average of a task whose text was trained on
 
 
 def counted(function, calls):
