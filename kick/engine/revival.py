@@ -91,7 +91,7 @@ def _at(given: Mapping[str, Any], length: int, rows: slice | Tensor) -> dict[str
         cut = isinstance(value, Tensor) and value.dim() > 1 and value.shape[:2] == (1, length)
         return value[:, rows] if cut else value
 
-    return {name: part(value) for name, value in given.items() if name != "hidden_states"}
+    return {name: part(value) for name, value in given.items() if name not in ("hidden_states", "layout")}
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Answers with run-time methods: those that leave nothing out are dense bit for bit, others have oracles."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from kick.engine import Engine
+from kick.engine.session import Session
 from kick.engine.sparse import SparseEngine
 from kick.errors import KickError
 from kick.records import Request
@@ -236,6 +239,20 @@ def test_rows_whose_tokens_come_back_are_answered_together_as_alone(llama, token
     apart = [answers(method, llama, tokenizer, [one]) for one in ASKED]
     assert [one.tokens for one in together] == [found[0].tokens for (found, _) in apart]
     assert counts["prompt_computed"] > answers(LEFT_OUT[-2], llama, tokenizer, ASKED)[1]["prompt_computed"]
+
+
+def test_a_session_is_gone_with_its_last_row(llama, tokenizer, monkeypatch):
+    """Nothing that it keeps of its prompt leads back to it: caches would wait for the collector of cycles."""
+    made, begin = [], Session.__init__
+    monkeypatch.setattr(
+        Session, "__init__", lambda self, *a: made.append(weakref.ref(self)) or begin(self, *a)
+    )
+    gc.disable()
+    try:
+        answers(LazyLLM(schedule="1:0.4"), llama, tokenizer, ASKED)
+        assert [one() for one in made] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_answers_that_are_scored_choose_nothing(llama, tokenizer):
