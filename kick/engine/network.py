@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kick.engine.packed.attend import NAME
 from kick.model import owned
+from kick.model.heap import Ebb
 from kick.model.packed import PackedLinears
 from kick.model.structure import attending
 
@@ -101,6 +102,7 @@ class Network:
         self.model = model
         self.manner = Manner()
         self.generates = True
+        self.ebb = Ebb()  # what a forward has freed goes back before the next
         self.rotations = [_Rotation(module) for module in model.modules() if _Rotation.grows(module)]
         self.device = model.device
         self.embedding = model.get_output_embeddings()
@@ -164,6 +166,7 @@ class Network:
     def hidden(self, ids: Tensor, **options: Any) -> Tensor:
         """Last hidden states (B, T, H) of token ids (B, T); `options` are the model's own keywords."""
         self.forget()
+        self.ebb()
         options.setdefault("use_cache", False)
         if self.plain_head:
             return self.body(input_ids=ids, **options).last_hidden_state

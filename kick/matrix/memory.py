@@ -7,7 +7,8 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
     in memory    the largest of  loading P b, and P s too if the type changes, else L b
                                  compressing  P b + states + solving, or + training (`kick.matrix.training`)
                                  answering    P b + 4 E + forwards + keys and values of what is generated,
-                                              and as much again of freed heap
+                                              and what is freed before it goes back; E counts once if the
+                                              file has the model's type: the embedding stays there
     layered      the larger of   a block: B (2 x 4 + 1) + L s, states, solving, evaluation states
                                  the head: 4 E and a slice of it, what is read of the last block
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
@@ -35,7 +36,7 @@ READ_ONLY = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "perpl
 CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
 LIBRARIES = 600_000_000  # bytes that Python, torch, transformers, tokenizer and tasks take by themselves
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
-HEAP = 2  # times the keys and values of generated rows: they, and heap that was freed among them
+HEAP = 2**26  # bytes of freed heap among what is generated; then `kick.model.heap.Ebb` gives it back
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that are read at once
 
@@ -93,7 +94,8 @@ def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
     if work.gradients:
         compressing += 4 * size.parameters
     compressing = max([compressing, *(_held(size, work) + one.memory(size) for one in work.training)])
-    head = 4 * size.head if dtype == "float32" else 0  # laid out for the processor, beside the embedding
+    mapped = size.stored and round(size.per_value) == value  # the embedding: its rows stay in the file
+    head = 4 * size.head if dtype == "float32" and not mapped else 0  # laid out for the processor beside it
     return LIBRARIES + weights + max(loading, compressing, head + _forwards(size, work) + _cache(size, work))
 
 
@@ -156,14 +158,11 @@ def _forwards(size: Shape, work: JobWork) -> int:
 
 
 def _cache(size: Shape, work: JobWork) -> int:
-    """Keys and values of what is generated at once, as much again of freed heap, and of a forward's prompts,
-    as computed and as kept.
-
-    Rows of other lengths come and go, and the heap between them goes back at a cell's end alone. The second
-    share is an allowance fitted to two workers that were measured, docs/benchmarks.md."""
+    """Keys and values of what is generated at once and of a forward's prompts, and the heap freed among them,
+    an allowance."""
     kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
     rows = [(min(limits.ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
     most = max((count * tokens for count, tokens in rows), default=0)
     allowed, token = limits.cache(4 * size.parameters), size.blocks * size.cached * 4
-    read = 2 * (work.batch_tokens or limits.TOKENS) if most else 0
-    return HEAP * min(allowed, most * token) + read * token
+    read = work.batch_tokens or limits.TOKENS
+    return min(allowed, most * token) + read * token + HEAP if most else 0

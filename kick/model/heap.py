@@ -12,7 +12,9 @@ import math
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from torch import Tensor
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names of what `mallopt` sets, less "M_"
 PIECE = 2**17  # bytes from which on a piece lies apart; glibc's own threshold before it grows
 LARGEST = 2**25  # what glibc's own threshold grows to once large pieces have been freed
+STATM = Path("/proc/self/statm")
+SLACK = 2**26  # bytes that a process may grow by before its heap is given back
 TOP = 2**26  # bytes free at the heap's end that are kept: twice LARGEST, as glibc has it then
 
 
@@ -33,6 +37,32 @@ def give_back() -> None:
     trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@dataclass
+class Ebb:
+    """Gives the heap back when called, if the process has grown by so many bytes since it last did.
+
+    What was freed between pieces in use is resident until then, and the next large piece may not fit there.
+    """
+
+    slack: int = SLACK
+    level: int = 0  # bytes resident when the heap was last given back, or less
+
+    def __call__(self) -> None:
+        """Called often: if there is nothing to give back it takes some microseconds."""
+        now = resident()
+        if now > self.level + self.slack:
+            give_back()
+            now = resident()
+        elif now > self.level:
+            return
+        self.level = now
+
+
+def resident() -> int:
+    """Bytes of this process in memory, 0 if the system does not say."""
+    return int(STATM.read_text().split()[1]) * mmap.PAGESIZE if STATM.exists() else 0
 
 
 @contextmanager

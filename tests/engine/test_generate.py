@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from kick.engine import Engine, Reference, budget
-from kick.engine.packed import slots
+from kick.engine.packed import pack, slots
 from kick.engine.packed.draft import CHECK, STEP, Acceptance, expected
 from kick.engine.stopping import Stops
 from kick.errors import KickError
@@ -95,6 +97,27 @@ def test_buffers_stay_within_their_memory_and_follow_the_length_of_what_is_asked
     assert max(taken for _, _, taken in seen) <= 4 * 128 * token
     most = {wide: max(rows for rows, other, _ in seen if other == wide) for _, wide, _ in seen}
     assert (most[104], most[32]) == (4, 16)
+
+
+def test_keys_and_values_of_a_forward_are_gone_when_the_next_one_begins(models, tokenizer, monkeypatch):
+    """All rows have entered by then: what they keep is in their slots."""
+    read, finish, seen, held = pack.Pack.forward, pack.Runner._finish, [], []
+
+    def forward(self, network, record):
+        held.append(sum(one() is not None for one in seen))
+        return read(self, network, record)
+
+    def finished(self, *given):
+        done = finish(self, *given)
+        seen.extend(weakref.ref(one.tail) for one in done)
+        return done
+
+    engine = Engine(models("llama"), tokenizer, window=400, batch_tokens=48)
+    monkeypatch.setattr(pack.Pack, "forward", forward)
+    monkeypatch.setattr(pack.Runner, "_finish", finished)
+    engine.answer(requests())
+    assert len(held) > 3
+    assert not any(held)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])

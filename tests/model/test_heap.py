@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kick.model.heap import apart, give_back, room
+from kick.model import heap
+from kick.model.heap import Ebb, apart, give_back, room
 
 STATUS = Path("/proc/self/status")
 MB = 2**20
@@ -54,3 +55,14 @@ def test_what_lies_apart_goes_back_although_the_heap_goes_on():
     del large
     assert _resident() - before < 16 * MB
     assert all(one.sum() == 64 for one in kept)
+
+
+def test_the_heap_goes_back_when_the_process_has_grown(monkeypatch):
+    sizes, given = iter([100, 90, 95, 101, 92, 97, 102, 80, 89]), []
+    monkeypatch.setattr(heap, "resident", lambda: next(sizes))
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(True))
+    ebb, seen = Ebb(slack=10), []
+    for _ in range(6):  # 100 then 90; 95; 101 then 92; 97; 102 shows nothing at 92 + 10; 80
+        ebb()
+        seen.append((len(given), ebb.level))
+    assert seen == [(1, 90), (1, 90), (2, 92), (2, 92), (2, 92), (2, 80)]

@@ -79,11 +79,8 @@ class Decode:
             while more and not ready and len(slots.rows) < slots.most:
                 batch = next(arrivals, None)
                 more = batch is not None
-                for row, done in batch or ():
-                    if row.decoding.done:
-                        yield row.index
-                    else:
-                        ready.append((row, row.keep(done.tail)))
+                yield from self._sorted(batch or (), ready)
+                del batch  # a forward's keys and values go once its rows have entered
                 self._admit(slots, ready)
             self._admit(slots, ready)
             if not slots.rows:
@@ -93,6 +90,16 @@ class Decode:
                 if slots.rows[place].decoding.done:
                     yield slots.rows[place].index
                     slots.leave(place)
+
+    def _sorted(
+        self, batch: Sequence[tuple[Row, Done]], ready: deque[tuple[Row, tuple[KV, ...]]]
+    ) -> Iterator[int]:
+        """The indices of rows that are done already; the others are ready to enter."""
+        for row, done in batch:
+            if row.decoding.done:
+                yield row.index
+            else:
+                ready.append((row, row.keep(done.tail)))
 
     def _admit(self, slots: Slots, ready: deque[tuple[Row, tuple[KV, ...]]]) -> None:
         while ready and slots.fits(ready[0][0]):
@@ -149,6 +156,7 @@ class Decode:
             if batch and runner.budget == budget:
                 runner.budget = budget = min(self.budget, 2 * budget)
             yield self._arrived(batch, [indices[i] for i in order], fed)
+            del batch  # before the next forward
 
     def _arrived(
         self, batch: Sequence[Done], indices: Sequence[int], fed: Sequence[tuple[int, ...]]

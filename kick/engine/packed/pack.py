@@ -155,7 +155,7 @@ class Runner:
         pack = Pack(self.network.device)
         while self.stack or pack.items:
             if not self.stack:
-                yield from self._run(pack, None)
+                yield self._run(pack, None)
                 pack = Pack(self.network.device)
                 continue
             node, spans = self.stack.pop()
@@ -166,15 +166,19 @@ class Runner:
             whole = node.size <= self.budget
             if pack.ids and len(pack.ids) + (node.size if whole else len(node.ids)) > self.budget:
                 self.stack.append((node, spans))
-                yield from self._run(pack, None)
+                yield self._run(pack, None)
                 pack = Pack(self.network.device)
                 continue
             pack.add(node, spans, whole)
             if not whole:  # what is below needs its keys and values
-                yield from self._run(pack, node)
+                yield self._run(pack, node)
                 pack = Pack(self.network.device)
 
-    def _run(self, pack: Pack, open_node: Node | None) -> Iterator[list[Done]]:
+    def _run(self, pack: Pack, open_node: Node | None) -> list[Done]:
+        """The sequences that a forward finishes; none, and all of it to do again, if memory runs out.
+
+        What it computed lives no longer than what is made of it: it is in no frame that waits for the next.
+        """
         try:
             hidden, kv = pack.forward(self.network, self.keep or open_node is not None)
         except RuntimeError as error:
@@ -182,7 +186,7 @@ class Runner:
                 raise
             self.budget //= 2
             self.stack.extend(reversed(pack.items))
-            return
+            return []
         found: list[Done] = []
         known: dict[int, KV] = {}
         for node, start, spans in pack.placed:
@@ -197,7 +201,7 @@ class Runner:
             node, start, spans = pack.placed[-1]
             own = known.get(id(node)) or kv.part(start, start + len(node.ids)).copy(node.sequences())
             self.stack.extend((child, (*spans, own)) for child in reversed(node.children))
-        yield found
+        return found
 
     def _finish(self, node: Node, start: int, spans: Spans, computed: tuple[KV, dict[int, KV]]) -> list[Done]:
         hidden = {reading: gather(node, self.counts[reading]) for reading in node.readings}
