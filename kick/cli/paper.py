@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,13 @@ from kick.cli.terminal import DataRoot, opened
 from kick.errors import KickError
 from kick.printable import say
 from kick.registry import unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kick.analysis.claims import Tested
+    from kick.analysis.frame import Results
+    from kick.analysis.papers_file import Paper
 
 app = typer.Typer()
 ALL = "all"
@@ -41,7 +49,7 @@ def paper(
 ) -> None:
     """Run a paper's matrix, draw its figures, and write report.md: its claims with a verdict each."""
     from kick.analysis import claims, frame, papers_file
-    from kick.report import claims_view, figures, leaderboard, published_scoring, tables, wording
+    from kick.report import figures, leaderboard, published_scoring, tables, wording
 
     if scoring not in SCORINGS:
         raise KickError(f"--scoring: {unknown('scoring', scoring, SCORINGS)}")
@@ -56,18 +64,8 @@ def paper(
     read = frame.read([opened(one) for one in folders])
     found = [(one, claims.tested(one, read)) for one in papers]
     folder = wording.folder_for(out)
-    models = [
-        f"{base} (matrix {', '.join(dict.fromkeys(part['matrix']))})"
-        for base, part in read.frame.groupby("base", sort=False)
-    ]
-    report = claims_view.markdown(found, models, read.notes)
-    (folder / "report.md").write_text(report, encoding="utf-8")
-    values = json.dumps(claims_view.values(found), indent=1, allow_nan=False)
-    (folder / "report.json").write_text(values + "\n", encoding="utf-8")
-    for one, tested in found:
-        for claim in tested:
-            reason = f" ({claim.reason})" if claim.reason else ""
-            print(f"{one.name} {claim.claim.name}: {claim.verdict}{reason}")
+    _report(found, read, folder)
+    _print(found)
     if not results:
         leaderboard.render(read, folder)
         figures.draw(read.frame, folder / "figures", paper="llm-kick" if name == "llm-kick" else None)
@@ -76,6 +74,27 @@ def paper(
             print(file)
     say(f"the report is {folder / 'report.md'}")
     raise typer.Exit(status)
+
+
+def _report(found: Sequence[tuple[Paper, Sequence[Tested]]], read: Results, folder: Path) -> None:
+    """Write report.md and report.json."""
+    from kick.report import claims_view
+
+    models = [
+        f"{base} (matrix {', '.join(dict.fromkeys(part['matrix']))})"
+        for base, part in read.frame.groupby("base", sort=False)
+    ]
+    report = claims_view.markdown(found, models, read.notes)
+    (folder / "report.md").write_text(report, encoding="utf-8")
+    values = json.dumps(claims_view.values(found), indent=1, allow_nan=False)
+    (folder / "report.json").write_text(values + "\n", encoding="utf-8")
+
+
+def _print(found: Sequence[tuple[Paper, Sequence[Tested]]]) -> None:
+    for one, tested in found:
+        for claim in tested:
+            reason = f" ({claim.reason})" if claim.reason else ""
+            print(f"{one.name} {claim.claim.name}: {claim.verdict}{reason}")
 
 
 def _run(

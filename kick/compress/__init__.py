@@ -149,8 +149,7 @@ def compress(
     Returns:
         JSON values: steps (method, options, version, what `Facts.record` says of the method, bytes as packed,
         seconds, cpu_seconds, peak_memory, pruned, weights, sparsity; perhaps `removed` and `passes`), notes,
-        propagate, footprint: with
-        `shipped_bytes`, of what `kick compress` would write (None if it cannot), and its `shipped_as`.
+        propagate, footprint: with `shipped_bytes` of what `kick compress` writes, or None, and `shipped_as`.
 
     Raises:
         KickError: a step cannot serve the model or lacks calibration. CellFailed: NaN, not positive definite.
