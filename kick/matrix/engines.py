@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kick.engine.backend import AUTO, DEFAULT, LAYERED, named
 from kick.engine.layers import SHARE
+from kick.errors import KickError
 from kick.matrix import costs
 from kick.matrix.blockwise import whole
 from kick.matrix.costs import Estimate, Layers
@@ -23,31 +24,40 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ChosenEngine:
     """The backend of a matrix by name, how it makes its passes if it is the layered one, and what has to be
-    said about the choice, "" for nothing."""
+    said about the choice, "" for nothing.
+
+    generated: by task what generating its answers block by block takes, in words.
+    """
 
     name: str
     layers: Layers | None = None
     why: str = ""
+    generated: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose(
     keys: EngineKeys,
     estimates: Iterable[Estimate],
     shapes: Sequence[tuple[Variant, Shape]],
-    tasks: Iterable[Task],
+    tasks: Collection[Task],
 ) -> ChosenEngine:
     """The engine of a matrix.
 
     Args:
         estimates: of its jobs in memory.
         shapes: of the variants that have a model here.
+
+    Raises KickError if 'layered' is named, and answers would have to be generated that it may not generate.
     """
     if keys.name not in (AUTO, LAYERED):
         return ChosenEngine(named(keys.name).name)
     free = costs.free_memory()
     layers = Layers(keys.memory or free // SHARE, max(1, len(shapes) - 1))
+    size = max((one.stored for _, one in shapes), default=0)
+    generated = {task.name: _passes(task, size) for task in tasks if task.longest}
     if keys.name == LAYERED:
-        return ChosenEngine(LAYERED, layers)
+        refuse_generation(tasks, generated, keys.generate)
+        return ChosenEngine(LAYERED, layers, generated=generated)
     needed = max(one.memory for one in estimates)
     if needed <= free:
         return ChosenEngine(DEFAULT)
@@ -55,7 +65,28 @@ def choose(
     if reason := never_layered(shapes, tasks, keys.generate):
         why = f"engine: {DEFAULT}, although {short}: {LAYERED} is out, because {reason}"
         return ChosenEngine(DEFAULT, None, why)
-    return ChosenEngine(LAYERED, layers, f"engine: {LAYERED}, because {short}")
+    return ChosenEngine(LAYERED, layers, f"engine: {LAYERED}, because {short}", generated)
+
+
+def _passes(task: Task, size: int) -> str:
+    """What generating a task's answers takes; size: bytes of all weights as they are stored."""
+    whose = "dense's continuations are generated once" if task.needs_reference else "answers are generated"
+    read = (
+        f"at most {task.longest} passes over {gigabytes(size)} of weights, {gigabytes(task.longest * size)}"
+    )
+    return f"{task.name}: {whose}: {read} in all" + ("" if task.needs_reference else ", per variant")
+
+
+def refuse_generation(tasks: Iterable[Task], generated: Mapping[str, str], allowed: bool) -> None:
+    """Raises KickError for a task whose answers every variant generates, unless that is allowed."""
+    for task in tasks:
+        if task.generates and not task.needs_reference and not allowed:
+            cost = generated.get(task.name, task.name)
+            raise KickError(
+                f"engine: {LAYERED} reads all weights for every token. {cost}. Leave the task out, set "
+                f"`generate: true` beside the engine's name, or choose {DEFAULT} on a machine that holds the "
+                "model"
+            )
 
 
 def never_layered(shapes: Sequence[tuple[Variant, Shape]], tasks: Iterable[Task], generate: bool) -> str:
@@ -64,7 +95,7 @@ def never_layered(shapes: Sequence[tuple[Variant, Shape]], tasks: Iterable[Task]
     generate: whether answers may be generated at a pass over all weights per token.
     """
     for task in tasks:
-        if (task.generates or task.needs_reference) and not generate:
+        if task.generates and not task.needs_reference and not generate:
             return f"{task.name} has answers generated"
         if task.reads_states:
             return f"{task.name} reads hidden states"

@@ -11,6 +11,7 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
                                               file has the model's type: the embedding stays there
     layered      the larger of   a block: B (2 x 4 + 1) + L s, states, solving, evaluation states
                                  the head: 4 E and a slice of it, what is read of the last block
+                                 and with either keys and values of what dense generates
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
 
 A block is there in float32, laid out for the processor, and as a mask. States are a block's inputs and
@@ -114,7 +115,10 @@ def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, v
     together = variants * evaluated if budget is None else min(variants * evaluated, budget)
     read = together // COPIES  # of the variants of one pass
     head = size.head * value + _slice(size) + LOGITS + read
-    return LIBRARIES + max(block + passing, head)
+    generated = 0 if work.compresses else _generated(size, work)
+    if budget is not None:
+        generated = min(generated, budget)
+    return LIBRARIES + max(block + max(passing, generated), head + generated)
 
 
 def compressing(size: Shape, work: JobWork) -> int:
@@ -160,9 +164,13 @@ def _forwards(size: Shape, work: JobWork) -> int:
 def _cache(size: Shape, work: JobWork) -> int:
     """Keys and values of what is generated at once and of a forward's prompts, and the heap freed among them,
     an allowance."""
+    most, allowed = _generated(size, work), limits.cache(4 * size.parameters)
+    read = (work.batch_tokens or limits.TOKENS) * size.blocks * size.cached * 4
+    return min(allowed, most) + read + HEAP if most else 0
+
+
+def _generated(size: Shape, work: JobWork) -> int:
+    """Keys and values of the rows that are generated at once, in bytes."""
     kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
-    rows = [(min(limits.ROWS, count), tokens_of(kind)) for kind, count in kinds if kind not in READ_ONLY]
-    most = max((count * tokens for count, tokens in rows), default=0)
-    allowed, token = limits.cache(4 * size.parameters), size.blocks * size.cached * 4
-    read = work.batch_tokens or limits.TOKENS
-    return min(allowed, most * token) + read * token + HEAP if most else 0
+    rows = [min(limits.ROWS, count) * tokens_of(kind) for kind, count in kinds if kind not in READ_ONLY]
+    return max(rows, default=0) * size.blocks * size.cached * 4

@@ -83,6 +83,7 @@ class Preview:
     unmatched: tuple[str, ...] = ()
     engine: str = ""
     why: str = ""  # it was chosen, "" where the matrix names it
+    generated: tuple[str, ...] = ()  # what generating answers block by block takes
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -107,6 +108,7 @@ class Preview:
             f"estimate: {duration(self.seconds_left)} on one worker{saved}, {memory / 1e9:.1f} GB of memory "
             f"a job, {disk / 1e6:.1f} MB of disk",
             *([self.why] if self.why else []),
+            *self.generated,
             *self._peaks(),
             *([str(early)] if early and early.items else []),
             *self.unmatched,
@@ -168,6 +170,7 @@ def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Previ
         _unmatched(planned, store),
         planned.engine.name,
         planned.engine.why,
+        tuple(run.generated(planned, store)),
     )
 
 

@@ -87,6 +87,8 @@ def run(matrix: Given, options: RunOptions, command: Sequence[str], say: Say) ->
         say(f"warning: {warning}")
     if planned.engine.why:
         say(planned.engine.why)
+    for line in generated(planned, store):
+        say(line)
     moved = rescore_stale(planned, store)
     if moved:
         say(f"{counted(moved, 'cell')} scored again from stored answers: only their scoring had changed")
@@ -134,11 +136,28 @@ def signs(planned: Plan, store: Store) -> list[str]:
     return lines
 
 
+def generated(planned: Plan, store: Store) -> list[str]:
+    """What generating answers block by block takes, a line per task that has answers to be generated."""
+    if not planned.engine.generated:
+        return []
+    done = store.done_among(planned.keys)
+    tasks = planned.tasks
+    waiting = {
+        cell.task.name
+        for key, cell in planned.by_key.items()
+        if key not in done and (cell.variant.dense or not tasks[cell.task.name].needs_reference)
+    }
+    return [text for name, text in planned.engine.generated.items() if name in waiting]
+
+
 def engine_options(planned: Plan) -> dict[str, Any]:
     """What the engine, or what serves it, takes beside what every one does."""
     keys = planned.matrix.engine
     if planned.engine.name == LAYERED:
-        return {"how": Passing(keys.memory, keys.generate)}
+        continued = any(
+            task.needs_reference for task in planned.tasks.values()
+        )  # by dense: others are refused
+        return {"how": Passing(keys.memory, keys.generate or continued)}
     return {"memory": keys.memory} if keys.memory and keys.name != AUTO else {}
 
 

@@ -43,16 +43,21 @@ def generate_request(context: str, options: Mapping[str, Any], seed: int = 0) ->
             f"supported: {', '.join(sorted(_KNOWN))}"
         )
     until = options.get("until") or ()
-    limits = (options[name] for name in _LIMITS if options.get(name) is not None)
     return Request(
         "generate",
         context,
         until=(until,) if isinstance(until, str) else tuple(until),
-        max_tokens=int(next(limits, DEFAULT_MAX_TOKENS)),
+        max_tokens=longest(options),
         temperature=float(1.0 if temperature is None else temperature) if sample else 0.0,
         top_p=float(options.get("top_p", 1.0)) if sample else 1.0,
         seed=int(options.get("seed", seed)) if sample else 0,
     )
+
+
+def longest(options: Mapping[str, Any]) -> int:
+    """Tokens that an answer has at most, by lm-eval's generation options."""
+    limits = (options[name] for name in _LIMITS if options.get(name) is not None)
+    return int(next(limits, DEFAULT_MAX_TOKENS))
 
 
 def chat_renderer(

@@ -23,7 +23,7 @@ from kick.errors import KickError
 from kick.records import Request, Response, Sample, TaskSpec
 from kick.tasks import confidence, forms
 from kick.tasks.files import texts
-from kick.tasks.generation import chat_renderer, generate_request
+from kick.tasks.generation import chat_renderer, generate_request, longest
 from kick.tasks.protocol import facts_of
 from kick.tasks.task import ABOUT, Aggregate, FunctionName, Item, digest
 
@@ -52,6 +52,7 @@ class HarnessTask:
         self.written = config
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.generates = task.OUTPUT_TYPE == "generate_until"
+        self.longest = longest(task.config.generation_kwargs or {}) if self.generates else 0
         self.reads_text = task.OUTPUT_TYPE == "loglikelihood_rolling"
         self.about: Mapping[str, str] = {
             key: str(self.options[key]) for key in ABOUT if self.options.get(key)

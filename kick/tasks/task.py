@@ -68,6 +68,7 @@ class Task(Protocol):
     scoring: str
     needs_reference: bool  # its requests are made of the dense model's answers
     generates: bool  # its answers are generated text
+    longest: int  # tokens that a generated answer has at most, 0 if none is generated
     reads_text: bool  # its score is the likelihood of running text: perplexity
     reads_states: bool  # its requests are of hidden states inside the model
     default_shots: int

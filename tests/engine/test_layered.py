@@ -161,13 +161,40 @@ def test_what_would_read_all_weights_for_each_token_is_refused_with_the_arithmet
         engine.answer([Request("generate", TEXT, until=("\n",), max_tokens=8)])
 
 
-def test_answers_are_generated_on_request_at_a_pass_for_each_token(stored, tokenizer):
-    folder, model = stored("llama")
-    engine = LayeredEngine(Layered(folder), tokenizer, how=Passing(generate=True))
+@pytest.mark.parametrize(("name", "read"), [("llama", 4), ("mixtral", 4), ("bloom", 0)])
+def test_answers_are_generated_on_request_at_a_pass_for_each_token(
+    name, read, stored, tokenizer, monkeypatch
+):
+    """Where packs may be trusted, what was read is kept: a pass after the first has a token per row."""
+    folder, model = stored(name)
+    engine, run, tokens = (
+        LayeredEngine(Layered(folder), tokenizer, how=Passing(generate=True)),
+        passes.run,
+        [],
+    )
+    monkeypatch.setattr(
+        "kick.engine.layers.reader.run", lambda *given: tokens.append(given[1][0].tokens) or run(*given)
+    )
     asked = [Request("generate", text, until=("\n",), max_tokens=4) for text in (TEXT, "One", TEXT[:20])]
     found = engine.answer(asked)
     assert [one.tokens for one in found] == [one.tokens for one in Engine(model, tokenizer).answer(asked)]
     assert engine.notes()["passes"] <= 4
+    assert [count <= 3 for count in tokens[1:]] == [read > 0] * (len(tokens) - 1)
+
+
+def test_a_draft_of_an_answer_is_checked_in_a_pass(stored, tokenizer, tmp_path):
+    folder, _ = stored("llama")
+    asked = [Request("generate", TEXT, until=("\n",), max_tokens=12)]
+    with Reference(tmp_path, write=True) as reference:
+        wanted = LayeredEngine(
+            Layered(folder), tokenizer, reference=reference, how=Passing(generate=True)
+        ).answer(asked)
+    engine = LayeredEngine(
+        Layered(folder), tokenizer, reference=Reference(tmp_path), how=Passing(generate=True)
+    )
+    assert engine.answer(asked) == wanted
+    assert wanted[0].count == 12
+    assert engine.notes()["passes"] <= 7
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(stored, tokenizer):

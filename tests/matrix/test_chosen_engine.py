@@ -70,7 +70,7 @@ WHOLE = "flap needs the whole model at once"
 @pytest.mark.parametrize(
     ("old", "new", "sources", "free", "reason"),
     [
-        ("prose", "diverge", BIG, 20, "diverge has answers generated"),
+        ("prose", "write", BIG, 20, "write has answers generated"),
         ("variants:", "dtype: bfloat16\nvariants:", BIG, 10, BFLOAT16),
         ("prose", "prose", QUANTIZED, 20, "dense is quantized"),
         ("method: wanda", "method: flap", FLAP, 20, WHOLE),
@@ -100,10 +100,23 @@ def test_a_recipe_that_layered_cannot_carry_out_is_refused_with_its_line(old, ne
 
 
 def test_answers_are_generated_layer_by_layer_only_if_that_is_asked_for():
-    text = TEXT.replace("prose", "diverge").replace("variants:", engine("auto", ", generate: true"))
+    text = TEXT.replace("prose", "write").replace("variants:", engine("auto", ", generate: true"))
     assert planned(text, BIG).engine.name == "layered"
+    with pytest.raises(KickError, match=r"32 passes over 14\.0 GB of weights, 448\.0 GB in all, per variant"):
+        planned(TEXT.replace("prose", "write").replace("variants:", engine("layered")), BIG)
     text = TEXT.replace("variants:", engine("auto", ", memory: 3GB"))
     assert parse(text, "m.yaml").engine.memory == 3 * 10**9
+
+
+@pytest.mark.parametrize("name", ["auto", "layered"])
+def test_dense_continues_prefixes_block_by_block_and_the_plan_says_what_that_takes(name):
+    found = planned(TEXT.replace("prose", "diverge").replace("variants:", engine(name)), BIG)
+    assert found.engine.name == "layered"
+    assert found.engine.generated == {
+        "diverge": "diverge: dense's continuations are generated once: at most 48 passes over 14.0 GB of "
+        "weights, 672.0 GB in all"
+    }
+    assert planned(TEXT.replace("variants:", engine(name)), BIG).engine.generated == {}
 
 
 def test_the_presets_are_answered_in_memory():

@@ -45,6 +45,7 @@ class Asked:
     scoring: str = "s"
     needs_reference: bool = False
     generates: bool = False
+    longest: int = 0
     reads_text: bool = False
     reads_states: bool = False
     default_shots: int = 0
@@ -58,7 +59,8 @@ class Asked:
 TASKS = {
     "facts": Asked("facts", "d1", default_shots=5),
     "prose": Asked("prose", "d2", size=None, reads_text=True),
-    "diverge": Asked("diverge", "d3", needs_reference=True),
+    "diverge": Asked("diverge", "d3", needs_reference=True, generates=True, longest=48),
+    "write": Asked("write", "d4", generates=True, longest=32),
 }
 
 

@@ -129,6 +129,34 @@ def test_a_group_reads_each_block_once_per_variant_and_stores_no_weights(tmp_pat
         assert result.seconds["answer"] > 0
 
 
+def test_fidelity_goes_through_the_blocks_with_the_group_once_dense_has_continued(tmp_path, monkeypatch):
+    tasks = "tasks: [kick_mini_mcq, kick_mini_perplexity]"
+    limits = "{kick_mini_mcq: 5, kick_mini_perplexity: 2}"
+    found = {}
+    for way, engine in (("together", LAYERED), ("memory", PACKED)):
+        text = matrix(engine).replace(tasks, "tasks: [kick_mini_fidelity]").replace(limits, "3")
+        with monkeypatch.context() as patch:
+            patch.setattr("kick.sweep.onepass.Apart.__call__", None)  # nothing is compressed to a folder
+            before = api.plan(text, out=str(tmp_path / way)).lines()
+            assert run(text, tmp_path / way).failed == 0
+            after = api.plan(text, out=str(tmp_path / way)).lines()
+        said = "kick_mini_fidelity: dense's continuations are generated once: at most 48 passes over"
+        assert [any(line.startswith(said) for line in lines) for lines in (before, after)] == [
+            way == "together",
+            False,
+        ]
+        found[way] = answers(tmp_path / way)
+    assert found["together"].keys() == found["memory"].keys()
+    for key, (responses, result) in found["together"].items():
+        dense = result.cell.variant.dense
+        assert dense or result.provenance["engine"]["passes"] == 1
+        for one, two in zip(responses, found["memory"][key][0], strict=True):
+            assert [answer.tokens for answer in one] == [answer.tokens for answer in two]
+            values, others = dict(one[-1].values), dict(two[-1].values)
+            assert values == pytest.approx(others, rel=1e-4, abs=1e-5, nan_ok=True)
+            assert (values["kl_mean"] < 1e-6) is dense
+
+
 def test_a_cell_is_asked_again_block_by_block_if_it_was_measured_so(once, loads, monkeypatch):
     monkeypatch.setattr("kick.model.load", None)  # the model whole is never in memory
     stored = Store(str(once), "m")

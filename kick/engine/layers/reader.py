@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import psutil
+import torch
 from torch import Tensor
 
-from kick.engine import budget, whole
+from kick.engine import budget, limits, whole
 from kick.engine.layers import COPIES, SHARE, Passing
 from kick.engine.layers.forwards import SharedForward, forwards
 from kick.engine.layers.network import LayeredNetwork
 from kick.engine.layers.passes import Forward, run
+from kick.engine.network import Network
+from kick.engine.packed.decode import Decode
 from kick.engine.packed.draft import Acceptance
 from kick.engine.packed.trust import stretched_beyond, trusted_length
 from kick.engine.reader import Reader
@@ -106,14 +110,22 @@ class LayeredReader(Reader):
             now = [jobs.pop(0)]
             while jobs and self.bytes_of([job for job, _ in (*now, jobs[0])]) <= self.memory:
                 now.append(jobs.pop(0))
-            self.network.release()
-            run(self.network, [job.forward for job, _ in now])
-            self.passes += 1
+            self.run([job.forward for job, _ in now])
             for job, part in now:
                 yield part, job.found(job.forward)
 
+    def run(self, forwards: Sequence[Forward]) -> None:
+        """Run these in a pass over the blocks, without the head beside them."""
+        self.network.release()
+        run(self.network, forwards)
+        self.passes += 1
+
     def decode(self, rows: Sequence[Decoding], drafts: Mapping[int, tuple[int, ...]]) -> Iterator[int]:
-        """Finish every row, a token of each per pass; their indices as they are done.
+        """Finish every row, a token of each per pass; their indices as they are done. `drafts`: answers to be
+        checked, by index.
+
+        Prompts are read first, `batch_tokens` in a pass; their keys and values are kept, within the budget.
+        A model that packs may not be trusted with has each row's tokens read anew in each pass.
 
         Raises KickError unless `generate` is set: each step reads all weights.
         """
@@ -130,8 +142,21 @@ class LayeredReader(Reader):
             raise KickError("the engine 'layered' obeys no generation_config; expected: greedy")
         if self.noted is not None:
             return
-        going = [i for i, row in enumerate(rows) if not row.done]
-        yield from sorted(set(range(len(rows))) - set(going))
+        packed = [i for i, row in enumerate(rows) if not row.done and self._packs(row)]
+        mine = {place: drafts[i] for place, i in enumerate(packed) if i in drafts}
+        network, room = _InPasses(self), (self.memory, limits.ROWS)
+        own = [rows[i] for i in packed]
+        for place in Decode(network, own, self.batch_tokens, room, mine, self.acceptance):
+            yield packed[place]
+        yield from self._step_by_step(rows, sorted(set(range(len(rows))) - set(packed)))
+
+    def _packs(self, row: Decoding) -> bool:
+        return self.packed and (self.trusted is None or len(row.prompt) + row.limit <= self.trusted)
+
+    def _step_by_step(self, rows: Sequence[Decoding], chosen: Sequence[int]) -> Iterator[int]:
+        """Finish these rows, each read from its beginning at every token."""
+        going = [i for i in chosen if not rows[i].done]
+        yield from sorted(set(chosen) - set(going))
         while going:
             readings = [((*rows[i].prompt, *rows[i].tokens), 1) for i in going]
             for found in list(self._read(readings)):
@@ -141,6 +166,27 @@ class LayeredReader(Reader):
                     rows[going[place]].accept(pick(logits[0], rows[going[place]]))
             yield from (i for i in going if rows[i].done)
             going = [i for i in going if not rows[i].done]
+
+
+class _InPasses(Network):
+    """A layered network, each of whose forwards is a pass over the blocks, with our attention."""
+
+    def __init__(self, reader: LayeredReader):
+        vars(self).update(vars(reader.network))
+        self.reader = reader
+
+    @torch.inference_mode()
+    def hidden(self, ids: Tensor, **options: Any) -> Tensor:
+        """Last hidden states (B, T, H) of token ids (B, T); `options` are the model's own keywords."""
+        forward = Forward(ids, options, self.ours)
+        self.reader.run([forward])
+        if forward.hidden is None:
+            raise RuntimeError("a forward has not been run")
+        return forward.hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V) in float32 of hidden states (N, H)."""
+        return self.reader.network.logits(hidden)
 
 
 class VariantReader(LayeredReader):
