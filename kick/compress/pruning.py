@@ -14,6 +14,9 @@ from kick.errors import CellFailed, KickError
 from kick.model import Linear, blocks, linears
 
 
+_PART = 2**18  # weights that are set at a time
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How many go, and what they are compared with."""
@@ -44,7 +47,9 @@ def prune(block: Block, linear: Linear, saliency: Tensor, how: Comparison) -> No
 
 def clear(weight: Tensor, kept: Tensor) -> None:
     """Set finite weights (out, in) to +0 where `kept` is False, in place."""
-    weight.mul_(kept.to(weight.dtype)).add_(0.0)  # -0 + 0 is +0; a masked fill takes twenty times as long
+    rows = max(1, _PART // weight.shape[1])
+    for own, part in zip(weight.split(rows), kept.split(rows), strict=True):  # parts that stay in the cache
+        own.mul_(part.to(weight.dtype)).add_(0.0)  # -0 + 0 is +0; a masked fill takes twenty times as long
 
 
 def put(block: Block, linear: Linear, kept: Tensor, sparsity: Sparsity | None = None) -> None:

@@ -19,6 +19,7 @@ from kick.model import counting
 
 Group = Literal["row", "matrix"]
 Ties = str  # "exact" or "authors", as the options of the methods say
+_BUFFER = 2**18  # values that are selected from at a time
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,17 @@ def mask(saliency: Tensor, sparsity: Sparsity, group: Group = "row", ties: Ties 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
     """The k-th smallest (k from 1) of each row, (rows, 1)."""
-    if values.device.type == "cpu" and values.dtype == torch.float32:
-        # numpy selects four times as fast as torch on a CPU
-        return torch.from_numpy(np.partition(values.numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
-    return values.kthvalue(k, dim=1, keepdim=True).values
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return values.kthvalue(k, dim=1, keepdim=True).values
+    # numpy selects four times as fast as torch on a CPU, in place in a buffer that stays in the cache
+    given, rows = values.numpy(), max(1, _BUFFER // values.shape[1])
+    found, buffer = np.empty((len(given), 1), np.float32), np.empty((rows, given.shape[1]), np.float32)
+    for start in range(0, len(given), rows):
+        part = buffer[: len(given) - start]
+        part[:] = given[start : start + rows]
+        part.partition(k - 1, axis=1)
+        found[start : start + rows] = part[:, k - 1 : k]
+    return torch.from_numpy(found)
 
 
 def _smallest(values: Tensor, k: int) -> Tensor:
