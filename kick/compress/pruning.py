@@ -13,7 +13,6 @@ from kick.compress.sparsity import Group, Sparsity, Ties, mask
 from kick.errors import CellFailed, KickError
 from kick.model import Linear, blocks, linears
 
-
 _PART = 2**18  # weights that are set at a time
 
 

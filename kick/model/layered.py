@@ -75,6 +75,7 @@ class Layered:
                 f"{error if str(error) else type(error).__name__}"
             ) from error
         self.path, self.modules = block_list(self.model)
+        self.tried: Any = None  # what an engine found out about the model by running its first blocks
         self._sort()
         self._held: dict[int, list[tuple[dict[str, Any], str, Any]]] = {}
 

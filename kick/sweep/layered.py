@@ -34,16 +34,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+OpenModels = dict[ModelSpec, tuple[Layered, "PreTrainedTokenizerBase"]]  # to be read again
+
+
 @contextmanager
 def opened(
-    variant: Variant, data_root: str | None, seconds: dict[str, float]
+    variant: Variant, data_root: str | None, seconds: dict[str, float], loaded: OpenModels | None = None
 ) -> Iterator[tuple[Layered, PreTrainedTokenizerBase, Mapping[str, Any]]]:
     """The variant's model, its tokenizer and the report on its compression, for as long as this is open.
 
-    Raises CellFailed for a recipe that needs the whole model, or another type than float32.
+    loaded: what `load` keeps. Raises CellFailed for a recipe that needs the whole model, or another type than
+    float32.
     """
     with timed(seconds, "load"):
-        layered, tokenizer = load(variant.model)
+        layered, tokenizer = load(variant.model, loaded)
     if not variant.recipe:
         size = footprint(layered.model, {}, _zeros(layered))
         yield layered, tokenizer, {"footprint": size | as_loaded(layered.model)}
@@ -64,14 +68,22 @@ def opened(
     shutil.rmtree(folder)
 
 
-def load(spec: ModelSpec) -> tuple[Layered, PreTrainedTokenizerBase]:
-    """A resolved model, layered, and its tokenizer. Raises KickError as `kick.model.load` does."""
+def load(spec: ModelSpec, loaded: OpenModels | None = None) -> tuple[Layered, PreTrainedTokenizerBase]:
+    """A resolved model, layered, and its tokenizer; kept in `loaded`, and with it what an engine finds out.
+
+    Raises KickError as `kick.model.load` does.
+    """
     folder = locate(spec.name, spec.revision)
     check_unchanged(spec, folder)
+    if loaded and spec in loaded:
+        loaded[spec][0].drop_all()  # of a job that failed within a block
+        return loaded[spec]
     layered = Layered(folder, getattr(torch, spec.dtype), paths.device())
     note_origin(layered.model, files_of(spec.name, folder), folder, layered.model.config)
     tokenizer = tokenizer_of(spec)
     check_vocabulary(tokenizer, layered.model.get_input_embeddings().weight.shape[0])
+    if loaded is not None:
+        loaded[spec] = layered, tokenizer
     return layered, tokenizer
 
 

@@ -82,10 +82,12 @@ class Worker:
     _compressor: Compressor | None = field(default=None, repr=False)
     _leaks: LeakCheck | None = field(default=None, repr=False)
     _stopping: dict[Any, Stopping] = field(default_factory=dict, repr=False)
+    _layered: layered.OpenModels = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        state = {**self.__dict__, "_tasks": {}, "_compressor": None, "_leaks": None, "_stopping": {}}
+        empty = {"_tasks": {}, "_compressor": None, "_leaks": None, "_stopping": {}, "_layered": {}}
+        state = {**self.__dict__, **empty}
         return lean.arrive, (lean.Prepared(), type(self), state)
 
     def __call__(self, job: Job) -> None:
@@ -137,7 +139,7 @@ class Worker:
         seconds: dict[str, float] = {}
         members: list[Member] = []
         with timed(seconds, "load"):
-            network, tokenizer = layered.load(job.variant.model)
+            network, tokenizer = layered.load(job.variant.model, self._layered)
             self._load_tasks()
         job, known = self._reference(job, store, tokenizer)
         with known as reference:
@@ -170,7 +172,7 @@ class Worker:
     def _model(self, variant: Variant, seconds: dict[str, float]) -> Iterator[tuple[Any, Any, Any]]:
         """The variant's model, in memory, layered or served, its tokenizer, the report on its compression."""
         if self.backend == LAYERED:
-            with layered.opened(variant, self.data_root, seconds) as made:
+            with layered.opened(variant, self.data_root, seconds, self._layered) as made:
                 yield made
             return
         if self.backend == VLLM:

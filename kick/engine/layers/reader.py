@@ -35,7 +35,8 @@ class LayeredReader(Reader):
         how = how or Passing()
         self.generate = how.generate
         self.layered = layered
-        self.network: LayeredNetwork = LayeredNetwork(layered)
+        self.network: LayeredNetwork = layered.tried or LayeredNetwork(layered)
+        layered.tried = self.network
         self.packed = self.network.packed
         self.batch_tokens = batch_tokens or budget.batch_tokens(self.network.device)
         config = layered.model.config
