@@ -76,6 +76,9 @@ def reference_folder(root: str, matrix: str, dense: Variant, engine: str = "") -
     return (cache_root() / "reference" / matrix if "://" in root else beside) / name
 
 
+EXPERTS = 2**30  # bytes of a block's experts, in float32, up to which a block of a large model is read whole
+
+
 def offload_folder() -> Path | None:
     """The folder for hidden states and sums of gradients, in place of memory, while a model is calibrated.
 

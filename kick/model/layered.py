@@ -33,13 +33,15 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from kick import paths
 from kick.errors import KickError
-from kick.model import elsewhere, textual
+from kick.model import elsewhere, experts, textual
 from kick.model.packed import product
 from kick.model.source import UNREADABLE, quiet
 from kick.model.stored import StoredTensor, stored
 from kick.model.structure import block_list, skeleton
 from kick.model.unpacking import unpacking
+from kick.paths import EXPERTS
 
 ROWS = 4096  # of the head that are read at a time
 OUTSIDE = -1  # the part that is not in any block
@@ -56,11 +58,17 @@ class Layered:
     """
 
     def __init__(
-        self, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", packed: bool = False
+        self,
+        folder: Path,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        packed: bool = False,
+        whole: int | None = None,
     ):
         """Raises KickError for a checkpoint that transformers cannot load, or that is not whole.
 
-        packed: read compressed-tensors' packed format too.
+        packed: read compressed-tensors' packed format too. whole: bytes up to which a block's experts are
+        in memory together, EXPERTS by default; larger ones are read one at a time, see `experts`.
         """
         self.folder, self.device, self.working, self.packed = folder, torch.device(device), dtype, packed
         self.stored = stored(folder)
@@ -77,6 +85,7 @@ class Layered:
         self.path, self.modules = block_list(self.model)
         self.tried: Any = None  # what an engine found out about the model by running its first blocks
         self._sort()
+        self._apart(EXPERTS if whole is None else whole)
         self._held: dict[int, list[tuple[dict[str, Any], str, Any]]] = {}
 
     def _build(self, dtype: torch.dtype) -> None:
@@ -127,6 +136,7 @@ class Layered:
         known, prefix = self.model.state_dict(), self.model.base_model_prefix
         self.parts: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
         self.sources: dict[str, list[StoredTensor]] = defaultdict(list)  # by the parameter's own name
+        self._made_of: dict[str, list[tuple[str, str | None, Any]]] = defaultdict(list)  # the same, with keys
         self.plain: dict[str, str] = {}  # parameter -> the one stored tensor that it is
         for key, one in self.stored.items():
             name, pattern = rename_source_key(key, renamings, converters, prefix, known)
@@ -136,6 +146,7 @@ class Layered:
                 continue
             self.parts[self.part_of(name)][key] = one
             self.sources[name].append(one)
+            self._made_of[name].append((key, pattern, one))
             if pattern is None and one.shape == tuple(known[name].shape):
                 self.plain[name] = key
         sizes: Counter[torch.dtype] = Counter()
@@ -143,6 +154,26 @@ class Layered:
             for one in self.parts[index].values():
                 sizes[one.dtype] += one.nbytes
         self.dtype = sizes.most_common(1)[0][0]
+
+    def _apart(self, whole: int) -> None:
+        """Which blocks have their experts read one at a time."""
+        self.experts: dict[int, dict[str, experts.Pieces]] = {}  # by block and the module's name in it
+        self.opened: dict[int, list[experts.Experts]] = {}  # of blocks that are there
+        converters = [one for one in self.how.weight_mapping if isinstance(one, WeightConverter)]
+        for index, block in enumerate(self.modules):
+            found = experts.found(block, f"{self.path}.{index}", self._made_of, converters)
+            size = sum(
+                getattr(block.get_submodule(name), leaf).numel()
+                for name, one in found.items()
+                for leaf in one
+            )
+            if found and size * self.working.itemsize > whole:
+                self.experts[index] = found
+
+    def _apart_keys(self, index: int) -> set[str]:
+        """The stored tensors of a block that are not read with it."""
+        pieces = [one for parts in self.experts.get(index, {}).values() for one in parts.values()]
+        return {piece.key for parts in pieces for expert in parts for piece in expert}
 
     def part_of(self, name: str) -> int:
         """The number of the block that a parameter is in, OUTSIDE for none."""
@@ -157,11 +188,22 @@ class Layered:
 
     def load(self, index: int) -> nn.Module:
         """Read a block's weights; the block."""
-        self._fill(self.parts[index], index, self.modules[index])
-        return self.modules[index]
+        apart, block = self._apart_keys(index), self.modules[index]
+        self._fill({key: one for key, one in self.parts[index].items() if key not in apart}, index, block)
+        like = torch.empty(0, dtype=self.working, device=self.device)
+        scratch = paths.offload_folder() or paths.cache_root() / "experts"
+        self.opened[index] = [
+            experts.Experts(block.get_submodule(name), name, pieces, like, scratch)
+            for name, pieces in self.experts.get(index, {}).items()
+        ]
+        for one in self.opened[index]:
+            one.open()
+        return block
 
     def drop(self, part: int) -> None:
         """Let a part's weights go."""
+        for one in self.opened.pop(part, []):
+            one.close()
         for table, leaf, empty in self._held.pop(part, []):
             table[leaf] = empty
 
@@ -223,11 +265,17 @@ class Layered:
     # ---------------------------------------------------------------------------------- names
 
     def own(self, part: int) -> dict[str, Tensor]:
-        """The tensors of a part that a checkpoint holds, by the model's names, tied ones once."""
+        """The tensors of a part that a checkpoint holds, by the model's names, tied ones once, and no experts
+        that are read one at a time."""
         ignored = set(self.model._keys_to_ignore_on_save or ()) | self.model.all_tied_weights_keys.keys()
         found = self.model.state_dict()
         mine = {name: one for name, one in found.items() if self.part_of(name) == part}
-        return {name: one for name, one in mine.items() if name not in ignored}
+        apart = {
+            f"{self.path}.{part}.{name}.{leaf}"
+            for name, one in self.experts.get(part, {}).items()
+            for leaf in one
+        }
+        return {name: one for name, one in mine.items() if name not in ignored | apart}
 
     def as_saved(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by the model's names -> by those of the file that transformers would save."""

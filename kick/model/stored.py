@@ -103,17 +103,31 @@ class StoredTensor:
         return values if self.held is None else values.to(self.held)
 
     def _into(self, flat: Tensor, skip: int) -> None:
-        view = _bytes_of(flat)
         descriptor = os.open(self.file, os.O_RDONLY)
         try:
-            at = 0
-            while at < len(view):
-                got = os.preadv(descriptor, [view[at:]], self.start + skip + at)
-                if not got:
-                    raise KickError(f"{self.file} ends before the values that its header announces")
-                at += got
+            read_into(descriptor, flat, self.start + skip)
+        except EOFError:
+            raise KickError(f"{self.file} ends before the values that its header announces") from None
         finally:
             os.close(descriptor)
+
+
+def read_into(descriptor: int, tensor: Tensor, start: int) -> None:
+    """Fill a tensor with the bytes of a file from `start` on. Raises EOFError if there are too few."""
+    view, at = _bytes_of(tensor.reshape(-1)), 0
+    while at < len(view):
+        got = os.preadv(descriptor, [view[at:]], start + at)
+        if not got:
+            raise EOFError
+        at += got
+
+
+def write_from(descriptor: int, tensor: Tensor, start: int) -> None:
+    """Write a tensor's values to a file from `start` on."""
+    view = _bytes_of(tensor.detach().cpu().contiguous().reshape(-1))
+    while len(view):
+        done = os.pwrite(descriptor, view, start)
+        start, view = start + done, view[done:]
 
 
 def _bytes_of(flat: Tensor) -> memoryview:
@@ -193,11 +207,8 @@ class TensorFile:
             raise ValueError(f"{name} is in {self.path} already")
         start = self.end
         for part in parts:
-            view = _bytes_of(part)
-            while len(view):
-                done = os.pwrite(self.descriptor, view, 8 + self.room + self.end)
-                self.end += done
-                view = view[done:]
+            write_from(self.descriptor, part, 8 + self.room + self.end)
+            self.end += part.nbytes
         offsets = [start, self.end]
         self.entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
         return StoredTensor(self.path, dtype, shape, 8 + self.room + start)

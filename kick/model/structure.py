@@ -35,6 +35,7 @@ EXCLUDED = {
     "A_log": "the state matrix of a state space model, not multiplied with activations",
 }
 
+SOURCE = "kick_experts"  # attribute of a module whose experts are read one at a time: `kick.model.experts`
 PACKED = "kick_packed"  # attribute of a module whose weight is in a format of another library: the format
 
 
@@ -50,9 +51,9 @@ class Linear:
     @property
     def weight(self) -> Tensor:
         """A view (out, in) of the parameter itself: writing into it changes the model."""
-        data = getattr(self.module, self.parameter).data
         if self.expert is not None:
-            return data[self.expert]
+            return expert_weight(self.module, self.parameter, self.expert)
+        data = getattr(self.module, self.parameter).data
         return data.t() if isinstance(self.module, Conv1D) else data
 
     @property
@@ -84,6 +85,13 @@ class Linear:
             raise ValueError(f"{self.name} is a slice of a parameter shared with other experts")
         data = weight.t() if isinstance(self.module, Conv1D) else weight
         setattr(self.module, self.parameter, nn.Parameter(data.contiguous(), requires_grad=False))
+
+
+def expert_weight(module: nn.Module, parameter: str, expert: int) -> Tensor:
+    """An expert's matrix (out, in): a slice of the parameter, or read from where the experts are."""
+    source = getattr(module, SOURCE, None)
+    held = getattr(module, parameter).data
+    return held[expert] if source is None else source.weight(parameter, expert)
 
 
 def block_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -130,7 +138,7 @@ def linears(block: nn.Module, skip_packed: bool = False) -> list[Linear]:
         module = block.get_submodule(owner)
         if leaf == "weight" and isinstance(module, (nn.Linear, Conv1D)):
             found.append(Linear(owner, module))
-        elif _is_experts(module) and leaf in ("gate_up_proj", "down_proj"):
+        elif is_experts(module) and leaf in ("gate_up_proj", "down_proj"):
             found += [Linear(f"{owner}.{e}.{leaf}", module, leaf, e) for e in range(parameter.shape[0])]
         elif skip_packed and parameter.ndim == 3:
             found += [Linear(f"{path}.{e}", module, leaf, e) for e in range(parameter.shape[0])]
@@ -236,7 +244,9 @@ def _experts_hook(mine: dict[tuple[int, str], Linear], see: See, gated: bool) ->
             if (expert, "gate_up_proj") in mine:
                 see(mine[expert, "gate_up_proj"], _times(state, factor))
             if (expert, "down_proj") in mine:
-                gate, up = nn.functional.linear(state, module.gate_up_proj[expert]).chunk(2, dim=-1)
+                gate, up = nn.functional.linear(state, expert_weight(module, "gate_up_proj", expert)).chunk(
+                    2, dim=-1
+                )
                 see(mine[expert, "down_proj"], _times(module.act_fn(gate) * up, factor))
 
     return hook
@@ -251,7 +261,7 @@ def _times(x: Tensor, factor: Tensor | None) -> Tensor:
     return x if factor is None else x.float() * factor
 
 
-def _is_experts(module: nn.Module) -> bool:
+def is_experts(module: nn.Module) -> bool:
     """Experts as Mixtral and Qwen3-MoE hold them: gate_up_proj (E, 2I, H), down_proj (E, H, I), no biases."""
     up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
     if not (isinstance(up, nn.Parameter) and isinstance(down, nn.Parameter) and up.ndim == down.ndim == 3):

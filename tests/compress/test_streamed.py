@@ -33,6 +33,9 @@ RECIPES = {
     "wanda": WANDA,
     "sparsegpt": [canonical("sparsegpt", {"sparsity": "2:4"})],
     "gptq": GPTQ,
+    "random": [canonical("random", {"sparsity": 0.5})],
+    "awq": [canonical("awq", {"bits": 4, "group_size": 8})],
+    "admm": [canonical("admm", {"sparsity": 0.5})],
     "global": [canonical("magnitude", {"sparsity": 0.3, "per": "global"})],
     "owl, hqq": [canonical("owl", {"sparsity": 0.5}), canonical("hqq", {"bits": 4, "group_size": 8})],
     "gptq, wanda": [*GPTQ, *WANDA],
@@ -102,12 +105,47 @@ def same(one, other):
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma3"])
 @pytest.mark.parametrize("recipe", ["wanda", "sparsegpt", "gptq"])
 def test_masks_and_weights_are_those_of_the_way_through_memory(recipe, name, tmp_path):
+    check(recipe, name, tmp_path)
+
+
+APART = ["wanda", "sparsegpt", "gptq", "random", "awq", "admm"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "dtype"),
+    [
+        *((one, "mixtral", None) for one in APART),
+        ("wanda", "qwen3_moe", None),
+        ("wanda", "mixtral", "bfloat16"),
+    ],
+)
+def test_with_one_matrix_of_an_expert_in_memory_too(recipe, name, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("kick.model.layered.EXPERTS", 0)
+    monkeypatch.setenv("KICK_OFFLOAD", str(tmp_path))
+    whole = []
+    load = Layered.load
+
+    def watched(self, index):
+        block = load(self, index)
+        whole.extend(one for one in block.parameters() if one.ndim == 3 and not one.is_meta)
+        whole.extend(one for one in self.opened[index] if one.held.numel())
+        assert self.opened[index]
+        return block
+
+    monkeypatch.setattr(Layered, "load", watched)
+    check(recipe, name, tmp_path, dtype)
+    assert not whole, "experts are read as they are asked for"
+
+
+def check(recipe, name, tmp_path, dtype=None):
+    """Compression of a checkpoint of float32, stored in that type, against compression in memory."""
     folder = stored(made(name), tmp_path / "model")
-    manifest = compress_checkpoint(str(folder), RECIPES[recipe], SPEC, tmp_path / "out")
+    manifest = compress_checkpoint(str(folder), RECIPES[recipe], SPEC, tmp_path / "out", dtype=dtype)
     model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-    wanted = in_memory(model, RECIPES[recipe], tmp_path / "memory")
+    wanted = in_memory(model, RECIPES[recipe], tmp_path / "memory", dtype and getattr(torch, dtype))
     same(tensors(tmp_path / "out"), tensors(tmp_path / "memory"))
-    if recipe != "gptq":
+    masked = recipe not in ("gptq", "awq")
+    if masked:
         masks = [load_file(tmp_path / way / "kick" / "masks.safetensors") for way in ("out", "memory")]
         same(*masks)
     assert plain(manifest) == plain(wanted)
@@ -116,7 +154,7 @@ def test_masks_and_weights_are_those_of_the_way_through_memory(recipe, name, tmp
     assert manifest["logit_difference"] == 0
     assert sorted(one.name for one in (tmp_path / "out" / "kick").iterdir()) == [
         "manifest.json",
-        *(["masks.safetensors"] if recipe != "gptq" else []),
+        *(["masks.safetensors"] if masked else []),
     ]
 
 

@@ -105,7 +105,8 @@ class _Compression:
         offload = paths.offload_folder()
         found = resolve(self.given) if isinstance(self.given, str) else self.given
         self.folder = locate(found.name, found.revision)
-        self.layered = Layered(self.folder, torch.float32, paths.device())
+        whole = {"whole": 2**63} if len(self.recipe) > 1 else {}  # between two steps a block is kept whole
+        self.layered = Layered(self.folder, torch.float32, paths.device(), **whole)
         model = self.layered.model
         tokenizer = tokenizer_of(found)
         check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
@@ -124,6 +125,8 @@ class _Compression:
         identity = self._identity(found, sequences)
         supply = BlockSupply(self.layered, target, identity, context, self.dtype)
         context.supply = supply
+        if self.layered.experts:
+            context.masks = record.Bits()
         if not self.packed:
             supply.progress.grid = None
         if supply.progress.manifest is None:

@@ -43,6 +43,27 @@ def mask(packed: Tensor, columns: int) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=columns)).bool()
 
 
+class Bits(dict[str, Tensor]):
+    """Masks by name, kept as bits: as bytes those of all experts of a block are as large as one expert."""
+
+    def __setitem__(self, name: str, kept: Tensor) -> None:
+        super().__setitem__(name, (bits(kept), kept.shape[1]))  # type: ignore[assignment]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return mask(*super().__getitem__(name))  # type: ignore[misc]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The mask of that name, else the default."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def items(self) -> Any:
+        """Names and masks, each made as it is asked for."""
+        return ((name, self[name]) for name in self)
+
+
 class BetweenSteps:
     """A folder of blocks as a step left them: weights, masks, patterns and formats."""
 

@@ -22,6 +22,7 @@ from kick.compress.calibrate.walk import Feed
 from kick.compress.context import Calibration
 from kick.compress.method import build
 from kick.compress.scope import Scope
+from kick.compress.streamed import record
 from kick.compress.streamed.tally import Tally
 from kick.model import linears
 from kick.model.layered import Layered
@@ -45,6 +46,8 @@ class Stepwise:
         self.device, self.seconds = layered.device, 0.0
         self.tally = Tally(layered.model)
         context.supply, context.scope = self, Scope.of(step)
+        if layered.experts:
+            context.masks = record.Bits()
         self._rows = {token for ids in context for token in ids.flatten().tolist()}
         self._scratch = tempfile.TemporaryDirectory(dir=context.offload)
         self.feed = Feed(layered.model, list(layered.modules), context, Path(self._scratch.name))

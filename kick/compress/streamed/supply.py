@@ -188,11 +188,24 @@ class BlockSupply:
         tensors |= plain if tensors else self.layered.as_saved(plain)
         for name, tensor in tensors.items():
             self._write(name, tensor)
+        self._store_experts(index, path)
         for name, kept in self.calibration.masks.items():
             self.masks.add(name, record.bits(kept))
         args, kwargs = self.probing.calls[0][index]
         self.output = self.layered.modules[index](self.state, *args, **kwargs)
         self.state = hidden_of(self.output)
+
+    def _store_experts(self, index: int, path: str) -> None:
+        """Write those of a block's experts that are read one at a time, by the names of their own file."""
+        for one in self.layered.opened[index]:
+            for key, parameter, tensor in one.saved():
+                dtype = self.dtype_of(one.name(path, parameter))
+                rounded = tensor.to(dtype)
+                if not torch.isfinite(rounded.sum(dtype=torch.float32)):
+                    raise CellFailed(f"{key} does not fit into {dtype}: choose another --dtype")
+                if not torch.equal(rounded.to(tensor.dtype), tensor):
+                    tensor.copy_(rounded)
+                self._write(key, rounded)
 
     def _write(self, name: str, tensor: Tensor) -> None:
         """Append a tensor to the checkpoint and read it back. Raises CellFailed if that gives another."""
