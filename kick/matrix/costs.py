@@ -43,6 +43,7 @@ SIMPLE = 2e-8
 READ = 5e8  # bytes per second
 SAMPLE = 1500  # bytes of a stored item
 _BLOCK = re.compile(r"\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,14 @@ def shape(folder: Path) -> Shape:
         sizes |= {name: tuple(one["shape"]) for name, one in found.items()}
         stored += sum(end - start for start, end in (one["data_offsets"] for one in found.values()))
     blocks: dict[str, int] = {}
+    experts: dict[str, int] = {}  # parameters of a block that are in experts, each with a number of its own
     widest, largest, edges = 1, 0, 0
     for name, size in sizes.items():
         number = _BLOCK.search(name)
         if number:
             blocks[number[1]] = blocks.get(number[1], 0) + math.prod(size)
+            if _EXPERT.search(name):
+                experts[number[1]] = experts.get(number[1], 0) + math.prod(size)
             widest = max([widest, *(size[-1:] if len(size) >= 2 else ())])
             largest = max(largest, math.prod(size))
             edges += sum(size[-2:]) * math.prod(size[:-2]) if len(size) >= 2 else 0
@@ -96,6 +100,7 @@ def shape(folder: Path) -> Shape:
         _cached(config, hidden),
         "quantization_config" in whole,
         edges,
+        max(experts.values(), default=0),
     )
 
 

@@ -14,8 +14,8 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
                                  and with either keys and values of what dense generates
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
 
-A block is there in float32, laid out for the processor, and as a mask. States are a block's inputs and
-outputs on the calibration data. On a GPU there are no packed copies: the formula stays an upper bound.
+A block is there in float32, laid out for the processor, and as a mask; of large experts there is one matrix.
+States are a block's inputs and outputs on the calibration data. On a GPU there are no packed copies: the formula stays an upper bound.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, v
 
 def compressing(size: Shape, work: JobWork) -> int:
     """Bytes of `kick compress` block by block."""
-    stored = round(size.block * size.per_value)
+    stored = round(size.at_once * size.per_value)
     block = _block(size, 4, True) + stored + _held(size, work) + _solving(size, work)
     return LIBRARIES + CHECKING + max(block, _slice(size))
 
@@ -135,8 +135,9 @@ def gigabytes(size: int) -> str:
 
 def _block(size: Shape, value: int, masked: bool) -> int:
     """A block as it is used: its weights, laid out for the processor, a mask, one matrix as it is stored."""
-    packed = 4 * size.block if value == 4 else 0
-    return value * size.block + packed + masked * size.block + round(size.largest * size.per_value)
+    packed = 4 * size.at_once if value == 4 else 0
+    masks = masked * (size.at_once if size.at_once == size.block else size.block // 8)  # as bits then
+    return value * size.at_once + packed + masks + round(size.largest * size.per_value)
 
 
 def _slice(size: Shape) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kick.paths import EXPERTS
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -12,7 +14,8 @@ class Shape:
 
     stored: bytes of all tensors in the file. largest: parameters of the largest matrix of a block. blocks:
     how many. cached: values per token and block that keys and values take. quantized: by someone else. edges:
-    inputs and outputs of all matrices of the blocks, added up.
+    inputs and outputs of all matrices of the blocks, added up. experts: parameters of a block's experts, if
+    their matrices are stored one by one.
     """
 
     parameters: int
@@ -26,6 +29,13 @@ class Shape:
     cached: int = 0
     quantized: bool = False
     edges: int = 0
+    experts: int = 0
+
+    @property
+    def at_once(self) -> int:
+        """Parameters of a block that are in memory together: of large experts one matrix, two as stored."""
+        apart = 4 * self.experts > EXPERTS
+        return self.block - self.experts + 2 * self.largest if apart else self.block
 
     @property
     def per_value(self) -> float:

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Experts:
     ):
         self.module, self.path, self.pieces, self.scratch = module, path, pieces, scratch
         self.dtype, self.device = like.dtype, like.device
+        self.activation: Callable[[Tensor], Tensor] = module.act_fn  # type: ignore[assignment]
         self.file: int | None = None
         self.places: dict[tuple[str, int], int] = {}  # of changed matrices, in the file
         self.end = 0  # of the file
@@ -111,7 +112,8 @@ class Experts:
                 continue
             up = nn.functional.linear(hidden_states[tokens], self.weight("gate_up_proj", expert))
             gate, up = up.chunk(2, dim=-1)
-            made = nn.functional.linear(self.module.act_fn(gate) * up, self.weight("down_proj", expert))
+            inner = self.activation(gate) * up
+            made = nn.functional.linear(inner, self.weight("down_proj", expert))
             made = made * top_k_weights[tokens, chosen, None]
             found.index_add_(0, tokens, made.to(found.dtype))
         return found

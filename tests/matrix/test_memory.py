@@ -81,6 +81,16 @@ def test_a_hessian_is_counted_for_methods_that_factorise_one():
     assert memory.compressing(shape, WANDA) - memory.compressing(shape, offloaded) == 2 * 10 * 4 * 4
 
 
+def test_of_large_experts_one_matrix_is_counted_and_masks_as_bits():
+    size = Shape(10**9, 10**9 + 100, 8, 4, 50, stored=2 * 10**9, largest=10**6, experts=10**9)
+    block = (100 + 2 * 10**6) * 8 + (10**9 + 100) // 8 + 2 * 10**6
+    states, solving = 2 * 10 * 4 * 4, 2 * 4 * 10**6
+    wanted = memory.LIBRARIES + block + 4 * 300 * 4 * 4 + states + solving + FORWARD - memory.LOGITS
+    assert memory.layered(size, "float32", WANDA) == wanted
+    small = Shape(10**9, 10**9 + 100, 8, 4, 50, stored=2 * 10**9, largest=10**6, experts=10**8)
+    assert memory.layered(small, "float32", WANDA) > 8 * 10**9
+
+
 # ------------------------------------------------------------------------------ measured
 
 MATRIX = """

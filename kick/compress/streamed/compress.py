@@ -105,8 +105,8 @@ class _Compression:
         offload = paths.offload_folder()
         found = resolve(self.given) if isinstance(self.given, str) else self.given
         self.folder = locate(found.name, found.revision)
-        whole = {"whole": 2**63} if len(self.recipe) > 1 else {}  # between two steps a block is kept whole
-        self.layered = Layered(self.folder, torch.float32, paths.device(), **whole)
+        whole = 2**63 if len(self.recipe) > 1 else None  # between two steps a block is kept whole
+        self.layered = Layered(self.folder, torch.float32, paths.device(), whole=whole)
         model = self.layered.model
         tokenizer = tokenizer_of(found)
         check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])

@@ -50,7 +50,7 @@ class Bits(dict[str, Tensor]):
         super().__setitem__(name, (bits(kept), kept.shape[1]))  # type: ignore[assignment]
 
     def __getitem__(self, name: str) -> Tensor:
-        return mask(*super().__getitem__(name))  # type: ignore[misc]
+        return mask(*super().__getitem__(name))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The mask of that name, else the default."""
