@@ -15,7 +15,8 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
 
 A block is there in float32, laid out for the processor, and as a mask; of large experts there is one matrix.
-States are a block's inputs and outputs on the calibration data. On a GPU there are no packed copies: the formula stays an upper bound.
+States are a block's inputs and outputs on the calibration data. On a GPU there are no packed copies: the
+formula stays an upper bound.
 """
 
 from __future__ import annotations
