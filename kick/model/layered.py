@@ -38,7 +38,7 @@ from kick.errors import KickError
 from kick.model import elsewhere, experts, textual
 from kick.model.packed import product
 from kick.model.source import UNREADABLE, quiet
-from kick.model.stored import StoredTensor, stored
+from kick.model.stored import EmptyTensor, StoredTensor, stored
 from kick.model.structure import block_list, skeleton
 from kick.model.unpacking import unpacking
 from kick.paths import EXPERTS
@@ -103,7 +103,7 @@ class Layered:
             device_map={"": "meta"}, dtype=dtype, dtype_plan=plan, weight_mapping=mapping
         )
         self.how = replace(how, device_map={"": str(self.device)})
-        empty = {name: _Empty(one) for name, one in self.stored.items()}
+        empty = {name: EmptyTensor(one) for name, one in self.stored.items()}
         info, _ = convert_and_load_state_dict_in_model(self.model, empty, how)
         if info.conversion_errors or info.mismatched_keys:
             wrong = sorted(info.conversion_errors or [name for name, *_ in info.mismatched_keys])
@@ -389,16 +389,3 @@ class Layered:
 
 class Whole(KickError):
     """A checkpoint that is only read as a whole."""
-
-
-class _Empty:
-    """A stored tensor's form without its values, as transformers' loader takes it."""
-
-    def __init__(self, of: StoredTensor):
-        self.of = of
-
-    def __getitem__(self, _: Any) -> Tensor:
-        return torch.empty(self.of.shape, dtype=self.of.dtype, device="meta")
-
-    def get_dtype(self) -> str:
-        return self.of.get_dtype()

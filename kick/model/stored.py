@@ -112,6 +112,21 @@ class StoredTensor:
             os.close(descriptor)
 
 
+class EmptyTensor:
+    """A stored tensor's form without its values, as transformers' loader takes it."""
+
+    def __init__(self, of: StoredTensor):
+        self.of = of
+
+    def __getitem__(self, _: Any) -> Tensor:
+        """A tensor without values."""
+        return torch.empty(self.of.shape, dtype=self.of.dtype, device="meta")
+
+    def get_dtype(self) -> str:
+        """The type as the file names it."""
+        return self.of.get_dtype()
+
+
 def read_into(descriptor: int, tensor: Tensor, start: int) -> None:
     """Fill a tensor with the bytes of a file from `start` on. Raises EOFError if there are too few."""
     view, at = _bytes_of(tensor.reshape(-1)), 0
