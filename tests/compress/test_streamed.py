@@ -33,9 +33,6 @@ RECIPES = {
     "wanda": WANDA,
     "sparsegpt": [canonical("sparsegpt", {"sparsity": "2:4"})],
     "gptq": GPTQ,
-    "random": [canonical("random", {"sparsity": 0.5})],
-    "awq": [canonical("awq", {"bits": 4, "group_size": 8})],
-    "admm": [canonical("admm", {"sparsity": 0.5})],
     "global": [canonical("magnitude", {"sparsity": 0.3, "per": "global"})],
     "owl, hqq": [canonical("owl", {"sparsity": 0.5}), canonical("hqq", {"bits": 4, "group_size": 8})],
     "gptq, wanda": [*GPTQ, *WANDA],
@@ -106,35 +103,6 @@ def same(one, other):
 @pytest.mark.parametrize("recipe", ["wanda", "sparsegpt", "gptq"])
 def test_masks_and_weights_are_those_of_the_way_through_memory(recipe, name, tmp_path):
     check(recipe, name, tmp_path)
-
-
-APART = ["wanda", "sparsegpt", "gptq", "random", "awq", "admm"]
-
-
-@pytest.mark.parametrize(
-    ("recipe", "name", "dtype"),
-    [
-        *((one, "mixtral", None) for one in APART),
-        ("wanda", "qwen3_moe", None),
-        ("wanda", "mixtral", "bfloat16"),
-    ],
-)
-def test_with_one_matrix_of_an_expert_in_memory_too(recipe, name, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("kick.model.layered.EXPERTS", 0)
-    monkeypatch.setenv("KICK_OFFLOAD", str(tmp_path))
-    whole = []
-    load = Layered.load
-
-    def watched(self, index):
-        block = load(self, index)
-        whole.extend(one for one in block.parameters() if one.ndim == 3 and not one.is_meta)
-        whole.extend(one for one in self.opened[index] if one.held.numel())
-        assert self.opened[index]
-        return block
-
-    monkeypatch.setattr(Layered, "load", watched)
-    check(recipe, name, tmp_path, dtype)
-    assert not whole, "experts are read as they are asked for"
 
 
 def check(recipe, name, tmp_path, dtype=None):
