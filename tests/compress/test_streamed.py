@@ -100,8 +100,8 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma3"])
-@pytest.mark.parametrize("recipe", ["wanda", "sparsegpt", "gptq"])
-def test_masks_and_weights_are_those_of_the_way_through_memory(recipe, name, tmp_path, dtype=None):
+@pytest.mark.parametrize(("recipe", "dtype"), [("wanda", None), ("sparsegpt", None), ("gptq", None)])
+def test_masks_and_weights_are_those_of_the_way_through_memory(recipe, name, tmp_path, dtype):
     folder = stored(made(name), tmp_path / "model")
     manifest = compress_checkpoint(str(folder), RECIPES[recipe], SPEC, tmp_path / "out", dtype=dtype)
     model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
