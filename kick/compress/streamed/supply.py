@@ -197,7 +197,7 @@ class BlockSupply:
 
     def _store_experts(self, index: int, path: str) -> None:
         """Write those of a block's experts that are read one at a time, by the names of their own file."""
-        for one in self.layered.opened[index]:
+        for one in self.layered.opened.get(index, ()):  # a block between two steps has none
             for key, parameter, tensor in one.saved():
                 dtype = self.dtype_of(one.name(path, parameter))
                 rounded = tensor.to(dtype)
