@@ -126,7 +126,7 @@ class _Compression:
         supply = BlockSupply(self.layered, target, identity, context, self.dtype)
         context.supply = supply
         if self.layered.experts:
-            context.masks = record.Bits()
+            context.masks = record.MaskBits()
         if not self.packed:
             supply.progress.grid = None
         if supply.progress.manifest is None:

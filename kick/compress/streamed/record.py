@@ -43,7 +43,7 @@ def mask(packed: Tensor, columns: int) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=columns)).bool()
 
 
-class Bits(dict[str, Tensor]):
+class MaskBits(dict[str, Tensor]):
     """Masks by name, kept as bits: as bytes those of all experts of a block are as large as one expert."""
 
     def __setitem__(self, name: str, kept: Tensor) -> None:

@@ -47,7 +47,7 @@ class Stepwise:
         self.tally = Tally(layered.model)
         context.supply, context.scope = self, Scope.of(step)
         if layered.experts:
-            context.masks = record.Bits()
+            context.masks = record.MaskBits()
         self._rows = {token for ids in context for token in ids.flatten().tolist()}
         self._scratch = tempfile.TemporaryDirectory(dir=context.offload)
         self.feed = Feed(layered.model, list(layered.modules), context, Path(self._scratch.name))
