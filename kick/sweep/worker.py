@@ -86,7 +86,13 @@ class Worker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        empty = {"_tasks": {}, "_compressor": None, "_leaks": None, "_stopping": {}, "_layered": {}}
+        empty: dict[str, Any] = {
+            "_tasks": {},
+            "_compressor": None,
+            "_leaks": None,
+            "_stopping": {},
+            "_layered": {},
+        }
         state = {**self.__dict__, **empty}
         return lean.arrive, (lean.Prepared(), type(self), state)
 
