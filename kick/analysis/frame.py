@@ -214,10 +214,8 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     whole = frame["stopped"] == ""  # estimates of few items spread by more than the seed
     seeded = frame[frame["seed"].notna() & whole].groupby(over, sort=False)["value"]
     spread = seeded.agg(seed_mean="mean", seed_sd="std", seeds="count").reset_index()
-    found = frame[over].merge(spread, on=over, how="left")
-    for name in ("seed_mean", "seed_sd", "seeds"):
-        frame[name] = found[name].to_numpy()
-    return frame
+    found = frame[over].merge(spread, on=over, how="left").set_axis(frame.index)
+    return pd.concat([frame, found[["seed_mean", "seed_sd", "seeds"]]], axis=1)
 
 
 def _foreign(frame: pd.DataFrame) -> pd.Series:

@@ -16,7 +16,7 @@ def row(label, task, share, half):
     relative = (share if up else 1 / share) - 1
     return {
         "label": label, "task": task, "title": task, "setting": "", "group": "", "primary": True,
-        "replica": "", "trains": False, "task_data": False,
+        "replica": "", "trains": False, "task_data": False, "leaked": 0,
         "dense": label == "dense", "metric": "exact_match" if up else "perplexity", "foreign": False,
         "dense_value": 0.5 if up else 50.0, "value": 1.0, "higher_is_better": up, "relative": relative,
         "relative_low": relative - half, "relative_high": relative + half, "method": label, "bytes": 1.0,

@@ -16,7 +16,7 @@ def row(label, task, share, half, **more):
     ends = (relative - half, relative + half)
     columns = {
         "label": label, "task": task, "title": task, "setting": "", "group": "", "primary": True,
-        "replica": "", "trains": False, "task_data": False,
+        "replica": "", "trains": False, "task_data": False, "leaked": 0,
         "dense": label == "dense", "metric": "exact_match" if up else "perplexity", "foreign": False,
         "dense_value": dense, "value": dense * (1 + relative), "higher_is_better": up,
         "relative": relative, "relative_low": ends[0], "relative_high": ends[1],
