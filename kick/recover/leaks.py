@@ -44,7 +44,9 @@ class KnownText:
     def _leak(self, number: int, words: list[str]) -> Leak | None:
         if words and _hash(words) in self._whole:
             return Leak(number, "text", " ".join(words[:GRAM]))
-        places = np.flatnonzero(np.isin(_grams(words), self._grams))
+        own = _grams(words)
+        near = np.searchsorted(self._grams, own).clip(max=max(len(self._grams) - 1, 0))
+        places = np.flatnonzero(self._grams[near] == own) if len(self._grams) else near[:0]
         if not len(places):
             return None
         first = int(places[0])

@@ -19,6 +19,7 @@ COUNTED = [  # of those that an architecture with attention serves
     for name in methods
     if methods[name].calibrated
     and not methods[name].blockwise
+    and not methods[name].trains  # a run gives the text
     and set(REFUSED.get(name, ())) < set(ARCHITECTURES)
 ]
 

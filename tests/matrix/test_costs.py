@@ -66,7 +66,7 @@ def test_a_shape_is_read_off_headers(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     wanted = Shape(
         parameters=256 + 3 * 192, block=384, widest=24, hidden=8, vocabulary=32,
-        stored=4 * (256 + 3 * 192), largest=192, blocks=2, cached=2 * 8,
+        stored=4 * (256 + 3 * 192), largest=192, blocks=2, cached=2 * 8, edges=3 * (24 + 8),
     )  # fmt: skip
     sizes = {"hidden_size": 8, "vocab_size": 32}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -106,6 +106,8 @@ WITHOUT_PRESET = {
         "recover-spp",
         "recover-slope",
         "recover-reconstruct",
+        "recover-eora",
+        "recover-moe-distill",
     ),  # not run on it either
 }
 OF_OTHER_MODELS = {"expert-usage", "moe-pruner", "ssm-pruning"}  # in moe and ssm: tests/model/test_trained.py
@@ -133,7 +135,7 @@ def test_structured_asks_each_method_for_the_same_shares():
             assert options.get("fit", True), variant.name
             share = options["layers"] / 30 if "layers" in options else level_of(options)
             levels.setdefault(step.method, []).append(float(share))
-    assert len(levels) == 15
+    assert len(levels) == 16
     assert all(found == [0.1, 0.2, 0.3] for found in levels.values())
     assert [variant.replica for variant in variants if variant.replica] == ["batch", "dtype"]
 

@@ -33,7 +33,7 @@ def step(method: str, **options):
 
 def recipe(method: str):
     steps = [step(method)]
-    if method == "recover-reconstruct":  # it makes up for pruning
+    if method in ("recover-reconstruct", "recover-eora"):  # they make up for pruning
         return [step("magnitude"), *steps]
     return [step("rtn", bits=2), *steps] if methods[method].kind == "compensate" else steps
 

@@ -139,7 +139,7 @@ class Sweep:
         put = self._patched.setattr
         put(tasks, "load", loaded)
         put("kick.sweep.worker.model.load", self._load)
-        put("kick.sweep.worker.footprint", lambda network: {"parameters": 0})
+        put("kick.sweep.compressed.footprint", lambda network: {"parameters": 0})
         put(compress, "compress", lambda *args, **options: {"steps": []})
         put(Worker, "_engine", lambda work, variant, *args: Hashed(variant.name, self))
         put(Worker, "_reference", lambda self, job, *args: (job, nullcontext()))

@@ -69,7 +69,7 @@ def test_what_is_refused():
         {"runtime": {"method": "twilight", "p": [0.5, 0.7]}, "name": "a"}
     )
     assert "not applicable to any task" in refused(twilight, tasks=["kick_mini_mcq"])
-    assert "need the engine packed" in refused(twilight, engine={"name": "layered"})
+    assert "need the engine packed" in refused(twilight, engine={"name": "layered", "generate": True})
     assert "unknown method 'twilight'" in refused({"method": "twilight"})
 
 
