@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from kick.analysis import ranking
+from kick.stats.ranks import spearman
 
 LEAST = 4  # variants, below which an order says nothing
 
@@ -53,9 +54,8 @@ def agreement(frame: pd.DataFrame) -> tuple[list[Agreement], list[Flattered]]:
     if not by or not others or len(keep) < LEAST:
         return [], []
     means, deviations = means.loc[keep, [by[0], *others]], deviations.loc[keep, [by[0], *others]]
-    draws = np.array([_with_mean(one) for one in ranking.drawn(means, deviations)])
-    now = _rhos(_with_mean(means.to_numpy()))
-    spread = np.array([_rhos(one) for one in draws])
+    now = _rhos(means.to_numpy())
+    spread = _rhos(ranking.drawn(means, deviations))
     low, high = np.nanquantile(spread, (0.025, 0.975), axis=0)
     names = [*others, "mean of the tasks"]
     found = [
@@ -65,18 +65,12 @@ def agreement(frame: pd.DataFrame) -> tuple[list[Agreement], list[Flattered]]:
     return found, _flattered(means, others, by[0])
 
 
-def _with_mean(shares: np.ndarray) -> np.ndarray:
-    """(variants, tasks): perplexity, the tasks, and their mean as a last column."""
-    return np.column_stack([shares, shares[:, 1:].mean(axis=1)])
-
-
 def _rhos(shares: np.ndarray) -> np.ndarray:
-    """Rank correlation of the first column with each other; NaN for a column without an order."""
-    ranks = rankdata(shares, axis=0)
-    ranks = ranks - ranks.mean(axis=0)
-    norms = np.sqrt((ranks**2).sum(axis=0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (ranks[:, :1] * ranks[:, 1:]).sum(axis=0) / (norms[0] * norms[1:])
+    """Rank correlations (..., tasks) of perplexity, first in (..., variants, tasks), with each other column
+    and with the mean of the others; NaN for a column without an order."""
+    with_mean = np.concatenate([shares, shares[..., 1:].mean(axis=-1, keepdims=True)], axis=-1)
+    columns = np.moveaxis(with_mean, -1, -2)
+    return spearman(columns[..., :1, :], columns[..., 1:, :])
 
 
 def _flattered(means: pd.DataFrame, others: list[str], by: str) -> list[Flattered]:

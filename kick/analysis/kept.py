@@ -41,6 +41,7 @@ from kick.stats import (
     intervals,
     metrics,
     paired,
+    ranks,
     resample,
     sequential,
     spending,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 STATISTICS = (
     *(bounded, equivalence, intervals, metrics, paired),
-    *(resample, sequential, flip_looks, flips, spending, stratified, support, studentised),
+    *(ranks, resample, sequential, flip_looks, flips, spending, stratified, support, studentised),
 )
 COMPUTING = (
     *STATISTICS,

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from kick.analysis.cells import StoredCell, by_asked, describe
 from kick.analysis.items import Floats, Items, align
@@ -25,6 +24,7 @@ from kick.analysis.pairs import Keeping
 from kick.analysis.rows import RESAMPLES, plain_gap
 from kick.analysis.stopped import early
 from kick.stats import metrics
+from kick.stats.ranks import spearman
 from kick.stats.resample import resampled_means
 
 LEAST = 8  # items, below which nothing is said
@@ -132,18 +132,10 @@ def _influences(theirs: Items, ours: Items) -> list[dict[str, Any]]:
     if n < LEAST:
         return []
     pair = np.column_stack([mine[known], before[known]])
-    value = float(correlation(*pair.T[:, None])[0])
+    value = float(spearman(*pair.T))
     places = np.random.default_rng(0).integers(n, size=(DRAWS, n))
-    draws = correlation(pair[places, 0], pair[places, 1])
+    draws = spearman(pair[places, 0], pair[places, 1])
     draws = draws[np.isfinite(draws)]
     if not np.isfinite(value) or len(draws) < DRAWS // 2:
         return []
     return [_facts("influence_rho", value, draws, n, len(known) - n) | plain_gap(value, float("nan"))]
-
-
-def correlation(one: Floats, other: Floats) -> Floats:
-    """Spearman's correlations `(draws,)` of rows `(draws, n)`; NaN if a row is constant."""
-    ranks = [rankdata(rows, axis=1) for rows in (one, other)]
-    mine, theirs = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
-    size = np.sqrt((mine**2).sum(axis=1) * (theirs**2).sum(axis=1))
-    return np.divide((mine * theirs).sum(axis=1), size, out=np.full(len(size), np.nan), where=size > 0)

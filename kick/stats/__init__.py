@@ -9,6 +9,7 @@ bounded      scores with known ends: bounds that hold for every distribution
 studentised  skewed means over independent units
 stratified   two scores on n of N items, weighted by strata of known size
 resample     resamples of items
+ranks        rank correlation
 sequential   when a verdict is known before all items are asked
 spending     an error of 5 %, spent over several looks
 flips        right/wrong items of which a part was asked: exact bounds

@@ -14,6 +14,7 @@ from kick.analysis import items
 from kick.analysis.headlines import headline
 from kick.errors import KickError
 from kick.stats import metrics
+from kick.stats.ranks import spearman
 from kick.store import Store
 from kick.study.layers import LayerStudy
 
@@ -128,15 +129,6 @@ def _resampled(column: Floats, units: Floats | None) -> Floats:
         row += np.bincount(names, weights=values, minlength=many)
     draws = np.random.default_rng(0).multinomial(many, np.full(many, 1 / many), size=RESAMPLES)
     return (draws @ sums.T) / (draws @ counts)[:, None]
-
-
-def spearman(values: Floats, rows: Floats) -> Floats:
-    """Rank correlations of `values` (blocks,) with rows (many, blocks); NaN where either is constant."""
-    first = stats.rankdata(values) - (len(values) + 1) / 2
-    ranks = stats.rankdata(rows, axis=1) - (len(values) + 1) / 2
-    scale = np.sqrt((first**2).sum() * (ranks**2).sum(axis=1))
-    with np.errstate(invalid="ignore"):
-        return np.where(scale > 0, ranks @ first / scale, np.nan)
 
 
 def chance(blocks: int) -> float:
