@@ -12,6 +12,7 @@ traits      what a variant is, in columns: methods, sparsity, pattern, bits
 headlines   a task's title, place and headline metric
 kept        statistics kept with the store
 frame       runs and samples -> one DataFrame
+frame_rows  its headline rows, and rows as dicts
 compare     two variants, item by item
 claims      a paper's claims tested on stored results
 published_scoring LLM-KICK's published scores from stored answers, defect by defect

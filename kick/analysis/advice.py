@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from kick.analysis.verdicts import verdict
+from kick.analysis import verdicts
+from kick.analysis.frame_rows import headlines, records
 from kick.errors import KickError
 from kick.records import jsonable
 from kick.registry import unknown
@@ -141,7 +142,7 @@ def advise(
     Raises:
         KickError: an unknown task, or one whose headline metric has no verdict.
     """
-    rows = frame[frame["primary"] & frame["group"].eq("") & frame["replica"].eq("")]
+    rows = headlines(frame)
     chosen, skipped = _chosen(rows, tasks)
     dense = rows[rows["dense"]]
     others = rows[~rows["dense"]]
@@ -195,7 +196,7 @@ def _size(rows: pd.DataFrame, by: Size) -> float:
 
 
 def _candidate(rows: pd.DataFrame, tasks: Sequence[Task], dense: pd.DataFrame, by: Size) -> Candidate:
-    own, theirs = ({(row["task"], row["setting"]): row for row in _records(part)} for part in (rows, dense))
+    own, theirs = ({(row["task"], row["setting"]): row for row in records(part)} for part in (rows, dense))
     first = rows.iloc[0]
     return Candidate(
         label=first["label"],
@@ -218,11 +219,6 @@ def _speed(row: pd.Series, dense: pd.DataFrame) -> dict[str, Any]:
         "dense_decode": float(same["decode"].iloc[0]),
         "cost_of": str(row["cost_of"]),
     }
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = rows.to_dict("records")  # type: ignore[assignment]
-    return found
 
 
 def _evidence(row: Mapping[str, Any] | None, dense: Mapping[str, Any] | None, task: Task) -> Evidence:
@@ -258,5 +254,4 @@ def _verdict(row: Mapping[str, Any]) -> str:
         return "another engine"
     if row["verdict"] in ("undecided", ""):
         return row["verdict"] or "none"
-    better, inside = bool(row["higher_is_better"]), (bool(row["within_noise"]), bool(row["within_orders"]))
-    return verdict(str(row["verdict"]), float(row["gap"]), better, *inside)
+    return verdicts.of_row(row)

@@ -17,7 +17,8 @@ import pandas as pd
 from kick.analysis import items, stopped, stopping
 from kick.analysis.advice import Advice, Candidate, Evidence, Size, advise
 from kick.analysis.cells import StoredCell, by_asked
-from kick.analysis.frame import SECTION, Results
+from kick.analysis.frame import Results
+from kick.analysis.frame_rows import SECTION, headlines
 from kick.analysis.headlines import headline
 from kick.analysis.items import Items
 from kick.stats import metrics
@@ -59,8 +60,8 @@ def at(results: Results, tolerance: float) -> pd.DataFrame:
     """
     frame = results.frame.copy()
     sides = _sides(results)
-    rows = frame[frame["primary"] & frame["group"].eq("") & ~frame["dense"] & frame["replica"].eq("")]
-    rows = rows[~rows["foreign"]]
+    rows = headlines(frame)
+    rows = rows[~rows["dense"] & ~rows["foreign"]]
     for row, key, stored in zip(rows.index, rows["key"], rows["margin"], strict=True):
         if key in sides and not math.isclose(stored, tolerance):
             frame.loc[row, "verdict"] = verdict(*sides[key], tolerance)

@@ -21,14 +21,15 @@ import pandas as pd
 
 from kick.analysis import compare, verdicts
 from kick.analysis.cells import StoredCell
-from kick.analysis.frame import SECTION, Results
+from kick.analysis.frame import Results
+from kick.analysis.frame_rows import SECTION, headlines, records
 from kick.analysis.papers_file import Paper, PaperClaim
 from kick.printable import plain
-from kick.stats import metrics
 from kick.stats.paired import holm
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 CANNOT = "cannot be tested here"
+APART = "beyond the noise of dense"
 ALPHA = 0.05
 Says = Literal["for", "against", ""]
 
@@ -105,8 +106,7 @@ def _verdict(test: str, says: Sequence[Says]) -> str:
 
 def _headlines(results: Results, tasks: Sequence[str]) -> pd.DataFrame:
     """Headline rows on tasks of these families, or of these names."""
-    frame = results.frame
-    chosen = frame[frame["primary"] & (frame["group"] == "") & (frame["replica"] == "")]
+    chosen = headlines(results.frame)
     rows = chosen[chosen["family"].isin(tasks) | chosen["task"].isin(tasks)]
     if rows.empty:
         raise Untestable(f"task of {' or '.join(tasks)}")
@@ -125,25 +125,6 @@ def _variants(rows: pd.DataFrame, choice: Mapping[str, Any]) -> pd.DataFrame:
     if not keep.any():
         raise Untestable(f"variant with {', '.join(f'{name} {value}' for name, value in choice.items())}")
     return rows[keep]
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
-
-
-def _word(row: Mapping[str, Any]) -> str:
-    inside = bool(row["within_noise"]), bool(row["within_orders"])
-    return verdicts.verdict(str(row["verdict"]), float(row["gap"]), bool(row["higher_is_better"]), *inside)
-
-
-APART = "beyond the noise of dense"
-
-
-def _apart(row: Mapping[str, Any]) -> str:
-    """Of a distance to dense, which has no verdict: whether it is beyond the noise; "" of other metrics."""
-    ends_clear = row["gap_low"] > 0 or row["gap_high"] < 0
-    distance = metrics.describe(row["metric"]).ends_at_dense
-    return APART if distance and ends_clear and not row["within_noise"] else ""
 
 
 def _beside_dense(row: Mapping[str, Any], says: Says, word: str) -> ClaimEvidence:
@@ -170,8 +151,8 @@ def _expects(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvid
     """Each chosen variant on each task has the expected verdict against dense: worse, or matching."""
     expect = measure["expect"]
     opposite = {"worse": ("matching", "better"), "matching": ("worse",)}
-    for row in _records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
-        word = _word(row)
+    for row in records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
+        word = verdicts.of_row(row)
         says: Says = "for" if word == expect else "against" if word in opposite[expect] else ""
         yield _beside_dense(row, says, word or "no verdict")
 
@@ -179,7 +160,7 @@ def _expects(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvid
 def _kept(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """Each chosen variant keeps at least this share of dense's score."""
     least = measure["least"]
-    for row in _records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
+    for row in records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
         low, high = row["relative_low"], row["relative_high"]
         says: Says = "for" if low > least - 1 else "against" if high < least - 1 else ""
         share = 100 * (1 + row["relative"])
@@ -195,16 +176,16 @@ def _hidden(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvide
     if level.empty:
         raise Untestable("variant whose perplexity is within the margin of dense's")
     rows = _headlines(results, measure["tasks"]).merge(level[[*SECTION, "variant"]], on=[*SECTION, "variant"])
-    for row in _records(_variants(rows, measure.get("variants") or {})):
-        word = _apart(row) or _word(row)
+    for row in records(_variants(rows, measure.get("variants") or {})):
+        word = APART if verdicts.apart(row) else verdicts.of_row(row)
         says: Says = "for" if word in ("worse", APART) else "against" if word == "matching" else ""
         yield _beside_dense(row, says, word or "no verdict")
 
 
 def _flips(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """Variants whose score is not shown to differ flip at least this share of the items."""
-    for row in _records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
-        if _word(row) in ("worse", "better") or math.isnan(row["lost"]):
+    for row in records(_variants(_headlines(results, measure["tasks"]), measure["variants"])):
+        if verdicts.of_row(row) in ("worse", "better") or math.isnan(row["lost"]):
             continue
         share = (row["lost"] + row["won"]) / row["n"]
         word = f"{row['lost']:g} lost, {row['won']:g} won of {row['n']:g}: {100 * share:.1f} % flip"
@@ -228,7 +209,7 @@ def _order(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEviden
         if plain(cell.run.cell.task.name) in tasks:
             sections.setdefault(_section(cell), []).append(cell)
     found = []
-    for pair in _records(pairs):
+    for pair in records(pairs):
         cells = sections[pair["matrix"], pair["base"]]
         made = compare.of_tasks(cells, pair["variant_than"], pair["variant"])
         found += [(pair, task) for task in made if not task.across]

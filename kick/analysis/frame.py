@@ -56,6 +56,7 @@ from kick.analysis.bits import Bits
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
 from kick.analysis.ended import Stop
+from kick.analysis.frame_rows import SECTION
 from kick.analysis.headlines import headline, info
 from kick.analysis.kept import StatisticsCache, beside_dense
 from kick.analysis.rows import NO_TEST, number, plain_gap
@@ -64,7 +65,6 @@ from kick.printable import plain
 from kick.stats import metrics
 from kick.stats.paired import holm
 
-SECTION = ["matrix", "base"]
 CELL = [*SECTION, "task", "setting"]
 COMPARED = [*CELL, "metric", "group"]
 

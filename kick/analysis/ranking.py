@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from kick.analysis.frame_rows import headlines
 from kick.stats import metrics
 
 DRAWS = 500
@@ -83,7 +84,7 @@ def kept(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Of variants, and dense, that were measured on all compared tasks of the section; empty if there are none.
     """
-    rows = frame[frame["primary"] & (frame["group"] == "") & (frame["replica"] == "")]
+    rows = headlines(frame)
     compared = rows["metric"].map(lambda name: metrics.describe(name).compared)
     rows = rows[compared & rows["dense_value"].gt(0) & rows["value"].notna() & ~rows["foreign"]]
     leaked = set(rows.loc[rows["leaked"].gt(0), "title"])  # a variant was trained on text of the task

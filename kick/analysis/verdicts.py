@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from kick.stats import metrics
+
+Row: TypeAlias = Mapping[str, Any] | pd.Series  # of the frame: columns by name
 
 WITHIN_NOISE = "inside the noise"
 WITHIN_ORDERS = "inside the noise of compression"
@@ -28,6 +35,27 @@ def verdict(
     if shown == "not matching":
         return "better" if (gap > 0) == higher_is_better and gap != 0 else "worse"
     return shown
+
+
+def of_row(row: Row) -> str:
+    """The verdict of a row of the frame in words, see `verdict`."""
+    return verdict(
+        str(row["verdict"]),
+        float(row["gap"]),
+        bool(row["higher_is_better"]),
+        bool(row["within_noise"]),
+        bool(row["within_orders"]),
+    )
+
+
+def apart(row: Row) -> bool:
+    """Whether a distance to dense, which has no verdict, is beyond the noise of dense replicas and its
+    interval does not reach dense's own value; False of other metrics."""
+    if row["dense"] or row["replica"] or not metrics.describe(row["metric"]).ends_at_dense:
+        return False
+    low, high = row["gap_low"], row["gap_high"]
+    clear = math.isfinite(low) and math.isfinite(high) and (low > 0 or high < 0)
+    return bool(clear and not row["within_noise"])
 
 
 def noise(gaps: Iterable[float]) -> float:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kick.analysis.frame_rows import SECTION as SECTION
+from kick.analysis.frame_rows import headlines as headlines
+from kick.analysis.frame_rows import records as records
 from kick.analysis.groups import MACRO
 from kick.report import wording
 
-SECTION = ["matrix", "base"]
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 PAIRED = "|"  # in a task's name: derived of two tasks
 
@@ -28,22 +30,9 @@ def wanted(rows: pd.DataFrame, missing: str) -> pd.DataFrame:
     return rows
 
 
-def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dicts, which are read much faster than a frame's rows."""
-    names = list(rows.columns)
-    columns = [rows[name].tolist() for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
 def by_label(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """The rows of one task by their variant's label, the first of each."""
     return {row["label"]: row for row in records(rows.drop_duplicates("label"))}
-
-
-def headlines(frame: pd.DataFrame, *, replicas: bool = False) -> pd.DataFrame:
-    """The headline metric of every task over all items; dense replicas left out unless asked for."""
-    rows = frame[frame["primary"] & (frame["group"] == "")]
-    return rows if replicas else rows[rows["replica"] == ""]
 
 
 def whole(rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,20 +9,19 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pandas as pd
 
 from kick.analysis import verdicts
 from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
+from kick.analysis.verdicts import Row as Row
 from kick.errors import KickError
 from kick.printable import ACTING, code_point, counted
 from kick.runtime.entry import inapplicable
 from kick.stats import metrics
 
 MINUS, NOTHING = "\u2212", "\u2013"
-
-Row: TypeAlias = Mapping[str, Any] | pd.Series  # of the frame: columns by name
 
 # unit -> (factor for readers, decimals, name beside the number)
 UNITS = {
@@ -138,26 +137,15 @@ def p_value(p: float) -> str:
 
 def verdict(row: Row) -> str:
     """The verdict of a row of the frame in words (`kick.analysis.verdicts`)."""
-    return verdicts.verdict(
-        str(row["verdict"]),
-        float(row["gap"]),
-        bool(row["higher_is_better"]),
-        bool(row["within_noise"]),
-        bool(row["within_orders"]),
-    )
+    return verdicts.of_row(row)
 
 
 APART = "apart"
 
 
 def apart(row: Row) -> str:
-    """ "apart" for a distance to dense, which has no verdict, if it is beyond the noise of dense replicas and
-    its interval does not reach dense's own value; "" for others."""
-    if row["dense"] or row["replica"] or not metrics.describe(row["metric"]).ends_at_dense:
-        return ""
-    ends = (row["gap_low"], row["gap_high"])
-    beyond = known(ends[0]) and known(ends[1]) and (ends[0] > 0 or ends[1] < 0)
-    return APART if beyond and not row["within_noise"] else ""
+    """ "apart" for a distance to dense, which has no verdict, if it is shown to differ; "" for others."""
+    return APART if verdicts.apart(row) else ""
 
 
 def orders(row: Row) -> str:
