@@ -23,10 +23,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kick.compress.checkpoint import check_out
 from kick.errors import Damaged, KickError
+from kick.model.bitmap import FORMAT, packed, unpacked
+from kick.store.processes import mark
 
 ENDING = ".bitmap.safetensors"
-FORMAT = "kick-bitmap"
 FILES = "bitmap.json"  # in kick/: sizes before and after
 _WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _WIDTHS = {
@@ -79,11 +81,10 @@ def decode(folder: Path, out: Path) -> list[Path]:
 @contextmanager
 def _made(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes it at the end; nothing is left of it if it does not come to that."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise KickError(f"{out} is there already; give a folder that is new or empty")
+    check_out(out)
+    prefix = f".{out.name}-{mark(os.getpid())}-"  # by which `check_out` knows what a killed command left
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=prefix) as beside:
             scratch = Path(beside) / "checkpoint"
             scratch.mkdir()
             yield scratch
@@ -140,9 +141,7 @@ def _parts(name: str, kind: str, shape: tuple[int, ...], raw: bytes) -> list[Par
     width = _WIDTHS.get(kind)
     if width is None:
         return [(name, kind, shape, raw)]
-    words = np.frombuffer(raw, _WORDS[width])
-    kept = words != 0
-    bitmap, values = np.packbits(kept).tobytes(), words[kept].tobytes()
+    bitmap, values = (part.tobytes() for part in packed(np.frombuffer(raw, _WORDS[width])))
     if len(bitmap) + len(values) >= len(raw):
         return [(name, kind, shape, raw)]
     size = np.array(shape, dtype=np.int64)
@@ -187,19 +186,12 @@ def _bytes(read: BinaryIO, start: int, held: Mapping[str, Placed], name: str, co
         return part(name)
     if kind not in _WIDTHS:
         raise Damaged(f"{name} is missing among the tensors")
-    word = _WORDS[_WIDTHS[kind]]
-    bits, values = (
-        np.frombuffer(part(f"{name}.bitmap"), np.uint8),
-        np.frombuffer(part(f"{name}.values"), word),
-    )
-    if 8 * len(bits) < count:
-        raise Damaged(f"{name}: its bitmap has {8 * len(bits)} bits, expected {count}")
-    kept = np.unpackbits(bits, count=count).view(bool)
-    if int(kept.sum()) != len(values):
-        raise Damaged(f"{name}: its bitmap has {int(kept.sum())} bits, but there are {len(values)} values")
-    flat = np.zeros(count, word)
-    flat[kept] = values
-    return flat.tobytes()
+    try:
+        bits = np.frombuffer(part(f"{name}.bitmap"), np.uint8)
+        values = np.frombuffer(part(f"{name}.values"), _WORDS[_WIDTHS[kind]])
+        return unpacked(bits, values, count).tobytes()
+    except ValueError as error:
+        raise Damaged(f"{name}: {error}") from error
 
 
 def _header(read: BinaryIO, file: Path) -> tuple[str, int]:

@@ -12,13 +12,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+FORMAT = "kick-bitmap"
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+Words = np.ndarray[Any, Any]  # (n,)
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,33 @@ class Rate:
 def pack(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """The bitmap (ceil(n / 8),) uint8 and the values (kept,) of a tensor of n weights."""
     flat = tensor.detach().cpu().contiguous().flatten()
-    words = flat.view(_WORDS[flat.element_size()]).numpy()
-    kept = words != 0
-    values = torch.from_numpy(words[kept]).view(flat.dtype)
-    return torch.from_numpy(np.packbits(kept)), values
+    bits, values = packed(flat.view(_WORDS[flat.element_size()]).numpy())
+    return torch.from_numpy(bits), torch.from_numpy(values).view(flat.dtype)
 
 
 def unpack(bitmap: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor that `pack` was given."""
-    size = int(np.prod(shape))
-    kept = np.unpackbits(bitmap.numpy(), count=size).view(bool)
     words = values.view(_WORDS[values.element_size()]).numpy()
-    flat = np.zeros(size, words.dtype)
-    flat[kept] = words
+    flat = unpacked(bitmap.numpy(), words, int(np.prod(shape)))
     return torch.from_numpy(flat).view(values.dtype).view(shape)
+
+
+def packed(words: Words) -> tuple[Words, Words]:
+    """The bitmap (ceil(n / 8),) uint8 of n words, and those (kept,) that are not 0."""
+    kept = words != 0
+    return np.packbits(kept), words[kept]
+
+
+def unpacked(bits: Words, values: Words, count: int) -> Words:
+    """The `count` words that `packed` was given. Raises ValueError if bits and values do not fit together."""
+    if 8 * len(bits) < count:
+        raise ValueError(f"its bitmap has {8 * len(bits)} bits, expected {count}")
+    kept = np.unpackbits(bits, count=count).view(bool)
+    if int(kept.sum()) != len(values):
+        raise ValueError(f"its bitmap has {int(kept.sum())} bits, but there are {len(values)} values")
+    flat = np.zeros(count, values.dtype)
+    flat[kept] = values
+    return flat
 
 
 def write(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -60,7 +76,7 @@ def write(tensors: Mapping[str, Tensor], file: Path) -> None:
             continue
         stored[f"{name}.bitmap"], stored[f"{name}.values"] = bitmap, values
         stored[f"{name}.shape"] = torch.tensor(tensor.shape, dtype=torch.int64)
-    save_file(stored, file, metadata={"format": "kick-bitmap"})
+    save_file(stored, file, metadata={"format": FORMAT})
 
 
 def read(file: Path) -> dict[str, Tensor]:
