@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -44,8 +44,6 @@ class Prepared:
         return prepare, ()
 
 
-def arrive(_: Prepared | None, kind: type[T], state: Mapping[str, Any]) -> T:
-    """The work of that class and state, in the process that it was sent to."""
-    work = kind.__new__(kind)
-    vars(work).update(state)
-    return work
+def arrive(_: Prepared | None, kind: Callable[..., T], given: Mapping[str, Any]) -> T:
+    """The work that `kind` makes of what was given, in the process that it was sent to."""
+    return kind(**given)

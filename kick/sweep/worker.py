@@ -86,15 +86,8 @@ class Worker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only what says what to do travels to another process; what was loaded does not."""
-        empty: dict[str, Any] = {
-            "_tasks": {},
-            "_compressor": None,
-            "_leaks": None,
-            "_stopping": {},
-            "_layered": {},
-        }
-        state = {**self.__dict__, **empty}
-        return lean.arrive, (lean.Prepared(), type(self), state)
+        given = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return lean.arrive, (lean.Prepared(), type(self), given)
 
     def __call__(self, job: Job) -> None:
         """Do the job's cells. A cell that fails is recorded, and the next one is tried.
