@@ -8,11 +8,11 @@ As many as may be in progress are then continued together a token at a time, eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from kick.runtime.tally import ReadCounts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+T = TypeVar("T")
 Arrived = tuple[int, Session, Tensor]  # a row's index, its session, the last hidden state of its prompt
 
 
@@ -105,17 +106,9 @@ class SparseReader(PackedReader):
         if not waiting:
             return
         root = grow([tuple(rows[i].prompt) for i in waiting], worth)
-        most, part, size = budget.slots(self.network.device, self.network.size), list[Done](), 0
-        for batch in Runner(self.network, root, [1] * len(waiting), self.batch_tokens, keep=True):
-            for done in batch:
-                index = waiting[done.reading]
-                part.append(replace(done, reading=index))
-                size += _bytes(done, rows[index])
-                if size >= most[0] or len(part) >= most[1]:
-                    yield part
-                    part, size = [], 0
-        if part:
-            yield part
+        runner = Runner(self.network, root, [1] * len(waiting), self.batch_tokens, keep=True)
+        read = (replace(done, reading=waiting[done.reading]) for batch in runner for done in batch)
+        yield from self._parts(read, lambda done: _bytes(done, rows[done.reading]))
 
     def go_on(self, rows: Sequence[Decoding], part: Sequence[Done]) -> Iterator[int]:
         """Finish the rows whose prompts have been read; their indices as they are done."""
@@ -138,12 +131,21 @@ class SparseReader(PackedReader):
 
     def _changed(self, rows: Sequence[Decoding]) -> Iterator[list[Arrived]]:
         """Rows whose prompts have been read as the method reads them, one after another."""
-        most, part, size = budget.slots(self.network.device, self.network.size), list[Arrived](), 0
-        for i in sorted(self._waiting(rows), key=lambda i: -len(rows[i].prompt)):
-            session = Session(self.method, self.layers, len(rows[i].prompt), rows[i].limit, self.tally)
-            session.chooses = self.method.chooses()
-            part.append((i, session, self._run([session], [rows[i].prompt])[-1:].clone()))
-            size += session.nbytes
+        order = sorted(self._waiting(rows), key=lambda i: -len(rows[i].prompt))
+        return self._parts((self._read_through(i, rows[i]) for i in order), lambda one: one[1].nbytes)
+
+    def _read_through(self, index: int, row: Decoding) -> Arrived:
+        session = Session(self.method, self.layers, len(row.prompt), row.limit, self.tally)
+        session.chooses = self.method.chooses()
+        return index, session, self._run([session], [row.prompt])[-1:].clone()
+
+    def _parts(self, found: Iterable[T], bytes_of: Callable[[T], int]) -> Iterator[list[T]]:
+        """As many rows at a time as may be in progress."""
+        most = budget.slots(self.network.device, self.network.size)
+        part, size = list[T](), 0
+        for one in found:
+            part.append(one)
+            size += bytes_of(one)
             if size >= most[0] or len(part) >= most[1]:
                 yield part
                 part, size = [], 0
