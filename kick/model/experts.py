@@ -36,6 +36,7 @@ class Piece:
     stored: StoredTensor
 
 
+Part = tuple[str, str | None, Any]  # of what a parameter is made: key, its converter's pattern, stored tensor
 Pieces = dict[str, list[list[Piece]]]  # parameter -> by expert the pieces, one below the other
 
 
@@ -150,14 +151,14 @@ class Experts:
 def found(
     block: nn.Module,
     path: str,
-    sources: Mapping[str, Sequence[tuple[str, str | None, Any]]],
+    sources: Mapping[str, Sequence[Part]],
     converters: Iterable[WeightConverter],
 ) -> dict[str, Pieces]:
     """By name in the block the modules whose experts can be read one at a time, and what of.
 
     Args:
         path: of the block in the model.
-        sources: by parameter what it is made of: keys, the patterns of converters that they match, tensors.
+        sources: by parameter what it is made of.
     """
     patterns = {pattern: one for one in converters for pattern in one.source_patterns}
     made = {}
@@ -183,7 +184,7 @@ def _source(kind: type) -> str:
 
 
 def _pieces(
-    given: Sequence[tuple[str, str | None, Any]], parameter: Tensor, patterns: Mapping[str, WeightConverter]
+    given: Sequence[Part], parameter: Tensor, patterns: Mapping[str, WeightConverter]
 ) -> list[list[Piece]]:
     """By expert what its matrix is made of; nothing if that is not one matrix below the other."""
     by_expert: dict[int, dict[int, Piece]] = defaultdict(dict)

@@ -135,8 +135,7 @@ class Layered:
         converters = [one for one in mapping if isinstance(one, WeightConverter)]
         known, prefix = self.model.state_dict(), self.model.base_model_prefix
         self.parts: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
-        self.sources: dict[str, list[StoredTensor]] = defaultdict(list)  # by the parameter's own name
-        self._made_of: dict[str, list[tuple[str, str | None, Any]]] = defaultdict(list)  # the same, with keys
+        self.sources: dict[str, list[experts.Part]] = defaultdict(list)  # by the parameter's own name
         self.plain: dict[str, str] = {}  # parameter -> the one stored tensor that it is
         for key, one in self.stored.items():
             name, pattern = rename_source_key(key, renamings, converters, prefix, known)
@@ -145,8 +144,7 @@ class Layered:
             if name not in known:
                 continue
             self.parts[self.part_of(name)][key] = one
-            self.sources[name].append(one)
-            self._made_of[name].append((key, pattern, one))
+            self.sources[name].append((key, pattern, one))
             if pattern is None and one.shape == tuple(known[name].shape):
                 self.plain[name] = key
         sizes: Counter[torch.dtype] = Counter()
@@ -161,7 +159,7 @@ class Layered:
         self.opened: dict[int, list[experts.Experts]] = {}  # of blocks that are there
         converters = [one for one in self.how.weight_mapping if isinstance(one, WeightConverter)]
         for index, block in enumerate(self.modules):
-            found = experts.found(block, f"{self.path}.{index}", self._made_of, converters)
+            found = experts.found(block, f"{self.path}.{index}", self.sources, converters)
             size = sum(
                 getattr(block.get_submodule(name), leaf).numel()
                 for name, one in found.items()
@@ -182,7 +180,7 @@ class Layered:
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The type in which a parameter of the model is stored."""
-        return self.sources[name][0].dtype if self.sources.get(name) else self.dtype
+        return self.sources[name][0][2].dtype if self.sources.get(name) else self.dtype
 
     # ---------------------------------------------------------------------------------- weights
 
@@ -190,15 +188,20 @@ class Layered:
         """Read a block's weights; the block."""
         apart, block = self._apart_keys(index), self.modules[index]
         self._fill({key: one for key, one in self.parts[index].items() if key not in apart}, index, block)
+        if index in self.experts:
+            self._open(index, block)
+        return block
+
+    def _open(self, index: int, block: nn.Module) -> None:
+        """Have the block's experts read as they are asked for."""
         like = torch.empty(0, dtype=self.working, device=self.device)
         scratch = paths.offload_folder() or paths.cache_root() / "experts"
         self.opened[index] = [
             experts.Experts(block.get_submodule(name), name, pieces, like, scratch)
-            for name, pieces in self.experts.get(index, {}).items()
+            for name, pieces in self.experts[index].items()
         ]
         for one in self.opened[index]:
             one.open()
-        return block
 
     def drop(self, part: int) -> None:
         """Let a part's weights go."""
