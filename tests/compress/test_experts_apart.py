@@ -4,10 +4,10 @@ import pytest
 
 from kick.compress import canonical
 from kick.model.layered import Layered
-from tests.compress import test_streamed
-from tests.compress.test_streamed import RECIPES, tokens  # noqa: F401 (a fixture that is used by itself)
+from tests.compress.test_streamed import RECIPES as OTHERS
+from tests.compress.test_streamed import check_both_ways, tokens  # noqa: F401 (a fixture)
 
-MORE = {
+RECIPES = OTHERS | {
     "random": [canonical("random", {"sparsity": 0.5})],
     "awq": [canonical("awq", {"bits": 4, "group_size": 8})],
     "admm": [canonical("admm", {"sparsity": 0.5})],
@@ -37,7 +37,5 @@ def test_with_one_matrix_of_an_expert_in_memory_too(recipe, name, dtype, tmp_pat
         return block
 
     monkeypatch.setattr(Layered, "load", watched)
-    monkeypatch.setattr("tests.compress.test_streamed.RECIPES", {**RECIPES, **MORE})
-    check = test_streamed.test_masks_and_weights_are_those_of_the_way_through_memory
-    check(recipe, name, tmp_path, dtype)
+    check_both_ways(RECIPES[recipe], name, tmp_path, dtype)
     assert not whole, "experts are read as they are asked for"
