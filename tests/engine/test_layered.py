@@ -167,14 +167,14 @@ def test_answers_are_generated_on_request_at_a_pass_for_each_token(
 ):
     """Where packs may be trusted, what was read is kept: a pass after the first has a token per row."""
     folder, model = stored(name)
-    engine, run, tokens = (
-        LayeredEngine(Layered(folder), tokenizer, how=Passing(generate=True)),
-        passes.run,
-        [],
-    )
-    monkeypatch.setattr(
-        "kick.engine.layers.reader.run", lambda *given: tokens.append(given[1][0].tokens) or run(*given)
-    )
+    engine = LayeredEngine(Layered(folder), tokenizer, how=Passing(generate=True))
+    tokens = []
+
+    def run(network, forwards):
+        tokens.append(forwards[0].tokens)
+        passes.run(network, forwards)
+
+    monkeypatch.setattr("kick.engine.layers.reader.run", run)
     asked = [Request("generate", text, until=("\n",), max_tokens=4) for text in (TEXT, "One", TEXT[:20])]
     found = engine.answer(asked)
     assert [one.tokens for one in found] == [one.tokens for one in Engine(model, tokenizer).answer(asked)]
