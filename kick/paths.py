@@ -48,6 +48,15 @@ def spare(file: Path, *errors: type[Exception]) -> Iterator[None]:
         _say_once(file.parent, str(error))
 
 
+def keep(file: Path, text: str) -> None:
+    """Write a file that only saves time, whole or not at all, as `spare` has it."""
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    with spare(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, "utf-8")
+        os.replace(beside, file)
+
+
 @cache
 def _say_once(folder: Path, reason: str) -> None:
     log.warning("the cache %s cannot be written (%s): going on without it", folder, reason)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from kick.paths import rates_file, spare
+from kick.paths import keep, rates_file
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +38,7 @@ def load_rates() -> Rates:
 
 def save_rates(rates: Rates) -> None:
     """Keep the rates for later plans, if the cache can be written."""
-    file = rates_file()
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    with spare(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(asdict(rates), sort_keys=True), "utf-8")
-        os.replace(beside, file)
+    keep(rates_file(), json.dumps(asdict(rates), sort_keys=True))
 
 
 def learned(rates: Rates, task: str, items: int, seconds: float, parameters: int) -> Rates:

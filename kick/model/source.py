@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from kick import hub
 from kick.errors import KickError
 from kick.model import trained
-from kick.paths import cache_root, spare
+from kick.paths import cache_root, keep
 from kick.records import ModelSpec, canonical
 from kick.registry import near, unknown
 
@@ -382,9 +382,5 @@ def _file_digest(file: Path) -> str:
     with real.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if facts.st_size > 1 << 20:  # a small file is hashed faster than looked up
-        with spare(memory):
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            beside = memory.with_name(f"{memory.name}.{os.getpid()}")
-            beside.write_text(digest)
-            os.replace(beside, memory)
+        keep(memory, digest)
     return digest

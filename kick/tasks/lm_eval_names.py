@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kick.errors import KickError
-from kick.paths import cache_root, spare
+from kick.paths import cache_root, keep
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,7 @@ def names() -> frozenset[str]:
         return frozenset(file.read_text("utf-8").split("\n"))
     log.warning("reading the names of lm-eval's tasks, once for this version: a few seconds")
     found = _read()
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    with spare(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text("\n".join(sorted(found)), "utf-8")
-        os.replace(beside, file)
+    keep(file, "\n".join(sorted(found)))
     return found
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from kick.errors import CellFailed, KickError
 from kick.model.structure import device_of
-from kick.paths import cache_root, spare
+from kick.paths import cache_root, keep
 from kick.records import PARTS, POOL, SCORES, key
 
 _VERSION = 1  # of the scores that are kept
@@ -119,11 +118,7 @@ class Ranker:
         if not all(map(math.isfinite, found)):
             raise CellFailed(f"the dense model's {score} of a text is not finite: it cannot be ranked")
         if kept is not None and not kept.is_file():
-            with spare(kept):
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                part = kept.with_suffix(f".{os.getpid()}")
-                part.write_text(json.dumps(found), "utf-8")
-                part.replace(kept)
+            keep(kept, json.dumps(found))
         return found
 
     def _file(self, score: str, windows: Sequence[Tensor]) -> Path:
