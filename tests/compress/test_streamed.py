@@ -107,17 +107,13 @@ def check_both_ways(recipe, name, tmp_path, dtype=None):
     model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
     wanted = in_memory(model, recipe, tmp_path / "memory", dtype and getattr(torch, dtype))
     same(tensors(tmp_path / "out"), tensors(tmp_path / "memory"))
-    masked = methods[recipe[0].method].kind == "prune"
-    if masked:
-        masks = [load_file(tmp_path / way / "kick" / "masks.safetensors") for way in ("out", "memory")]
-        same(*masks)
+    masks = ["masks.safetensors"] if methods[recipe[0].method].kind == "prune" else []
+    for file in masks:
+        same(*(load_file(tmp_path / way / "kick" / file) for way in ("out", "memory")))
     assert dtype or plain(manifest) == plain(wanted)  # that one counts what it has rounded in memory
     configs = [json.loads((tmp_path / way / "config.json").read_text()) for way in ("out", "memory")]
     assert dtype or (configs[0] == configs[1] and manifest["logit_difference"] == 0)
-    assert sorted(one.name for one in (tmp_path / "out" / "kick").iterdir()) == [
-        "manifest.json",
-        *(["masks.safetensors"] if masked else []),
-    ]
+    assert sorted(one.name for one in (tmp_path / "out" / "kick").iterdir()) == ["manifest.json", *masks]
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma3"])
