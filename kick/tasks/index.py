@@ -44,11 +44,11 @@ _OWN = (
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `!function module.name` stays text, a FunctionName."""
+class _SafeLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which makes no objects; `!function module.name` stays text, a FunctionName."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     """A mapping whose keys are all different; plain YAML keeps the last of equal ones without a word."""
     seen: set[str] = set()
     for key, _ in node.value:
@@ -60,12 +60,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-def _function(loader: _Loader, node: yaml.ScalarNode) -> FunctionName:
+def _function(loader: _SafeLoader, node: yaml.ScalarNode) -> FunctionName:
     return FunctionName(loader.construct_scalar(node))
 
 
-_Loader.add_constructor("!function", _function)
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_SafeLoader.add_constructor("!function", _function)
+_SafeLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     if file in including:
         raise KickError(f"task file {file} includes itself, through {including[-1]}")
     try:
-        config = yaml.load(file.read_text("utf-8"), Loader=_Loader)
+        config = yaml.load(file.read_text("utf-8"), Loader=_SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise KickError(f"task file {file} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
