@@ -84,7 +84,6 @@ Bits = Annotated[int | None, typer.Option(help="round to so many bits at the end
 HeldOut = Annotated[int, typer.Option("--windows", help="held-out windows that a loss is of")]
 Grid = Annotated[bool, typer.Option("--grid", help="then try every arm, for the regret")]
 BudgetOut = Annotated[str | None, typer.Option(help="the folder; by default results/<model>-budget")]
-Given0 = Annotated[str, typer.Argument(help="an alias, a hub id, a folder, a .gguf file")]
 Offline = Annotated[bool, typer.Option(help="do not contact the hub")]
 
 
@@ -133,7 +132,7 @@ def components(
     if len(steps) != 1:
         raise KickError(f"a component study is of one method; got {len(steps)}")
     (step,), spec = steps, compress.calibration_of(corpus, sequences, length, calibration_seed)
-    out = out or f"results/{study.folder_name(model, step)}"
+    out = _folder(out, model, step.method, str(step.options.get("sparsity", "")))
     options = study.StudyOptions(
         model, step, spec, out, prompts=prompts, spread=spread, probe=probe, fidelity=fidelity,
         perplexity=perplexity, limit=limit, data_root=data_root, task_folders=tuple(tasks or ()),
@@ -180,7 +179,7 @@ def layers(
     from kick.study import layers as study
 
     spec = compress.calibration_of(corpus, sequences, length, calibration_seed)
-    out = out or f"results/{study.folder_name(model)}"
+    out = _folder(out, model, "layers")
     options = study.LayerOptions(
         model, spec, out, tasks=tuple(task or ("kick_mini_mcq",)), fidelity=fidelity, perplexity=perplexity,
         limit=limit, windows=windows, data_root=data_root, task_folders=tuple(tasks or ()),
@@ -227,7 +226,7 @@ def search(
     from kick.study.genetics import Breeding
 
     spec = compress.calibration_of(corpus, sequences, length, calibration_seed)
-    out = out or f"results/{model.rstrip('/').rpartition('/')[2].removesuffix('.gguf')}-search"
+    out = _folder(out, model, "search")
     options = study.SearchOptions(
         model, spec, out, budget, sparsity=sparsity, text=fitness, perplexity=perplexity, windows=windows,
         breeding=Breeding(population=population, seed=seed), data_root=data_root,
@@ -287,7 +286,7 @@ def recovery(
         tuple((name, value) for name, value in how if value is not None), tuple(seed or (0,)), limit,
     )  # fmt: skip
     running = RunOptions(
-        out or f"results/{_plain(model)}-recovery", data_root=data_root, task_folders=tuple(tasks or ()),
+        _folder(out, model, "recovery"), data_root=data_root, task_folders=tuple(tasks or ()),
         executor=executor, workers=workers, retry_failed=retry_failed, offline=offline,
     )  # fmt: skip
     store, summary = study.run(options, running, ["kick", *sys.argv[1:]], say)
@@ -302,7 +301,7 @@ def recovery(
 def budget(
     memory: Memory,
     minutes: Minutes,
-    model: Given0 = "smollm2-135m",
+    model: Model = "smollm2-135m",
     out: BudgetOut = None,
     method: Ways = None,
     share: Shares = None,
@@ -331,7 +330,7 @@ def budget(
 
     default = study.BudgetOptions
     options = study.BudgetOptions(
-        model, size(memory, "--bytes"), minutes, out or f"results/{_plain(model)}-budget",
+        model, size(memory, "--bytes"), minutes, _folder(out, model, "budget"),
         compress.calibration_of(corpus, sequences, length, calibration_seed),
         methods=tuple(method or default.methods), shares=tuple(share or default.shares),
         ranks=tuple(rank or default.ranks), bits=bits, windows=windows, length=window, corpus=text, seed=seed,
@@ -344,8 +343,10 @@ def budget(
     print("\n".join(str(file) for file in files))
 
 
-def _plain(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+def _folder(out: str | None, model: str, *study: str) -> str:
+    """The folder that was asked for, or one named by model and study: results/smollm2-135m-wanda-0.75."""
+    name = model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    return out or f"results/{'-'.join([name, *study])}"
 
 
 @app.command(rich_help_panel=panels.STUDY)

@@ -185,12 +185,6 @@ class StudyWork:
         (self.alone if step is not None and "only" in step.options else self.whole)(job)
 
 
-def folder_name(model_name: str, step: Step) -> str:
-    """What a study's folder is called where nothing else is asked for: smollm2-135m-wanda-0.75."""
-    last = model_name.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
-    return "-".join([last, step.method, str(step.options.get("sparsity", ""))])
-
-
 def plan(options: StudyOptions) -> Study:
     """The study. Raises KickError for all that is wrong with it, before a model is loaded."""
     check(options)

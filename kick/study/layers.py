@@ -100,11 +100,6 @@ class LayerStudy:
         return [dense, *(Job(part[0].variant, tuple(part), len(part) / 2) for part in parts)]
 
 
-def folder_name(model_name: str) -> str:
-    """What a study's folder is called if nothing else is asked for: smollm2-135m-layers."""
-    return f"{model_name.rstrip('/').rpartition('/')[2].removesuffix('.gguf')}-layers"
-
-
 def plan(options: LayerOptions) -> LayerStudy:
     """The study. Raises KickError for all that is wrong with it, before a model is loaded."""
     for name, least in (("limit", 2), ("windows", 2), ("workers", 1)):
