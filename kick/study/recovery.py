@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from kick import compress
@@ -126,19 +125,18 @@ def run(
     return Store(how.out, planned.matrix.name), summary
 
 
-def points(store: Store) -> list[BudgetPoint]:
-    """The study's points by task and budget. Raises KickError if there are none."""
+def read(store: Store) -> tuple[list[BudgetPoint], dict[tuple[str, str], float]]:
+    """The study's points by task and budget, and the untrained dense model's scores by task and metric.
+
+    Raises KickError if there are no points.
+    """
     rows = frame.read([store]).frame
     found = [_point(row) for row in rows[rows["recovered_of"] != ""].to_dict("records")]
     if not found:
         raise KickError(f"{store} has no recovered variant beside its pruned one and dense trained alike")
-    return sorted(found, key=lambda one: (one.task, one.tokens, one.seed))
-
-
-def untrained(store: Store) -> pd.DataFrame:
-    """The headline rows of the dense model, by task."""
-    rows = frame.read([store]).frame
-    return rows[(rows["variant"] == "dense") & (rows["group"] == "")]
+    dense = rows[(rows["variant"] == "dense") & (rows["group"] == "")]
+    scores = {(row["task"], row["metric"]): float(row["value"]) for row in dense.to_dict("records")}
+    return sorted(found, key=lambda one: (one.task, one.tokens, one.seed)), scores
 
 
 def _point(row: Any) -> BudgetPoint:

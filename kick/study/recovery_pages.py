@@ -23,7 +23,7 @@ from kick.study.recovery import BudgetPoint, RecoveryOptions
 
 def write(options: RecoveryOptions, store: Store, folder: Path) -> tuple[StudyTable, list[Path]]:
     """Write the study's files; its table and the files. Raises KickError if it has no recovered cell."""
-    found, dense = recovery.points(store), _dense(store)
+    found, dense = recovery.read(store)
     data, page = folder / "recovery.csv", folder / "recovery.md"
     data.write_text(wording.csv(pd.DataFrame([asdict(one) for one in found])), encoding="utf-8")
     made = table(found)
@@ -34,11 +34,6 @@ def write(options: RecoveryOptions, store: Store, folder: Path) -> tuple[StudyTa
         for file in drawn:
             figure.savefig(file)
     return made, [data, page, *drawn]
-
-
-def _dense(store: Store) -> dict[tuple[str, str], float]:
-    rows = recovery.untrained(store).to_dict("records")
-    return {(row["task"], row["metric"]): float(row["value"]) for row in rows}
 
 
 def table(found: Sequence[BudgetPoint]) -> StudyTable:

@@ -1,9 +1,13 @@
 """A study of budgets of tokens: the matrix that it is, what is refused, and its page."""
 
 import math
+from dataclasses import asdict
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
+from kick.analysis import frame
 from kick.compress import canonical
 from kick.errors import KickError
 from kick.matrix.load import load
@@ -41,13 +45,39 @@ def test_what_is_not_such_a_study_is_refused(wrong, message):
         recovery.matrix(options(**wrong))
 
 
+def row(point):
+    """A point as the frame has it."""
+    names = {
+        "title": "metric", "tokens": "trained_tokens", "seed": "trained_seed", "pruned": "pruned_value",
+        "trained_dense": "trained_dense_value", "share": "recovered", "share_low": "recovered_low",
+        "share_high": "recovered_high",
+    }  # fmt: skip
+    facts = {names.get(name, name): value for name, value in asdict(point).items()}
+    return {**DENSE, "variant": "masklora", "recovered_of": "wanda 50 %", **facts}
+
+
+DENSE = {
+    "variant": "dense", "group": "", "task": "kick_mini_mcq", "metric": "acc", "value": 0.72,
+    "recovered_of": "",
+}  # fmt: skip
+
+
+def test_a_store_without_recovered_cells_is_refused(monkeypatch):
+    monkeypatch.setattr(frame, "read", lambda _stores: SimpleNamespace(frame=pd.DataFrame([DENSE])))
+    with pytest.raises(KickError, match="has no recovered variant"):
+        recovery.read("store")
+
+
 def test_the_page_has_a_row_per_budget_and_a_logarithmic_axis(tmp_path, monkeypatch):
     points = [
         BudgetPoint("kick_mini_mcq", "acc", "share", tokens, 0, 0.5, 0.3, 0.6, 0.4, 0.7, *share, 48)
         for tokens, share in ((512, (0.08, math.nan, math.nan)), (2048, (0.34, 0.1, 0.5)))
     ]
-    monkeypatch.setattr(recovery, "points", lambda _store: points)
-    monkeypatch.setattr(recovery_pages, "_dense", lambda _store: {("kick_mini_mcq", "acc"): 0.72})
+    rows = [DENSE, {**DENSE, "group": "history", "value": 0.1}, *map(row, reversed(points))]
+    monkeypatch.setattr(frame, "read", lambda _stores: SimpleNamespace(frame=pd.DataFrame(rows)))
+    found, dense = recovery.read(None)
+    assert list(map(repr, found)) == list(map(repr, points))  # NaN is not equal to itself
+    assert dense == {("kick_mini_mcq", "acc"): 0.72}
     table, files = recovery_pages.write(options(), None, tmp_path)
     assert [row[1] for row in table.rows] == ["512", "2,048"]
     assert table.rows[1][-3:-1] == ["34.0", "10.0 to 50.0"]
