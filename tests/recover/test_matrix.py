@@ -177,10 +177,15 @@ def test_calibration_that_cannot_be_ranked_is_refused(tmp_path, calibration, mes
     assert message in str(refused.value)
 
 
+def drawn(texts):
+    """Embeddings in place of MiniLM's."""
+    return torch.rand(len(texts), 4, generator=torch.Generator().manual_seed(5))
+
+
 def test_text_that_is_ranked_is_calibrated_and_trained_on(tmp_path, monkeypatch):
     for module in (recovering, ranking):
         monkeypatch.setattr(module, "cache_root", lambda: tmp_path)
-    monkeypatch.setattr(paser, "embedded", lambda texts: torch.rand(len(texts), 4))
+    monkeypatch.setattr(paser, "embedded", drawn)
     monkeypatch.setattr(paser.Paser.__init__, "__defaults__", (paser.embedded,))
     (asked,) = tasks.load(["kick_mini_perplexity"]).values()
     known = corpus.CORPORA["kick_mini_calibration"]
