@@ -40,7 +40,9 @@ def embedded(texts: Sequence[str]) -> Tensor:
 
     where = folder()
     tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    model = AutoModel.from_pretrained(where, trust_remote_code=False, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(
+        where, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+    ).eval()
     found = []
     for text in texts:
         encoded = tokenizer(text, truncation=True, max_length=LENGTH, return_tensors="pt")
