@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from kick.errors import CellFailed, KickError
@@ -37,9 +36,8 @@ from kick.errors import CellFailed, KickError
 VARIABLE = "KICK_ALLOW_CODE"
 CONFINED, UNCONFINED = "confined", "unconfined"
 CPU_SECONDS = 5
-WALL_SECONDS = (
-    30.0  # counts only if a program sleeps or starts others: processor time does not depend on load
-)
+# counts only if a program sleeps or starts others: processor time does not depend on load
+WALL_SECONDS = 30.0
 MEMORY_BYTES = 2**30
 PROCESSES = 16
 NOBODY = 65534
@@ -118,13 +116,15 @@ def _check_works(how: str) -> None:
             "it runs programs that the model wrote, and bubblewrap (bwrap), which confines them, is not "
             "installed; install it, or add --unconfined to run them with limits alone"
         )
-    seen = f"import os\nassert not os.path.exists({str(Path(__file__).resolve())!r})"
-    parts = [
-        "import hashlib, math, re, typing",
-        "assert math.sqrt(4) == 2",
-        *([seen] if how == CONFINED else []),
-    ]
-    if not _whole(parts, how):
+    with tempfile.NamedTemporaryFile(prefix="kick-code-") as file:  # kick's own may be among the libraries
+        seen = f"import os\nassert not os.path.exists({file.name!r})"
+        parts = [
+            "import hashlib, math, re, typing",
+            "assert math.sqrt(4) == 2",
+            *([seen] if how == CONFINED else []),
+        ]
+        works = _whole(parts, how)
+    if not works:
         raise KickError(
             "it runs programs that the model wrote, and a harmless one does not run, or is not confined: "
             f"{'bubblewrap' if how == CONFINED else 'a process with limits'} does not work on this machine"

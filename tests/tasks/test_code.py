@@ -195,6 +195,12 @@ def test_a_sandbox_that_does_not_work_is_no_sandbox(monkeypatch):
     sandbox._check_works.cache_clear()
 
 
+def test_kick_may_be_installed_among_the_libraries_that_a_program_sees(confined, monkeypatch):
+    sandbox._check_works.cache_clear()
+    monkeypatch.setattr(sandbox, "__file__", "/usr/bin/env")
+    sandbox.check()
+
+
 def test_unconfined_alone_is_an_error():
     found = CliRunner().invoke(app, ["plan", "smoke", "--unconfined"])
     assert isinstance(found.exception, KickError)
