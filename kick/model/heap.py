@@ -90,5 +90,13 @@ def room(shape: Sequence[int], like: Tensor) -> Tensor:
     size = math.prod(shape) * like.element_size()
     if like.device.type != "cpu" or size < PIECE:
         return like.new_zeros(shape)
-    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=like.dtype).view(tuple(shape))
+    return untouched(shape, like.dtype)
+
+
+def untouched(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros on a CPU whose pages are given memory as they are written to, in small pages."""
+    count = math.prod(shape)
+    pages = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype, count=count).view(tuple(shape))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kick.errors import KickError
+from kick.model.heap import untouched
 
 DTYPES = {
     "F64": torch.float64,
@@ -81,7 +81,7 @@ class StoredTensor:
 
     def rows(self, chosen: Iterable[int], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape of which only some rows are filled: the others take no memory."""
-        made = _untouched(self.shape, dtype)
+        made = untouched(self.shape, dtype)
         part = torch.empty(self.shape[1:], dtype=self.dtype)
         for row in sorted(set(chosen)):
             self._into(part.view(-1), row * part.nbytes)
@@ -148,15 +148,6 @@ def write_from(descriptor: int, tensor: Tensor, start: int) -> None:
 def _bytes_of(flat: Tensor) -> memoryview:
     """The memory of a flat tensor."""
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
-
-
-def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros whose pages are given memory as they are written to, in small pages."""
-    size = math.prod(shape) * dtype.itemsize
-    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
 def stored(folder: Path) -> dict[str, StoredTensor]:
