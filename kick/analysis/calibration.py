@@ -36,14 +36,9 @@ def rows(cells: Sequence[StoredCell], kept: Keeping) -> Iterator[dict[str, Any]]
         for cell in asked:
             other = [dense] if dense else []
             make = functools.partial(_statistics, cell, dense)
-            found = kept.get(cell, ["calibration error", _role(cell), cell, *other], make)
+            found = kept.get(cell, ["calibration error", cell.role, cell, *other], make)
             facts = {**describe(cell), "seconds": 0.0, "compress_seconds": 0.0} if found else {}
             yield from ({**facts, "group": "", **row} for row in found)
-
-
-def _role(cell: StoredCell) -> str:
-    """What tells a statistic of dense from one of a variant whose samples are equal to dense's."""
-    return "dense" if cell.variant.dense else "beside dense"
 
 
 def _measured(cell: StoredCell) -> bool:

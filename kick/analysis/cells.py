@@ -67,6 +67,11 @@ class StoredCell:
         return self.run.cell.variant
 
     @property
+    def role(self) -> str:
+        """What tells a kept statistic of dense from one of a variant whose samples are equal to dense's."""
+        return "dense" if self.variant.dense else "beside dense"
+
+    @property
     def setting(self) -> str:
         """Way in which it was asked, beyond its own file: "5-shot, first 48, chat"; "" for the defaults."""
         spec = self.run.cell.task
@@ -115,8 +120,12 @@ def gather(stores: Sequence[Stored]) -> tuple[list[StoredCell], list[str]]:
 def _dense_first(cell: StoredCell) -> tuple[bool, bool, str]:
     """Sorts dense before others, of several the one that is named so, else the first by name: the first dense
     cell of a question is what its others are compared with."""
-    dense = cell.variant.dense
-    return not dense, dense and cell.variant.name != "dense", cell.variant.name if dense else ""
+    return (False, *_usual(cell.variant)) if cell.variant.dense else (True, False, "")
+
+
+def _usual(dense: Variant) -> tuple[bool, str]:
+    """Sorts the dense model that is named so before others, and those by name."""
+    return dense.name != "dense", dense.name
 
 
 def _several_dense(cells: Iterable[StoredCell]) -> list[str]:
@@ -206,7 +215,7 @@ def _based(runs: Sequence[tuple[Result, Stored]]) -> list[StoredCell]:
     for run, store in runs:
         unique.setdefault((run.matrix, run.key), (run, store))
     dense = [run for run, _ in unique.values() if run.cell.variant.dense]
-    dense.sort(key=lambda run: (run.cell.variant.name != "dense", run.cell.variant.name), reverse=True)
+    dense.sort(key=lambda run: _usual(run.cell.variant), reverse=True)
     models = {run.key: run.cell.variant.model for run in dense}  # of a matrix's the last one counts
     of_matrix = {run.matrix: models[run.key] for run, _ in unique.values() if run.key in models}
     digests: dict[str, set[str]] = {}

@@ -168,7 +168,7 @@ def beside_dense(
         return {"gaps": found, "groups": list(parts), "bits": own}
 
     made_of: list[str | StoredCell] = [
-        "dense" if is_dense else "beside dense",
+        cell.role,
         primary,
         repr((margin, stop, cell.run.cell.task.stop)),
         *map(repr, described),

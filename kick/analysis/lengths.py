@@ -34,18 +34,15 @@ def rows(cells: Sequence[StoredCell], kept: Keeping) -> Iterator[dict[str, Any]]
         metric = headline(dense.run)
         for cell in asked:
             make = functools.partial(_statistics, cell, dense, metric)
-            found = kept.get(
+            made_of: list[str | StoredCell] = [
+                "lengths",
+                cell.role,
+                metric,
+                repr(cell.run.margin),
                 cell,
-                [
-                    "lengths",
-                    "dense" if cell.variant.dense else "beside dense",
-                    metric,
-                    repr(cell.run.margin),
-                    cell,
-                    dense,
-                ],
-                make,
-            )
+                dense,
+            ]
+            found = kept.get(cell, made_of, make)
             facts = {**describe(cell), "seconds": 0.0, "compress_seconds": 0.0} if found else {}
             yield from ({**facts, "group": "", **row} for row in found)
 

@@ -41,8 +41,7 @@ def rows(cells: Sequence[StoredCell], kept: Keeping) -> Iterator[dict[str, Any]]
         for cell in asked:
             other = [dense] if dense else []
             make = functools.partial(_statistics, cell, dense)
-            role = "dense" if cell.variant.dense else "beside dense"
-            found = kept.get(cell, ["wordings", role, cell, *other], make)
+            found = kept.get(cell, ["wordings", cell.role, cell, *other], make)
             facts = {**describe(cell), "seconds": 0.0, "compress_seconds": 0.0} if found else {}
             yield from ({**facts, "group": "", **row} for row in found)
 

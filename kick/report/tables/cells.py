@@ -64,9 +64,10 @@ def crossed(rows: pd.DataFrame, title: str, cell: Callable[[Row], str] = score_c
     found = Table(title, tuple(heads), tuple(lines), rows, note(rows))
     if cell is not score_cell:  # what is best of a range, or of a spread, is not known
         return found
-    best = frozenset((labels.index(label), j) for j, part in enumerate(columns, 1) for label in _best(part))
+    at = {label: place for place, label in enumerate(labels)}
+    best = frozenset((at[label], j) for j, part in enumerate(columns, 1) for label in _best(part))
     stars = {
-        (labels.index(label), j): made
+        (at[label], j): made
         for j, part in enumerate(columns, 1)
         for label, row in part.items()
         if (made := _stars(row))
