@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from kick.analysis.frame import Results
@@ -41,9 +42,14 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
         for key, item in value.items():
             yield from _flat(item, f"{name} {key}".strip())
     elif isinstance(value, list | tuple):
-        yield plain(name), wording.visible(" ".join(map(str, value)))
+        yield plain(name), wording.visible(" ".join(map(_without_folders, map(str, value))))
     elif value is not None and value != "":
         yield plain(name), wording.visible(str(value))
+
+
+def _without_folders(word: str) -> str:
+    """A word of a command; of an absolute path the last part alone: folders of a machine tell nothing."""
+    return f"\u2026/{PurePath(word).name}" if word.startswith("/") else word
 
 
 def _few(values: Sequence[str], most: int = 4) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from kick.analysis.frame import read
 from kick.records import Step
 from kick.report import charts, select, tables, wording
 from kick.report.leaderboard import html
+from kick.report.origins import provenance
 from kick.report.page import view
 from tests.support.synthetic import DENSE, FakeStore, fill, pruned, variant
 
@@ -31,6 +32,14 @@ def test_the_rows_are_in_the_order_of_their_ranks(report):
     assert [line.replica for line in section.lines[-2:]] == [True, True]
     text = html(view(report, title=None, notes=(), examples=0))
     assert re.search(r'data-order="-\d\.0">\d(\u2013\d)?<small>[\d.]+ %</small>', text)
+
+
+def test_provenance_names_no_folder_of_the_machine(report):
+    first, *others = report.cells
+    command = ["kick", "run", "/home/me/x.yaml", "--out", "results"]
+    run = replace(first.run, provenance={**first.run.provenance, "command": command})
+    found = dict(provenance(replace(report, cells=(replace(first, run=run), *others))))
+    assert found["command"][0] == "kick run \u2026/x.yaml --out results"
 
 
 def test_models_for_mechanics_rank_nothing(report):
