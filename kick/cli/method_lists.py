@@ -12,13 +12,14 @@ HEADS = {
     "quantize": "Quantization",
     "compensate": "Compensation",
     "recover": "Recovery: training after pruning",
+    "runtime": "At run time: `runtime:` of a variant",
 }
 COLUMNS = 100  # a line of the documents has no more; a table's rows would
 BLANK = "\u00a0"  # in place of the blanks of an option with its default, which stay on one line
 
 
 def markdown(described: Sequence[Mapping[str, Any]]) -> str:
-    """The lists of methods, as `kick.compress.describe` describes them, in their order."""
+    """The lists of methods, as `kick.compress` and `kick.runtime.method` describe them, in their order."""
     parts = []
     for kind, head in HEADS.items():
         entries = [_entry(one) for one in described if one["kind"] == kind]
@@ -28,15 +29,19 @@ def markdown(described: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _entry(one: Mapping[str, Any]) -> str:
-    """One method: name, title, what it does, needs, options with their defaults, architectures, source."""
-    needs = [*one["needs"]]
-    needs += [word for fact, word in (("trains", "training"), ("task_data", "task data")) if one[fact]]
+    """One method: name, title, what it does, needs, options with their defaults, architectures, source.
+
+    A run-time method has neither needs nor architectures.
+    """
+    needs = [*one.get("needs", ())]
+    needs += [word for fact, word in (("trains", "training"), ("task_data", "task data")) if one.get(fact)]
     options = ", ".join(_option(option).replace(" ", BLANK) for option in one["options"])
     said = [f"**`{one['name']}`**, {one['title']}: {one['doc']}"]
     said += [f"Needs: {', '.join(needs)}."] if needs else []
-    said += ["Feeds its errors forward."] if one["feeds_forward"] else []
+    said += ["Feeds its errors forward."] if one.get("feeds_forward") else []
     said += [f"Options: {options}."] if options else []
-    said += [f"Serves: {one['serves']}.", f"Source: {one['paper']}."]
+    said += [f"Serves: {one['serves']}."] if "serves" in one else []
+    said += [f"Source: {one['paper']}."]
     lines = textwrap.wrap(
         " ".join(said),
         COLUMNS,

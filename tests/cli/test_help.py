@@ -4,6 +4,7 @@ import pytest
 
 from kick import cli
 from kick.catalog import known
+from kick.runtime.entry import runtimes
 
 
 def shown(capsys, monkeypatch, *arguments):
@@ -24,6 +25,11 @@ def test_help_lists_methods(capsys, monkeypatch, command):
     _, told = shown(capsys, monkeypatch, *command, "--help")
     assert "--method" in told.out
     assert all(name in told.out and facts.title in told.out for name, facts in known().items())
+
+
+def test_the_markdown_lists_have_every_method_those_of_run_time_too(capsys, monkeypatch):
+    _, told = shown(capsys, monkeypatch, "methods", "--markdown")
+    assert all(f"**`{name}`**" in told.out for name in (*known(), *runtimes.facts()))
 
 
 def test_help_of_a_method_lists_its_options(capsys, monkeypatch):
