@@ -9,8 +9,14 @@ from kick.model.packed import product, used_up
 X = torch.randn(7, 24, generator=torch.Generator().manual_seed(0))
 
 
+def seeded(*between):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(24, 40), *between, nn.Linear(40, 16)).requires_grad_(False)
+
+
 def test_a_block_computes_with_packed_weights_and_holds_no_others():
-    block = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 16)).requires_grad_(False)
+    block = seeded(nn.ReLU())
     before = [one.weight.data.clone() for one in (block[0], block[2])]
     wanted = block(X)
     with torch.inference_mode(), used_up(block):
@@ -25,7 +31,7 @@ def test_a_block_computes_with_packed_weights_and_holds_no_others():
 def test_a_weight_is_laid_out_once_in_nested_contexts(monkeypatch):
     count, lay = [], packed.laid_out
     monkeypatch.setattr(packed, "laid_out", lambda weight: count.append(1) or lay(weight))
-    block = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 16)).requires_grad_(False)
+    block = seeded()
     with torch.inference_mode(), used_up(block):
         with packed.PackedLinears(block).on():
             first = block(X)
