@@ -2,7 +2,7 @@
 
 Spearman's rank correlation of what is kept of dense's perplexity and of a task's score, over the variants of
 a section (dense left out, and those that train or see task data), with the interval of draws within the
-items' noise (`kick.analysis.ranking`).
+items' noise (`kick.analysis.ranking`). Of several perplexity tasks the first one counts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ LEAST = 4  # variants, below which an order says nothing
 
 @dataclass(frozen=True)
 class Agreement:
-    """Spearman's rho of a task's order and perplexity's over `variants` variants, with its 95 % interval."""
+    """Spearman's rho of a task's order and perplexity's over `variants` variants, with its 95 % interval.
+
+    corpus: the title of the perplexity task if there are several, "" if it is the only one.
+    """
 
     task: str
     rho: float
     low: float
     high: float
     variants: int
+    corpus: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ def agreement(frame: pd.DataFrame) -> tuple[list[Agreement], list[Flattered]]:
     now = _rhos(means.to_numpy())
     spread = _rhos(ranking.drawn(means, deviations))
     low, high = np.nanquantile(spread, (0.025, 0.975), axis=0)
-    names = [*others, "mean of the tasks"]
+    names, corpus_of = [*others, "mean of the tasks"], by[0] if len(by) > 1 else ""
     found = [
-        Agreement(name, float(now[n]), float(low[n]), float(high[n]), len(keep))
+        Agreement(name, float(now[n]), float(low[n]), float(high[n]), len(keep), corpus_of)
         for n, name in enumerate(names)
     ]
     return found, _flattered(means, others, by[0])

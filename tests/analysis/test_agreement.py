@@ -43,6 +43,17 @@ def test_rho_is_scipys_and_without_noise_its_interval_is_a_point():
     assert [(one.label, one.by_perplexity, one.by_tasks) for one in flattered] == [("a", 1, 3), ("d", 4, 5)]
 
 
+def test_of_several_perplexities_the_first_counts_and_is_named():
+    second = frame()[lambda rows: rows["task"] == "perplexity"].assign(task="web", title="web")
+    second = second.assign(relative=second["relative"].to_numpy()[::-1])
+    found, flattered = agreement(pd.concat([frame(), second], ignore_index=True))
+    alone, flattered_alone = agreement(frame())
+    assert [one.corpus for one in alone] == ["", ""]
+    assert {one.corpus for one in found} == {"perplexity"}
+    assert [(one.task, one.rho) for one in found] == [(one.task, one.rho) for one in alone]
+    assert flattered == flattered_alone
+
+
 def test_noise_widens_the_interval():
     found, _ = agreement(frame(half=0.4))
     assert found[0].low < found[0].rho - 0.1
