@@ -154,7 +154,11 @@ class RecoveryForm(Recovery):
     def __call__(self, model: Any, calibration: Sequence[Tensor]) -> None:
         """Train the model in place, and leave what it took in `calibration.training`."""
         calibration = calibration_of(calibration)
-        windows, heldout, selection = texts_of(calibration, self, model)
+        self.fit(model, calibration, texts_of(calibration, self, model))
+
+    def fit(self, model: Any, calibration: Calibration, given: Chosen) -> None:
+        """Train the model in place on windows that were chosen, as `texts_of` gives them."""
+        windows, heldout, selection = given
         texts, folder = (windows, heldout), calibration.work
 
         @contextmanager

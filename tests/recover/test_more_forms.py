@@ -67,10 +67,11 @@ def test_eora_starts_from_its_own_branches_and_trains_them_alone():
     windows, heldout = texts(build(canonical("recover-eora", options)).text())
     reference = tiny("llama")
     compress(reference, [WANDA, canonical("eora", {"rank": 3})], Calibration(tuple(windows)))
+    asked = []
 
     def made(lr):
         model = tiny("llama")
-        calibration = Calibration(tuple(windows), texts=texts)
+        calibration = Calibration(tuple(windows), texts=lambda spec: asked.append(spec) or texts(spec))
         done = compress(model, [WANDA, canonical("recover-eora", options | {"lr": lr})], calibration)
         return model, done["steps"][1]["training"]
 
@@ -83,6 +84,7 @@ def test_eora_starts_from_its_own_branches_and_trains_them_alone():
     for name, one in trained.named_parameters():
         assert torch.equal(one, dict(still.named_parameters())[name]), name
     assert len(heldout) == 2
+    assert len(asked) == 2  # once per training: with branches a ranking would choose other windows
 
 
 def test_what_adds_a_second_branch_or_has_nothing_to_make_up_for_is_refused():

@@ -76,15 +76,15 @@ class EoraTuned(RecoveryForm):
         calibration = calibration_of(calibration)
         if calibration.dense is None:
             raise RuntimeError("the dense weights were not kept for recover-eora")
-        windows, _, _ = texts_of(calibration, self, model)
-        feed = Calibration(windows[: self.sequences], offload=calibration.offload)
+        given = texts_of(calibration, self, model)  # once: the branches would change the ranking
+        feed = Calibration(given[0][: self.sequences], offload=calibration.offload)
         for block in walk(model, feed):
             dense = calibration.dense.of(block.index)
             for hessian, group in shared(block.measure(Hessian), block.linears):
                 for linear in group:
                     change = dense[linear.name].to(linear.weight.device).float() - linear.weight.float()
                     add_branch(linear.module, *branch(change, hessian.matrix, self.rank))
-        super().__call__(model, calibration)
+        self.fit(model, calibration, given)
 
     @contextmanager
     def trained(
