@@ -76,11 +76,17 @@ def push(
     repository: Repository,
     yes: Annotated[bool, typer.Option("--yes", help="send it; without, only say what would be sent")] = False,
     public: Annotated[bool, typer.Option("--public", help="a new repository is for everyone to see")] = False,
+    unshown: Annotated[
+        bool,
+        typer.Option("--unshown", help="send cells too whose answers no page shows, as to harmful requests"),
+    ] = False,
 ) -> None:
     """Send results to the hub as a data set with a data card. A dry run unless told --yes."""
     from kick.interop import hub_repository
 
-    what = hub_repository.prepare(results, repository)
+    what = hub_repository.prepare(results, repository, unshown=unshown)
+    for left in what.left:
+        say(f"left out: {left}; --unshown sends it")
     print(
         f"{counted(what.cells, 'cell')}, {len(what.files) + len(what.texts)} files, {what.size / 1e6:,.1f} MB"
     )

@@ -19,6 +19,7 @@ import yaml
 
 from kick import hub
 from kick.analysis import cost, frame
+from kick.analysis.headlines import info
 from kick.errors import Damaged, KickError
 from kick.printable import counted, plain
 from kick.records import Result
@@ -42,7 +43,7 @@ LISTED = 40  # variants and tasks that the card names
 class Push:
     """What a push sends: by path in the repository, files of the store and texts, README.md the data card.
 
-    size: bytes of all of them.
+    size: bytes of all of them. left: cells that are not sent, each with the reason.
     """
 
     repository: str
@@ -51,6 +52,7 @@ class Push:
     texts: dict[str, str]
     cells: int
     size: int
+    left: tuple[str, ...] = ()
 
     @property
     def card(self) -> str:
@@ -69,13 +71,24 @@ class Pulled:
     left: tuple[str, ...]
 
 
-def prepare(results: str, repository: str) -> Push:
-    """What a push of these results would send. Raises KickError for a wrong name or without cells."""
+def prepare(results: str, repository: str, *, unshown: bool = False) -> Push:
+    """What a push of these results would send. Raises KickError for a wrong name or without cells.
+
+    unshown: send cells too whose answers no page shows.
+    """
     _check(repository)
     store = opened(results)
-    runs = [run for run in store.runs() if store.done(run.key)]
-    if not runs:
+    done = [run for run in store.runs() if store.done(run.key)]
+    if not done:
         raise KickError(f"{results} has no finished cell; `kick run` makes some")
+    runs = [run for run in done if unshown or not info(run).unshown]
+    left = [
+        f"{run.cell.variant.name}, {run.cell.task.name}: {info(run).unshown}"
+        for run in done
+        if run not in runs
+    ]
+    if not runs:
+        raise KickError(f"{results} has only {'; '.join(left)}: --unshown sends them")
     files = {
         f"{run.matrix}/{run.key}/{name}": f"{store.folder(run.key)}/{name}"
         for run in runs
@@ -84,7 +97,7 @@ def prepare(results: str, repository: str) -> Push:
     texts = {**_costs(store, runs), CARD: card(store, runs, repository)}
     size = sum(len(store.files.read(path)) for path in files.values())
     size += sum(len(text.encode()) for text in texts.values())
-    return Push(repository, store, files, texts, len(runs), size)
+    return Push(repository, store, files, texts, len(runs), size, tuple(left))
 
 
 def _costs(store: Store, runs: Sequence[Result]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import fsspec
 import pytest
@@ -86,6 +87,28 @@ def test_what_was_pushed_is_pulled_cell_by_cell(there, results, capsys, tmp_path
         assert theirs.samples(run.key) == ours.samples(run.key)
     assert theirs.costs() == [measured(results)]
     assert "0 cells taken, 6 there already" in kick(capsys, "pull", NAME, "--out", str(out))[1].out
+
+
+def test_answers_that_no_page_shows_are_sent_only_if_told(there, results, capsys, monkeypatch):
+    real = hub_repository.info
+    hidden = next(Store(results).runs()).cell.task.name
+
+    def told_apart(run):
+        return replace(real(run), unshown="answers to harmful requests" * (run.cell.task.name == hidden))
+
+    whole = hub_repository.prepare(results, NAME)
+    monkeypatch.setattr(hub_repository, "info", told_apart)
+    without = hub_repository.prepare(results, NAME)
+    gone = whole.files.keys() - without.files.keys()
+    assert {whole.store.result(path.split("/")[1]).cell.task.name for path in gone} == {hidden}
+    assert len(without.left) == len(gone) / 2 == whole.cells - without.cells > 0
+    status, said = kick(capsys, "push", results, NAME)
+    assert status == 0
+    assert f"{hidden}: answers to harmful requests; --unshown sends it" in said.err
+    assert hub_repository.prepare(results, NAME, unshown=True).files == whole.files
+    monkeypatch.setattr(hub_repository, "info", lambda run: replace(real(run), unshown="answers"))
+    with pytest.raises(KickError, match=r"has only .*: --unshown sends them"):
+        hub_repository.prepare(results, NAME)
 
 
 def test_a_pull_takes_a_named_commit_and_leaves_damaged_cells(there, results, tmp_path, capsys):
