@@ -27,7 +27,8 @@ from kick.runtime.selection import attention, best_pages, page_bounds, page_scor
 @runtime(
     "page-attention",
     title="Page attention",
-    paper="Quest, Tang et al., ICML 2024, arXiv 2406.10774; LServe, Yang et al., MLSys 2025, 2502.14866",
+    paper="Quest, Tang et al., ICML 2024, arXiv 2406.10774; "
+    "LServe, Yang et al., MLSys 2025, arXiv 2502.14866",
     affects=("generate",),
     place=20,
     look="blue P -",

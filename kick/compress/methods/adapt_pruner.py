@@ -1,11 +1,12 @@
 """Adapt-Pruner, untrained: heads and channels are removed in small steps, less where a block matters more.
 
-Rui Pan, Boyao Wang, Shizhe Diao, Xingyuan Pan, Jipeng Zhang, Renjie Pi, Tong Zhang: Adapt-Pruner: Adaptive
-Structural Pruning for Efficient Small Language Model Training. 2025, arXiv 2502.03460. In each step a block's
-importance is minus the mean cosine of its input and output, centred over blocks and divided by the largest
-magnitude; its share grows by the step less amplitude times importance. Within a block the units with the
-least first-order Taylor importance go, as in LLM-Pruner. The published models are trained between steps,
-which is not part of this method: it is the rule for the blocks' shares.
+Rui Pan, Shivanshu Shekhar, Boyao Wang, Shizhe Diao, Jipeng Zhang, Xingyuan Pan, Renjie Pi, Tong Zhang:
+Adapt-Pruner: Adaptive Structural Pruning for Efficient Small Language Model Training. 2025, arXiv 2502.03460
+(version 3; in version 1 Boyao Wang is first). In each step a block's importance is minus the mean cosine of
+its input and output, centred over blocks and divided by the largest magnitude; its share grows by the step
+less amplitude times importance. Within a block the units with the least first-order Taylor importance go, as
+in LLM-Pruner. The published models are trained between steps, which is not part of this method: it is the
+rule for the blocks' shares.
 
 Deviations: nothing is trained; it stops at a share of the blocks' weights, not at a number of parameters; a
 block's share never falls, since what is removed is gone, and after clipping all shares are moved alike until
