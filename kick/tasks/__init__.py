@@ -9,7 +9,8 @@ turns       instructions in two turns
 data        where a data set comes from: the embedded suite, a local mirror, the hub
 order       a fixed shuffled order, balanced over groups
 llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against memory
-code        HumanEval, whose programs `sandbox` runs; similarity: texts compared by hidden states
+code        HumanEval, whose programs `sandbox` runs; repair: its functions with one wrong operator
+similarity  texts compared by hidden states
 prompts     the same items under several prompts, and words in front of them
 refusal     harmful requests and harmless look-alikes
 samples     several answers to a question, which their own model judges

