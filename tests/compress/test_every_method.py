@@ -34,7 +34,7 @@ REFUSED = {
     "mini-gpts": UNCALLED,
     **{name: set(ARCHITECTURES) - WIDTHS for name in NARROWING},
     **{name: {"mamba"} for name in ATTENTION},
-    **{name: set(ARCHITECTURES) - {"llama", "qwen3"} for name in ("slicegpt", "quarot")},
+    **{name: set(ARCHITECTURES) - {"llama", "qwen3"} for name in ("slicegpt", "quarot", "pip-kag")},
     "moe-pruner": set(ARCHITECTURES) - {"mixtral"},
     "ssm-pruning": set(ARCHITECTURES),  # Mamba-2 alone: see test_ssm_pruning.py
     "expert-usage": set(ARCHITECTURES) - {"mixtral"},
