@@ -21,3 +21,11 @@ def smoke_results(tmp_path_factory):
     _, summary = run.run("smoke", options, ["kick", "run", "smoke"], lambda text: None)
     assert summary.status == 0
     return out
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say loudly what was not tested because something that the system lacks would be needed."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    for reason in sorted({str(one.longrepr[2]) for one in skipped if "NO BROWSER" in str(one.longrepr)}):
+        count = sum(reason in str(one.longrepr) for one in skipped)
+        terminalreporter.write_line(f"{count} tests of the page: {reason}", red=True, bold=True)

@@ -22,15 +22,15 @@ MOST = 24  # variants whose answers to an item are shown
 
 def shown(cells: Sequence[StoredCell]) -> list[StoredCell]:
     """Those whose answers are shown: no replicas; of more than MOST dense and others evenly spaced."""
-    return spaced([cell for cell in cells if not cell.variant.replica])
+    return spaced([cell for cell in cells if not cell.variant.replica], MOST)
 
 
-def spaced(cells: Sequence[StoredCell]) -> list[StoredCell]:
-    """At most MOST of them: the first and the last, and others evenly spaced."""
-    if len(cells) <= MOST:
+def spaced(cells: Sequence[StoredCell], most: int) -> list[StoredCell]:
+    """At most so many of them: the first and the last, and others evenly spaced."""
+    if len(cells) <= most:
         return list(cells)
-    step = (len(cells) - 1) / (MOST - 1)
-    return [cells[round(place * step)] for place in range(MOST)]
+    step = (len(cells) - 1) / (most - 1)
+    return [cells[round(place * step)] for place in range(most)]
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ DRAWN = (
     "within_orders",
 )
 MOST = 60.0  # per cent that the perplexity chart shows; more is drawn at its edge
+LINES = 16  # variants that the perplexity chart shows even if their perplexity is beyond its edge
 
 
 def levels(rows: pd.DataFrame) -> Markup | None:
@@ -72,9 +73,21 @@ def levels(rows: pd.DataFrame) -> Markup | None:
         dense_text=f"dense {wording.number(first['value'], unit)}",
         better_up=bool(first["higher_is_better"]),
         log=known and unit == "ratio" and values.max() > 5 * values.min(),
-        write=lambda value: f"{value:,.0f}" if abs(value) >= 10 else f"{value:g}",
+        write=_tick,
     )
     return svg.chart(chart)
+
+
+_RAISED = str.maketrans("0123456789", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+
+
+def _tick(value: float) -> str:
+    """A tick of the y axis, at most six characters wide: "0.5", "20,000", "10\u2079", "2\u00b710\u2079"."""
+    if abs(value) < 1e5:
+        return f"{value:,.0f}" if abs(value) >= 10 else f"{value:g}"
+    digits, _, power = f"{value:.1e}".partition("e")
+    ten = f"10{str(int(power)).translate(_RAISED)}"
+    return ten if float(digits) == 1 else f"{float(digits):g}\u00b7{ten}"
 
 
 def _sparsity(rows: pd.DataFrame) -> svg.Plot | None:
@@ -148,15 +161,20 @@ def methods(frame: pd.DataFrame) -> list[tuple[str, Markup]]:
 def hides(rows: pd.DataFrame) -> Markup:
     """One line per variant: by how much perplexity says it is worse, and by how much each task does.
 
-    `rows`: as `select.beside_perplexity` gives them. Worse is to the right.
+    `rows`: as `select.beside_perplexity` gives them. Worse is to the right. Of many variants those whose
+    perplexity is beyond the edge are left out: it hides nothing of them.
     """
-    labels = list(dict.fromkeys(rows.sort_values("ratio", kind="stable")["label"]))
-    tasks = select.tasks(rows)
-    looks = {task: palette.numbered(place) for place, task in enumerate(tasks)}
-    left, step, top = 170.0, 22.0, 26.0
+    everyone = rows.sort_values("ratio", kind="stable").drop_duplicates("label")
+    inside = int((100 * (everyone["ratio"] - 1) < MOST).sum())
+    labels = list(everyone["label"])[: max(inside, LINES)]
+    looks = {task: palette.numbered(place) for place, task in enumerate(select.tasks(rows))}
+    left, step, top = 16 + 6.2 * max(map(len, labels)), 22.0, 26.0
     drawn = svg.Drawing(
         760, top + step * len(labels) + 34, "Loss by perplexity and by task, in per cent of dense"
     )
+    if more := len(everyone) - len(labels):
+        said = f"{more} more, of perplexity worse by more than {MOST:g} %, are not drawn"
+        drawn.text(8, top + step * len(labels) + 27, said, "label")
     across = svg.Axis(-15, MOST, left, drawn.width - 14)
     bottom, margin = top + step * len(labels), 100 * select.margin(rows)
     drawn.add(

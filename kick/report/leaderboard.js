@@ -141,7 +141,7 @@
   };
 
   const number = (text) => {
-    const plain = text.replace("\u2212", "-").replace(/[<+\u00b1\u2009 ]/g, "");
+    const plain = text.replace("\u2212", "-").replace(/[<+\u00b1, ]/g, "");
     return plain === "" || Number.isNaN(Number(plain)) ? "" : plain;
   };
 

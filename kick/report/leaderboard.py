@@ -50,7 +50,7 @@ def render(
     made = tables.make_all(report.frame)
     contents = {
         "index.html": html(view),
-        "leaderboard.csv": wording.csv(report.frame),
+        "leaderboard.csv": wording.csv(report.frame, short=True),
         "leaderboard.md": _markdown(view, made),
         "leaderboard.tex": "\n".join([PACKAGES, *(table.latex() for table in made.values())]),
         "leaderboard.json": as_json(report, view),
@@ -73,7 +73,7 @@ CUTS: Mapping[str, Callable[[page.Section], page.Section]] = {
     ),
     "metrics other than the headline": lambda one: replace(one, data={**one.data, "tasks": []}),
     "charts": lambda one: replace(
-        one, hides=None, tradeoff=None, tasks=tuple(replace(task, chart=None) for task in one.tasks)
+        one, hides=None, tradeoffs=(), tasks=tuple(replace(task, chart=None) for task in one.tasks)
     ),
     "the comparison of two variants": lambda one: replace(_without(one, tasks=[]), pair=""),
 }

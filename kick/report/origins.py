@@ -49,7 +49,9 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
 
 def _without_folders(word: str) -> str:
     """A word of a command; of an absolute path the last part alone: folders of a machine tell nothing."""
-    return f"\u2026/{PurePath(word).name}" if word.startswith("/") else word
+    option, equals, value = word.rpartition("=")
+    path = value.removeprefix("file://")
+    return f"{option}{equals}\u2026/{PurePath(path).name}" if path.startswith(("/", "~")) else word
 
 
 def _few(values: Sequence[str], most: int = 4) -> tuple[str, ...]:

@@ -46,8 +46,7 @@ class Section:
     columns: tuple[Column, ...]
     lines: tuple[VariantLine, ...]
     ranked: str
-    tradeoff: Markup | None
-    front: str
+    tradeoffs: tuple[tradeoff.Tradeoff, ...]
     agreement: tuple[Agreement, ...]
     flattered: tuple[Flattered, ...]
     tasks: tuple[TaskPart, ...]
@@ -151,8 +150,7 @@ def _section(
         columns=tuple(column(part) for part in columns),
         lines=tuple(lines(frame, columns, ranks)),
         ranked=ranking.said(ranks),
-        tradeoff=tradeoff.chart(frame, ranks),
-        front=tradeoff.said(frame, ranks),
+        tradeoffs=tradeoff.tradeoffs(frame, ranks),
         agreement=tuple(agreed),
         flattered=tuple(flattered),
         tasks=tuple(_task(part, cells, examples) for part in columns),

@@ -154,7 +154,8 @@ const sideBySide = (() => {
     const [table, list, more] = [".pairs", ".items", ".more"].map((name) => part.querySelector(name));
     const count = part.querySelector("span[role=status]");
     const known = data.rows.filter((_, row) => data.tasks.some((task) => task.bits[row]));
-    [[a, known[0]], [b, known[1]]].forEach(([control, usual]) => {
+    const told = known.filter((label) => data.tasks.some((task) => task.shown.includes(data.rows.indexOf(label))));
+    [[a, known[0]], [b, told.find((label) => label !== known[0]) || known[1]]].forEach(([control, usual]) => {
       control.append(...known.map((label) => new Option(label, label)));
       control.value = usual;
       control.dataset.usual = usual;

@@ -24,7 +24,8 @@ from kick.records import Sample
 from kick.report import answers, select, wording
 from kick.stats import metrics
 
-ROOM = 1_500_000  # characters of texts in a page
+ROOM = 3_000_000  # characters of texts in a page
+MOST = 100  # rows whose answers are in the page
 ANSWER, QUESTION = 240, 280  # characters shown of an answer, and of a prompt's end
 
 
@@ -124,7 +125,7 @@ def _task(
 def _texts(asked: BitsOfTask, labels: Sequence[str], cells: Mapping[str, StoredCell]) -> Iterable[list[Any]]:
     """Sets which variants are shown; then the items with their texts, one after the other."""
     ours = [cells[asked.rows[labels[at]]["key"]] for at in sorted(asked.right)]
-    chosen = {cell.run.key: answers.samples(cell) for cell in answers.spaced(ours)}
+    chosen = {cell.run.key: answers.samples(cell) for cell in answers.spaced(ours, MOST)}
     chosen = {key: table for key, table in chosen.items() if table}
     asked.shown = tuple(at for at in sorted(asked.right) if asked.rows[labels[at]]["key"] in chosen)
     keys = [asked.rows[labels[at]]["key"] for at in asked.shown]

@@ -218,7 +218,8 @@ def chart(what: Chart, width: float = 400, height: float = 200) -> Markup:
         drawn.line([(start, bottom), (start + each, bottom)], "axis")
         drawn.text(start + each / 2, height - 4, plot.name, "label", "middle")
     if math.isfinite(what.dense):
-        place = scale(what.dense) + (-4 if what.better_up else 11)
+        above = what.better_up or scale(what.dense) > bottom - 14  # below it would be among the ticks
+        place = scale(what.dense) + (-4 if above else 11)
         drawn.text(width - 9, place, what.dense_text, "label halo", "end")
     return drawn.render()
 

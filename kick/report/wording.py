@@ -101,7 +101,7 @@ def number(value: float, unit: str, *, signed: bool = False) -> str:
     value = value * factor
     if abs(value) >= 1000:
         decimals = 0
-    text = f"{abs(value):,.{decimals}f}".replace(",", "\u2009")
+    text = f"{abs(value):,.{decimals}f}"
     if float(f"{abs(value):.{decimals}f}") == 0:
         return f"±{text}" if signed else text
     return (MINUS if value < 0 else "+" if signed else "") + text
@@ -295,13 +295,22 @@ def harmless(value: Any) -> Any:
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
-def csv(frame: pd.DataFrame) -> str:
-    """The frame as CSV without its index, numbers in full, text harmless."""
-    safe = frame.copy()
+def csv(frame: pd.DataFrame, *, short: bool = False) -> str:
+    """The frame as CSV without its index, numbers in full, text harmless.
+
+    short: numbers to 12 digits, and columns with nothing in any row left out.
+    """
+    nothing = [name for name in frame.columns if short and _nothing(frame[name])]
+    safe = frame.drop(columns=nothing)
     safe.columns = [harmless(str(name)) for name in safe.columns]
     for name in safe.columns[safe.dtypes.map(lambda kind: not pd.api.types.is_numeric_dtype(kind))]:
         safe[name] = safe[name].map({value: harmless(value) for value in safe[name].unique()})
-    return safe.to_csv(index=False, lineterminator="\n")
+    return safe.to_csv(index=False, lineterminator="\n", float_format="%.12g" if short else None)
+
+
+def _nothing(column: pd.Series) -> bool:
+    """Whether there is no number and no text in any row."""
+    return bool((column.isna() | column.astype(object).eq("")).all())
 
 
 def not_applicable(row: Row, others: Mapping[str, Row]) -> str | None:

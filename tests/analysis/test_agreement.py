@@ -77,8 +77,8 @@ def test_few_variants_have_no_order():
 def test_the_front_is_who_no_other_beats_in_both():
     kept = {"small": (10.0, 0.4), "beaten": (20.0, 0.4), "middle": (20.0, 0.7), "worse": (25.0, 0.6)}
     kept["large"] = (40.0, 0.9)
-    found = [tradeoff.SizePoint(label, "wanda", size, share) for label, (size, share) in kept.items()]
-    found.sort(key=lambda one: (one.size, -one.kept))
+    found = [tradeoff.CostPoint(label, "wanda", size, share) for label, (size, share) in kept.items()]
+    found.sort(key=lambda one: (one.cost, -one.kept))
     assert [one.label for one in tradeoff.front(found)] == ["small", "middle", "large"]
 
 
@@ -93,3 +93,13 @@ def test_the_chart_marks_the_front_and_a_variant_without_a_size_is_not_in_it():
     assert tradeoff.chart(rows.head(2), ranks) is None
     ranks["a"] = Rank(1, 1, 2, 0.5, apart=True)
     assert tradeoff.said(rows, ranks) == "b (20 MB, 90 %), dense (50 MB, 100 %)"
+
+
+def test_a_cost_that_does_not_differ_has_no_chart_and_of_speed_more_is_better():
+    rows = frame().drop_duplicates("label").assign(bytes=1e6, bits_per_weight=[16, 4, 4, 3, 8, np.nan])
+    rows = rows.assign(decode=[10.0, 30.0, 20.0, 5.0, np.nan, np.nan])
+    ranks = {label: Rank(1, 1, 2, share) for label, share in {"dense": 1.0, **FACTS}.items()}
+    found = tradeoff.tradeoffs(rows, ranks)
+    assert [one.name for one in found] == ["bits per weight", "measured speed (tokens per second)"]
+    assert found[1].front == "a (30/s, 50 %), b (20/s, 90 %), dense (10/s, 100 %)"
+    assert "larger is better" in found[1].chart

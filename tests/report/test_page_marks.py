@@ -1,14 +1,16 @@
 """What the page says beside its scores: ranks, whose noise it is, distances apart, patterns in the charts."""
 
+import math
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from kick.analysis.frame import read
 from kick.records import Step
 from kick.report import charts, select, tables, wording
-from kick.report.leaderboard import html
+from kick.report.leaderboard import as_json, html
 from kick.report.origins import provenance
 from kick.report.page import view
 from tests.support.synthetic import DENSE, FakeStore, fill, pruned, variant
@@ -36,16 +38,44 @@ def test_the_rows_are_in_the_order_of_their_ranks(report):
 
 def test_provenance_names_no_folder_of_the_machine(report):
     first, *others = report.cells
-    command = ["kick", "run", "/home/me/x.yaml", "--out", "results"]
+    command = ["kick", "run", "/home/me/x.yaml", "--out=/home/me/made", "file:///home/me/y", "~/z"]
     run = replace(first.run, provenance={**first.run.provenance, "command": command})
-    found = dict(provenance(replace(report, cells=(replace(first, run=run), *others))))
-    assert found["command"][0] == "kick run \u2026/x.yaml --out results"
+    ours = replace(report, cells=(replace(first, run=run), *others))
+    said = "kick run \u2026/x.yaml --out=\u2026/made \u2026/y \u2026/z"
+    assert dict(provenance(ours))["command"][0] == said
+    page = view(ours, title=None, notes=(), examples=0)
+    assert said in html(page)
+    assert "/home/me" not in html(page) + as_json(ours, page)
+
+
+def test_a_csv_of_a_board_has_no_column_without_anything():
+    rows = pd.DataFrame({"a": [1 / 3, 2.0], "b": [math.nan, math.nan], "c": ["", ""], "d": ["", "x"]})
+    rows = rows.assign(e=[0, 0], f=[False, False])
+    assert wording.csv(rows, short=True) == "a,d,e,f\n0.333333333333,,0,False\n2,x,0,False\n"
+    assert wording.csv(rows).startswith("a,b,c,d,e,f\n0.3333333333333333,")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0.5"), (20_000, "20,000"), (1e9, "10\u2079"), (2e6, "2\u00b710\u2076")]
+)
+def test_a_tick_is_no_wider_than_its_place(value, text):
+    assert charts._tick(value) == text
+
+
+def test_of_many_variants_those_far_beyond_the_edge_are_not_drawn(report):
+    rows = select.headlines(report.frame)
+    one = rows[rows["label"].eq("wanda 30 %") & rows["task"].eq(FACTS)]
+    many = pd.concat([one.assign(label=f"v{n}", ratio=1 + n / 20) for n in range(1, 31)])
+    drawn = str(charts.hides(many))
+    assert "v16" in drawn
+    assert "v17" not in drawn
+    assert "14 more, of perplexity worse by more than 60 %" in drawn
 
 
 def test_models_for_mechanics_rank_nothing(report):
     tiny = replace(report, frame=report.frame.assign(base="tiny-mixtral"))
     (section,) = view(tiny, title=None, notes=(), examples=0).sections
-    assert (section.ranked, section.tradeoff, section.agreement) == ("", None, ())
+    assert (section.ranked, section.tradeoffs, section.agreement) == ("", (), ())
     assert {line.rank for line in section.lines} == {""}
     assert "They rank no methods" in html(view(tiny, title=None, notes=(), examples=0))
 

@@ -115,7 +115,7 @@ def test_numbers_are_written_for_readers():
     assert wording.number(0.5421, "share") == "54.2"
     assert wording.number(-0.05, "share", signed=True) == "\u22125.0"
     assert wording.number(0.0001, "share", signed=True) == "\u00b10.0"
-    assert wording.number(123456.7, "ratio") == "123\u2009457"
+    assert wording.number(123456.7, "ratio") == "123,457"
     assert wording.number(float("nan"), "share") == "\u2013"
     assert wording.p_value(0.0004) == "< 0.001"
     assert wording.span(0.1, 0.2, "share") == "10.0 to 20.0"

@@ -36,4 +36,6 @@ def calibration_cost(frame: pd.DataFrame) -> Table:
 
 def _count(value: float) -> str:
     """Passes are whole but for blocks that were run alone: "816", "32.5"."""
-    return f"{value:,.5g}" if wording.known(value) else wording.NOTHING
+    if not wording.known(value):
+        return wording.NOTHING
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
