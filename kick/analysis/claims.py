@@ -3,11 +3,11 @@
 Three kinds of claim. Of all that it names (`verdict`, `kept`): supported if each comparison is shown to be
 as it says, contradicted if one is shown to be the opposite. Of one thing against another (`order`): supported
 if one comparison is shown in its favour and none against it, contradicted the other way round. That something
-exists (`hidden`, `flips`): supported if it is shown once, contradicted if the opposite is shown everywhere.
-Otherwise undecided; and it cannot be tested here if these results do not hold what it speaks of. "Shown" is
-the verdict of `kick.stats.paired` (`verdict`, `hidden`, which is not adjusted for the number of comparisons),
-the 95 % interval of the ratio (`kept`), p Holm-adjusted over the claim, without one the interval (`order`),
-or the observed share (`flips`).
+exists (`hidden`, `flips`, `parts`): supported if it is shown once, contradicted if the opposite is shown
+everywhere. Otherwise undecided; and it cannot be tested here if these results do not hold what it speaks of.
+"Shown" is the verdict of `kick.stats.paired` (`verdict`, `hidden`, `parts`, which are not adjusted for the
+number of comparisons; of a metric without a verdict the interval), the 95 % interval of the ratio (`kept`),
+p Holm-adjusted over the claim, without one the interval (`order`), or the observed share (`flips`).
 """
 
 from __future__ import annotations
@@ -110,21 +110,28 @@ def _headlines(results: Results, tasks: Sequence[str]) -> pd.DataFrame:
     rows = chosen[chosen["family"].isin(tasks) | chosen["task"].isin(tasks)]
     if rows.empty:
         raise Untestable(f"task of {' or '.join(tasks)}")
-    return rows.assign(level=(10 * rows["sparsity"]).round() / 10)
+    first = rows["method"].str.partition(" + ")[0]
+    return rows.assign(level=(10 * rows["sparsity"]).round() / 10, first=first)
 
 
 def _variants(rows: pd.DataFrame, choice: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of variants that a claim names, none of which takes two methods."""
-    keep = ~rows["dense"] & ~rows["method"].str.contains(" + ", regex=False)
+    """The rows of variants that a claim names: recipes of several steps ("wanda + eora") only if it names
+    them as such."""
+    named = _listed(choice.get("method", ()))
+    keep = ~rows["dense"] & (~rows["method"].str.contains(" + ", regex=False) | rows["method"].isin(named))
     for name, value in choice.items():
         if name in ("method", "pattern"):
-            keep &= rows[name].isin([value] if isinstance(value, str) else value)
+            keep &= rows[name].isin(_listed(value))
         else:
             low, high = value if isinstance(value, list) else (value, value)
             keep &= rows[name].between(low - 1e-9, high + 1e-9)
     if not keep.any():
         raise Untestable(f"variant with {', '.join(f'{name} {value}' for name, value in choice.items())}")
     return rows[keep]
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def _beside_dense(row: Mapping[str, Any], says: Says, word: str) -> ClaimEvidence:
@@ -192,6 +199,36 @@ def _flips(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEviden
         yield _beside_dense(row, "for" if share >= measure["least"] else "against", word)
 
 
+def _parts(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
+    """The headline score and another metric of the same items do not go together: of one that is shown to be
+    lost, the other is shown not to be. The evidence has the other metric's numbers."""
+    rows = _variants(_headlines(results, measure["tasks"]), measure.get("variants") or {})
+    rows = rows[rows["replica"].eq("")]
+    frame = results.frame
+    other = frame[frame["metric"].eq(measure["metric"]) & frame["group"].eq("")]
+    at = [*SECTION, "variant", "task", "setting"]
+    words = {tuple(row[name] for name in at): verdicts.of_row(row) for row in records(rows)}
+    found = [row for row in records(other) if tuple(row[name] for name in at) in words]
+    if not found:
+        raise Untestable(f"{measure['metric']} of {' or '.join(measure['tasks'])}")
+    for row in found:
+        score, shown = words[tuple(row[name] for name in at)], _moved(row)
+        says: Says = ""
+        if (score, shown) in (("worse", "better"), ("matching", "worse")):
+            says = "for"
+        elif (score, shown) == ("worse", "worse"):
+            says = "against"
+        yield _beside_dense(row, says, f"score {score or 'without a verdict'}, {row['metric']} {shown}")
+
+
+def _moved(row: Mapping[str, Any]) -> str:
+    """Whether a metric without a verdict is shown to have moved: its interval leaves 0, beyond the noise."""
+    low, high = row["gap_low"], row["gap_high"]
+    if row["within_noise"] or not (low > 0 or high < 0):
+        return "not shown to differ"
+    return "better" if (low > 0) == row["higher_is_better"] else "worse"
+
+
 def _order(measure: Mapping[str, Any], results: Results) -> Iterable[ClaimEvidence]:
     """One group of variants beats another on the same items; `equal`: what both of a pair have alike."""
     rows = _headlines(results, measure["tasks"])
@@ -247,4 +284,5 @@ TESTS: Mapping[str, Callable[[Mapping[str, Any], Results], Iterable[ClaimEvidenc
     "kept": _kept,
     "hidden": _hidden,
     "flips": _flips,
+    "parts": _parts,
 }

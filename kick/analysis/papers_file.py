@@ -14,7 +14,8 @@
         sentence: ...
         cannot: one model size is here      # in place of test and measure
 
-A file anywhere else is read the same way.
+A method is one of `kick methods`, or a recipe's steps as they follow: "wanda + eora". A file anywhere else is
+read the same way.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ _MEASURES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # test -> 
     "kept": (("variants", "tasks", "least"), ()),
     "hidden": (("tasks",), ("variants",)),
     "flips": (("variants", "tasks", "least"), ()),
+    "parts": (("tasks", "metric"), ("variants",)),
 }
 TESTS = tuple(_MEASURES)
 EXPECTS = ("worse", "matching")
 CHOICE = ("method", "sparsity", "pattern", "bits", "sequences")
+EQUAL = (*CHOICE, "level", "first")  # to the nearest tenth of sparsity; the first method of a recipe
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,8 @@ def _measure(measure: Mapping[str, Any], at: str) -> None:
     if measure.get("expect", EXPECTS[0]) not in EXPECTS:
         raise KickError(f"{at}: expect: {unknown('verdict', str(measure['expect']), EXPECTS)}")
     for name in measure.get("equal", ()):
-        if name not in (*CHOICE, "level"):
-            raise KickError(f"{at}: equal: {unknown('column', str(name), [*CHOICE, 'level'])}")
+        if name not in EQUAL:
+            raise KickError(f"{at}: equal: {unknown('column', str(name), EQUAL)}")
     for part in ("variants", "better", "than"):
         if part in measure:
             _keys(measure[part], (), CHOICE, f"{at}, {part}")

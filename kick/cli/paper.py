@@ -78,13 +78,14 @@ def paper(
 
 def _report(found: Sequence[tuple[Paper, Sequence[Tested]]], read: Results, folder: Path) -> None:
     """Write report.md and report.json."""
-    from kick.report import claims_view
+    from kick.report import claims_view, wording
 
+    limits = [wording.LIMITS[base] for base in dict.fromkeys(read.frame["base"]) if base in wording.LIMITS]
     models = [
         f"{base} (matrix {', '.join(dict.fromkeys(part['matrix']))})"
         for base, part in read.frame.groupby("base", sort=False)
     ]
-    report = claims_view.markdown(found, models, read.notes)
+    report = claims_view.markdown(found, models, [*limits, *read.notes])
     (folder / "report.md").write_text(report, encoding="utf-8")
     values = json.dumps(claims_view.values(found), indent=1, allow_nan=False)
     (folder / "report.json").write_text(values + "\n", encoding="utf-8")

@@ -50,6 +50,16 @@ MODELS: Mapping[str, str] = {
         "Its numbers test mechanics: that methods run, and what they move. They rank no methods.",
     ),
 }
+# base model -> what a claim's verdict on it cannot say
+LIMITS: Mapping[str, str] = {
+    "smollm2-135m": (
+        "What smollm2-135m cannot show: it is one model of one size, and most papers speak of models fifty "
+        "times as large, which lose less at the same share. Its weights were rounded to 4 bits once, so "
+        "rounding them again says little of models that were not. Closed-book answers of its pruned variants "
+        "are near 0 %, below which nothing more can be lost. Its texts are English and at most 2,048 tokens "
+        "long, and no judge grades its free answers."
+    ),
+}
 PROTOCOL_SOURCES = (
     "LLM-KICK: Jaiswal et al., ICLR 2024, arXiv 2310.01382",
     "Divergent Token Metrics: Deiseroth et al., arXiv 2311.01544",

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from kick import catalog
@@ -11,9 +12,10 @@ from kick.analysis.papers_file import PaperClaim
 from kick.cli import main
 from kick.errors import KickError
 from kick.matrix.load import presets
+from kick.records import Step
 from kick.report import claims_view
 from kick.stats import metrics
-from tests.support.synthetic import DENSE, FakeStore, fill, pruned
+from tests.support.synthetic import DENSE, FakeStore, fill, pruned, variant
 
 FACTS, TEXT, FAR = "kick_mini_factoid", "kick_mini_perplexity", "kick_mini_fidelity"
 
@@ -40,7 +42,9 @@ def test_each_paper_says_where_its_claims_are_from(name):
     for claim in paper.claims:
         for part in ("variants", "better", "than"):
             named = (claim.measure.get(part) or {}).get("method", [])
-            assert {named} if isinstance(named, str) else {*named} <= {*catalog.known()}, claim.name
+            recipes = [named] if isinstance(named, str) else named
+            steps = {step for recipe in recipes for step in recipe.split(" + ")}
+            assert steps <= {*catalog.known()}, claim.name
 
 
 def test_there_are_more_than_ten_papers():
@@ -110,6 +114,51 @@ def test_an_order_is_paired_and_turned_by_the_metric(results):
     none = outcome(results, "order", better=near, than=far, tasks=["perplexity"])
     assert none.verdict == claims.CANNOT
     assert "equal matrix, base, sparsity" in none.reason
+
+
+def test_recipes_of_two_steps_are_compared_with_their_first_step():
+    two = [
+        variant(f"{one}+eora", Step(one, {"sparsity": 0.5}), Step("eora", {"rank": 8}))
+        for one in ("wanda", "magnitude")
+    ]
+    ours = [DENSE, pruned("wanda", 0.5), pruned("wanda", 0.3), pruned("magnitude", 0.5), *two]
+    stored = read([fill(FakeStore(), ours, [FACTS], n=30)])
+    both = {"method": ["wanda + eora", "magnitude + eora"]}
+    found = outcome(
+        stored, "order", better=both, than={"sparsity": 0.5}, tasks=[FACTS], equal=["first", "sparsity"]
+    )
+    assert [one.what.replace(" rank 8", "") for one in found.evidence] == [
+        "wanda 50 % + eora against wanda 50 %",
+        "magnitude 50 % + eora against magnitude 50 %",
+    ]
+    alone = outcome(stored, "verdict", variants={"method": "wanda"}, tasks=[FACTS], expect="worse")
+    assert [one.what for one in alone.evidence] == ["wanda 50 %", "wanda 30 %"], "one step only"
+
+
+def test_two_metrics_part_if_one_is_shown_to_be_lost_and_the_other_not_to_be():
+    ours = [DENSE, pruned("wanda", 0.3), pruned("wanda", 0.7)]
+    stored = read([fill(FakeStore(), ours, ["kick_mini_mcq"], n=60)])
+    own = stored.frame[stored.frame["primary"]]
+    frame = pd.concat([own, own.assign(metric="ece", primary=False, verdict="")], ignore_index=True)
+    whole = frame["group"].eq("") & ~frame["dense"]
+    frame.loc[whole & frame["primary"], ["verdict", "gap", "within_noise"]] = ["not matching", -0.2, False]
+    error, near = whole & frame["metric"].eq("ece"), frame["label"].eq("wanda 30 %")
+    frame.loc[error, "higher_is_better"] = False
+    frame.loc[error, ["gap_low", "gap_high", "within_noise"]] = [0.1, 0.2, False]
+
+    def parts():
+        made = type(stored)(frame, stored.cells, stored.notes)
+        return outcome(made, "parts", tasks=["mcr_qa"], metric="ece")
+
+    assert [one.says for one in parts().evidence] == ["against", "against"], "both are worse"
+    assert parts().verdict == "contradicted"
+    frame.loc[error & near, ["gap_low", "gap_high"]] = [-0.1, 0.2]
+    assert parts().verdict == "undecided"
+    frame.loc[error & near, ["gap_low", "gap_high"]] = [-0.2, -0.1]
+    assert parts().verdict == "supported", "a lower error is better"
+    assert parts().evidence[0].word == "score worse, ece better"
+    frame.loc[error & near, "within_noise"] = True
+    assert parts().verdict == "undecided"
 
 
 def test_a_share_kept_is_decided_by_its_interval(results):
@@ -206,7 +255,7 @@ def test_the_command_tests_claims_on_results_that_exist(tmp_path, capsys, monkey
     ]
     assert values["claims"][0]["evidence"][0]["n"] == 40
     with pytest.raises(SystemExit) as ended:
-        main(["paper", "wanda", "--scale", "tiny"])
+        main(["paper", "laco", "--scale", "tiny"])
     assert ended.value.code == 2
     assert "--results DIR" in capsys.readouterr().err
 
