@@ -29,6 +29,7 @@ from kick.stats.paired import holm
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 CANNOT = "cannot be tested here"
+VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, CANNOT)
 APART = "beyond the noise of dense"
 ALPHA = 0.05
 Says = Literal["for", "against", ""]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kick.analysis.claims import ClaimEvidence, Tested
+from kick.analysis.claims import VERDICTS, ClaimEvidence, Tested
 from kick.analysis.papers_file import Paper
 from kick.printable import counted
 from kick.records import jsonable
@@ -24,14 +24,21 @@ def markdown(
     measured = ", ".join(models)
     parts = [
         "# Claims of papers, and what was measured",
-        f"Measured on {tables.markdown_text(measured)}. A verdict is of this model and these items; another "
-        "may do otherwise. Supported: what the claim speaks of is shown, and nothing shown speaks against "
+        f"{_counts(found)} Measured on {tables.markdown_text(measured)}. A verdict is of this model and these "
+        "items; another may do otherwise. Supported: what the claim speaks of is shown, and nothing shown speaks against "
         "it. Contradicted: the opposite is shown. Undecided: neither, or both, with this many items.",
         "\n".join(f"- {tables.markdown_text(note)}" for note in notes),
         _summary(found),
         *(part for paper, tested in found for part in _paper(paper, tested)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _counts(found: Sequence[tuple[Paper, Sequence[Tested]]]) -> str:
+    words = Counter(one.verdict for _, tested in found for one in tested)
+    claims = f"{counted(words.total(), 'claim')} of {counted(len(found), 'paper')}"
+    said = ", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word])
+    return f"{claims}: {said}."
 
 
 def _summary(found: Sequence[tuple[Paper, Sequence[Tested]]]) -> str:

@@ -1,6 +1,7 @@
 """Claims of papers: read strictly, tested on stored results, with a verdict that follows from the numbers."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -247,6 +248,7 @@ def test_the_command_tests_claims_on_results_that_exist(tmp_path, capsys, monkey
     assert ended.value.code == 0
     assert "wanda beats-magnitude: " in capsys.readouterr().out
     report = (tmp_path / "report.md").read_text("utf-8")
+    assert re.match(r"# Claims of papers, and what was measured\n\n2 claims of 1 paper: [1-2] \w+, ", report)
     assert "| wanda | At equal sparsity Wanda does much better" in report
     (values,) = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert [claim["claim"]["name"] for claim in values["claims"]] == [

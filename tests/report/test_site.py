@@ -1,10 +1,15 @@
 """The index over leaderboards: a link to each page, what it shows, and nothing that a name could make act."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from kick.cli import main
 from kick.errors import KickError
 from kick.report.site import build
+
+LEADERBOARDS = Path(__file__).parents[2] / "leaderboards"
 
 
 def test_each_folder_is_linked_with_its_sentence(tmp_path, capsys):
@@ -40,3 +45,10 @@ def test_hostile_names_are_text_and_an_empty_folder_is_refused(tmp_path):
     assert "<img" not in build(tmp_path).read_text("utf-8")
     with pytest.raises(KickError, match="kick leaderboard"):
         build(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("page", sorted(LEADERBOARDS.glob("*/index.html")), ids=lambda page: page.parent.name)
+def test_committed_pages_name_no_folder_of_the_machine_that_measured(page):
+    (commands,) = re.findall(r"<dt>command</dt><dd>([^<]*)", page.read_text("utf-8"))
+    assert commands.startswith("kick ")
+    assert re.findall(r"(?:^|[ =])[/~]", commands) == []
