@@ -24,9 +24,10 @@ def markdown(
     measured = ", ".join(models)
     parts = [
         "# Claims of papers, and what was measured",
-        f"{_counts(found)} Measured on {tables.markdown_text(measured)}. A verdict is of this model and these "
-        "items; another may do otherwise. Supported: what the claim speaks of is shown, and nothing shown speaks against "
-        "it. Contradicted: the opposite is shown. Undecided: neither, or both, with this many items.",
+        f"{_counts(found)} Measured on {tables.markdown_text(measured)}. A verdict is of this model and "
+        "these items; another may do otherwise. Supported: what the claim speaks of is shown, and nothing "
+        "shown speaks against it. Contradicted: the opposite is shown. Undecided: neither, or both, with "
+        "this many items.",
         "\n".join(f"- {tables.markdown_text(note)}" for note in notes),
         _summary(found),
         *(part for paper, tested in found for part in _paper(paper, tested)),
