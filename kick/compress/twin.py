@@ -11,14 +11,16 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
-from transformers import AutoConfig
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
 from kick.errors import KickError
 from kick.model import blocks, skeleton
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 Form = Callable[[nn.Module], None]  # changes a model in place, without looking at its weights
 _PLAIN = (bool, int, float, str, type(None))
+# What is equal in all copies of a model, or is one object in them
+_ONE = (*_PLAIN, set, type, FunctionType, BuiltinFunctionType, torch.dtype, torch.device)
 _OWN = {"training", "name_or_path"}  # attributes that say nothing of what a module computes
 # What a model raises whose config does not fit its blocks, and transformers at a config that it does not take
 _WRONG = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, StrictDataclassError)
@@ -66,10 +70,14 @@ def check_runs(model: nn.Module, methods: Sequence[Any]) -> None:
     """
     if not any(hasattr(method, "forms") for method in methods):
         return
-    judged = _failure(twin_of(model)) is None
+    met: list[Any] = []
+    judged = True
     for forms in forms_of(model, methods):
         twin = shaped(model, forms)
-        failure = _misplaced(model, twin) or (_failure(twin) if judged else None)
+        failure = _misplaced(model, twin)
+        if failure is None and judged and _new(twin, met) and (wrong := _failure(twin)) is not None:
+            judged = _failure(twin_of(model)) is None  # asked only now: nearly every model runs
+            failure = wrong if judged else None
         if failure is not None:
             raise KickError(
                 f"{type(model).__name__} does not run in the form that this recipe gives it ({failure}): its "
@@ -79,14 +87,47 @@ def check_runs(model: nn.Module, methods: Sequence[Any]) -> None:
 
 def check_saved(model: nn.Module, methods: Sequence[Any]) -> None:
     """Raises KickError if transformers would make another model of the saved result."""
+    met: list[Any] = []
     for forms in forms_of(model, methods):
         twin = shaped(model, forms)
-        difference = _difference(twin, _reloaded(twin))
+        difference = _difference(twin, _reloaded(twin)) if _new(twin, met) else None
         if difference is not None:
             raise KickError(
                 f"the result would not be a checkpoint: from its config transformers makes another model "
                 f"({difference}); measure it with `kick run`, or choose a method that keeps the form"
             )
+
+
+def _new(twin: nn.Module, met: list[Any]) -> bool:
+    """Whether a twin differs from all that were met before; it is added to them.
+
+    Of blocks that are alike it makes no difference which are dropped, and a large model has many choices.
+    """
+    said = [(name, type(one), _said(vars(one), twin)) for name, one in twin.named_modules()]
+    whole = (_said(vars(twin.config), twin), said)
+    if whole in met:
+        return False
+    met.append(whole)
+    return True
+
+
+def _said(value: Any, twin: nn.Module) -> Any:
+    """A module's attributes in a form that is equal in two twins only if these compute the same."""
+    if isinstance(value, dict):
+        kept = {name: one for name, one in value.items() if name not in ("_modules", "kick_place")}
+        # hooks have numbers that count on through the process
+        return {k: _said([*v.values()] if "_hooks" in str(k) else v, twin) for k, v in kept.items()}
+    if isinstance(value, list | tuple):
+        return [_said(one, twin) for one in value]
+    if isinstance(value, Tensor):
+        return (value.shape, value.dtype)
+    if value is twin.config:
+        return PretrainedConfig
+    if isinstance(value, PretrainedConfig | GenerationConfig):
+        return _said(vars(value), twin)
+    if isinstance(value, partial):
+        return _said([value.func, value.args, value.keywords], twin)
+    return value if isinstance(value, _ONE) else object()  # of another thing nothing is known
 
 
 def _reloaded(twin: PreTrainedModel) -> PreTrainedModel:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as tf
 
-from kick.compress import canonical, check, check_saved, compress
+from kick.compress import canonical, check, check_saved, compress, twin
 from kick.compress.calibrate.gradients import gradients
 from kick.compress.calibrate.statistics import Hessian, InputNorm, Moments
 from kick.compress.calibrate.walk import walk
@@ -129,6 +129,18 @@ def test_dropping_blocks_is_refused_where_the_config_numbers_them():
     check(made(config), [canonical("last-n", {"layers": 1})])  # all others keep their numbers
     with pytest.raises(KickError, match="layer_types follows from a block's number"):
         check(made(config), [canonical("shortgpt", {"layers": 1})])
+
+
+@pytest.mark.parametrize("method", ["shortgpt", "llm-streamline"])
+def test_each_form_that_dropping_may_give_is_run_once(method, monkeypatch):
+    """Of alike blocks any two leave one form; where attention slides in every second block, two."""
+    sizes, runs = SIZES | {"num_hidden_layers": 6}, []
+    failure = twin._failure
+    monkeypatch.setattr(twin, "_failure", lambda model: runs.append(model) or failure(model))
+    for kind, count in ((tf.LlamaConfig, 1), (tf.Gemma2Config, 2)):
+        runs.clear()
+        check(made(kind(**sizes, **HEADS, **STARTS, head_dim=8)), [canonical(method, {"layers": 2})])
+        assert len(runs) == count
 
 
 @pytest.mark.parametrize("method", ["flap", "llm-pruner"])

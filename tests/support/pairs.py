@@ -43,6 +43,7 @@ def _model(name: str):
     return tiny(name)  # a check changes nothing
 
 
+@cache
 def refusal(method: str, name: str) -> str:
     """Why a method does not serve an architecture, as it is told before calibration data is loaded; or ""."""
     try:
