@@ -45,6 +45,7 @@ class Facts:
     last: why it must be the last step of a recipe; "" if others may follow. calibrates: the "option: value"
     with which a method looks at calibration data that else needs none. rotates: weights before and after
     it cannot be compared one by one, so that it must come before steps that prune or round them.
+    retokenises: its model has a tokenizer of its own.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Facts:
     last: str = ""
     rotates: bool = False
     calibrates: str = ""
+    retokenises: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", tuple(self.needs))
@@ -175,6 +177,12 @@ def trains_on_text(step: Step) -> bool:
     """Whether a step trains on a corpus of its own."""
     found = known().get(step.method)
     return found is not None and found.trains and "corpus" in step.options
+
+
+def retokenises(step: Step) -> bool:
+    """Whether a model has a tokenizer of its own after a step."""
+    found = known().get(step.method)
+    return found is not None and found.retokenises
 
 
 def recovery(recipe: Sequence[Step]) -> int | None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kick.catalog import PACKAGES
+from kick.catalog import PACKAGES, retokenises
 from kick.compress import twin
 from kick.compress.calibrate.corpus import check_positions
 from kick.compress.context import Calibration, Passes, Propagate, Quantized
@@ -79,6 +79,8 @@ def check(model: nn.Module, recipe: Sequence[Step]) -> None:
         if "compensate" in kinds[:number]:
             raise KickError(f"{step.method} would change weights after their compensation; put it before")
         made, facts = build(step), _methods[step.method]
+        if facts.trains and any(map(retokenises, recipe[:number])):
+            raise KickError(f"{step.method} trains on text, which a step before it cuts into other tokens")
         if number < len(recipe) - 1 and facts.last:
             raise KickError(f"{step.method} must be the last step: {facts.last}")
         if facts.rotates and set(kinds[:number]) - {"structure"}:

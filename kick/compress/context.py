@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from kick.compress.dense import DenseWeights
 from kick.compress.grid import Grid, Scale
 from kick.compress.scope import Scope
 from kick.compress.sparsity import Sparsity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Propagate = Literal["compressed", "dense"]
 
@@ -97,6 +100,18 @@ class Texts(Protocol):
         """What ranks windows by the dense model's scores."""
 
 
+class Corpora(Protocol):
+    """Corpora as ids of the model's tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def ids(self, name: str, digest: str = "") -> list[int]:
+        """The ids of a corpus. Raises KickError, CellFailed if its text has another digest."""
+
+    def cut(self, name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The ids of a corpus by another tokenizer; raises as `ids` does."""
+
+
 @dataclass(eq=False)
 class Passes:
     """How many sequences a step ran through the model and back, and through single blocks."""
@@ -131,6 +146,9 @@ class Calibration(Sequence[Tensor]):
         texts: gives text to steps that train; None where there is none.
         work: a folder for checkpoints of training, which a killed run goes on from; None for none.
         training: what the step at hand trained, and what it took, as JSON values.
+        corpora: give corpora to steps that look at them, with the model's tokenizer; None where there are
+            none.
+        tokenizer: what a step put in the place of the model's own; None if none did.
     """
 
     sequences: Sequence[Tensor] = ()
@@ -149,6 +167,8 @@ class Calibration(Sequence[Tensor]):
     texts: Texts | None = None
     work: Path | None = None
     training: dict[str, Any] | None = None
+    corpora: Corpora | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kick import compress, model, paths
-from kick.catalog import trains_on_text
+from kick.catalog import retokenises, trains_on_text
 from kick.compress.calibrate import corpus
 from kick.compress.calibrate.windows import Tokenised, TrainingText
 from kick.compress.checkpoint import RUNNING, check_out, save
 from kick.compress.context import Calibration
 from kick.compress.method import methods
+from kick.compress.vocabulary import check_tokenizer
 from kick.errors import KickError
 from kick.model.source import locate
 from kick.printable import say
@@ -87,9 +88,7 @@ def compress_model(
     else:
         _check_loaded(given)
         network, tokenizer = given, tokenizer or _tokenizer_of(given, needed=out is not None)
-    compress.check(network, recipe)
-    if out is not None:
-        compress.check_saved(network, recipe)
+    tokenizer = _checked_recipe(network, recipe, tokenizer, saved=out is not None)
     spec = calibration if isinstance(calibration, CalibrationSpec) else CalibrationSpec("tokens")
     device, tokens = next(network.parameters()).device, tuple[Tensor, ...]()
     if compress.needs_calibration(recipe):
@@ -97,14 +96,28 @@ def compress_model(
             calibration = corpus.sequences(spec, tokenizer or _tokenizer_of(network, True), data_root)
         tokens = tuple(_checked(one, network).to(device) for one in calibration)
     context = Calibration(tokens, spec.propagate, offload, progress=told(PAUSE))
-    if any(map(trains_on_text, recipe)):
-        known = Tokenised(tokenizer or _tokenizer_of(network, True), data_root)
-        context.texts = TrainingText(known, _loading(given))
+    if tokenizer is not None:
+        context.corpora = Tokenised(tokenizer, data_root)
+        context.texts = TrainingText(context.corpora, _loading(given))
     with _frozen(network):
         report = compress.compress(network, recipe, context, propagate=spec.propagate, seed=spec.seed)
+        tokenizer = context.tokenizer or tokenizer
         as_type = None if dtype is None else getattr(torch, dtype)
         manifest = None if out is None else save(network, tokenizer, context, report, out, dtype=as_type)
     return CompressedModel(network, tokenizer, report, context, manifest)
+
+
+def _checked_recipe(
+    network: PreTrainedModel, recipe: Sequence[Step], tokenizer: PreTrainedTokenizerBase | None, saved: bool
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, found if a step needs one. Raises KickError if a step cannot serve the model or it."""
+    compress.check(network, recipe)
+    if any(trains_on_text(step) or retokenises(step) for step in recipe):
+        tokenizer = tokenizer or _tokenizer_of(network, True)
+    check_tokenizer(recipe, tokenizer)
+    if saved:
+        compress.check_saved(network, recipe)
+    return tokenizer
 
 
 def _savable(recipe: Sequence[Step], out: Path | None) -> Path | None:

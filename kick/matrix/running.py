@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from kick.catalog import retokenises
 from kick.engine.backend import DEFAULT, LAYERED
 from kick.matrix.costs import Estimate
 from kick.matrix.engines import unlayered
@@ -27,10 +28,13 @@ def not_asked(variant: Variant, task: Task) -> str:
     """Why the variant is not asked the task; "" if it is.
 
     Another order of calibration is asked only the tasks that rounding moves, and a run-time method only
-    those that it can affect: elsewhere its answers would be dense's own and say nothing of it.
+    those that it can affect: elsewhere its answers would be dense's own and say nothing of it. With a
+    tokenizer of its own windows of tokens, and dense's continuations, are other ones.
     """
     if variant.reordered and not (task.reads_text or task.needs_reference):
         return "another order of the calibration shows on perplexity and fidelity alone"
+    if any(map(retokenises, variant.recipe)) and (task.needs_reference or task.size is None):
+        return "its tokenizer cuts text into other tokens, and this task counts dense's"
     if variant.runtime is None:
         return ""
     if task.reads_states:
@@ -89,6 +93,7 @@ def problems(
         message = f"ranking text needs the whole model in memory; the engine here is {LAYERED}"
         yield Problem(("calibration", "select"), message)
     for one in variants:
+        yield from _retokenised(one, tasks, engine)
         if one.variant.runtime is None:
             continue
         name, path = one.variant.name, _place(one.path)
@@ -99,6 +104,18 @@ def problems(
         reasons = {not_asked(one.variant, task) for task in tasks.values()}
         if tasks and "" not in reasons:
             yield Problem(path, f"{name}: not applicable to any task here: {sorted(reasons)[0]}")
+
+
+def _retokenised(one: Expanded, tasks: Mapping[str, Task], engine: str) -> Iterator[Problem]:
+    """Problems of a variant with a tokenizer of its own."""
+    if not any(map(retokenises, one.variant.recipe)):
+        return
+    if engine not in ENGINES:
+        message = f"a tokenizer of its own needs the engine {DEFAULT}; got {engine}"
+        yield Problem(one.path, f"{one.variant.name}: {message}")
+    reasons = {not_asked(one.variant, task) for task in tasks.values()}
+    if tasks and "" not in reasons and one.variant.runtime is None:
+        yield Problem(one.path, f"{one.variant.name}: not applicable to any task here: {sorted(reasons)[0]}")
 
 
 def _whole(variants: Sequence[Expanded]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING
 
 from kick import __version__
+from kick.catalog import retokenises
 from kick.errors import KickError
 from kick.matrix import costs, served
 from kick.matrix.shapes import Shape
@@ -74,12 +75,16 @@ def _fits(spec: ModelSpec, recipe: Sequence[Step], folder: File) -> None:
     """`compress.check` on the model without its weights. What fitted once is remembered: importing the
     model's code takes seconds, and the job checks again anyway."""
     from kick import compress
+    from kick.compress.vocabulary import check_tokenizer
+    from kick.model.source import tokenizer_of
     from kick.paths import cache_root, spare
 
     memory = cache_root() / "fits" / key([spec.digest, [asdict(step) for step in recipe], __version__])
     if memory.exists():
         return
     compress.check(_skeleton(folder), recipe)
+    if any(map(retokenises, recipe)):
+        check_tokenizer(recipe, tokenizer_of(spec))
     with spare(memory):
         memory.parent.mkdir(parents=True, exist_ok=True)
         memory.touch()

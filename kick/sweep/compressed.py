@@ -47,6 +47,7 @@ class Compressor:
         context = Calibration(tuple(sequences), propagate, paths.offload_folder(), shared)
         identity = [asdict(variant.model), spec.identity() if spec else None]
         tokenised = self._tokens(variant.model, tokenizer)
+        context.corpora = tokenised
         supply(context, variant.recipe, tokenised, lambda: _loaded(variant.model), identity)
         seed = spec.seed if spec else 0
         return compress.compress(network, variant.recipe, context, propagate=propagate, seed=seed), context

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kick import model, paths, plugins, tasks
 from kick.analysis import kept
 from kick.analysis.stopping import Stopping
+from kick.catalog import retokenises
 from kick.engine.backend import DEFAULT, LAYERED, VLLM, Backend, backends, identity
 from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
@@ -118,6 +119,8 @@ class Worker:
                 self._load_tasks()
             job, known = self._reference(job, store, tokenizer)
             with known as reference:
+                if any(map(retokenises, job.variant.recipe)):
+                    reference = None  # of dense's ids, which are not this variant's
                 engine = self._engine(job.variant, network, tokenizer, reference)
                 said = beside(job.variant, self.dense)
                 ask = self._ask if len(job.variants) == 1 else self._ask_sharing
@@ -183,7 +186,9 @@ class Worker:
             network, tokenizer = model.load(variant.model, device=paths.device())
             own(network)
         with timed(seconds, "compress"):
-            report = self._compress()(variant, network, tokenizer)[0]  # the masks go here
+            report, context = self._compress()(variant, network, tokenizer)
+            tokenizer = context.tokenizer or tokenizer
+            del context  # with the masks
             settle(network)
             give_back()
         yield network, tokenizer, report

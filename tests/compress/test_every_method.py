@@ -41,7 +41,9 @@ REFUSED = {
 }
 RANKED = [name for name in methods if methods[name].kind == "prune" and name not in OWN_SHARES]
 TRAINING = {name for name in methods if methods[name].trains}  # see tests/recover
-PAIRS = [(method, name) for method in methods if method not in TRAINING for name in ARCHITECTURES]
+RETOKENISING = {name for name in methods if methods[name].retokenises}  # see test_vocab.py
+ALONE = TRAINING | RETOKENISING
+PAIRS = [(method, name) for method in methods if method not in ALONE for name in ARCHITECTURES]
 
 
 def masked(name: str) -> bool:

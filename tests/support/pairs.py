@@ -10,7 +10,16 @@ from kick.errors import KickError
 from tests.support.architectures import tiny
 
 COSTS = {"seconds", "cpu_seconds", "peak_memory"}  # of a step's record: never the same twice
-REQUIRED = {"sparsity": 0.5, "bits": 4, "share": 0.5, "layers": 1, "rank": 2, "block": 1, "mlps": 1}
+REQUIRED = {
+    "sparsity": 0.5,
+    "bits": 4,
+    "share": 0.5,
+    "layers": 1,
+    "rank": 2,
+    "block": 1,
+    "mlps": 1,
+    "corpora": "kick_mini_calibration",
+}
 SPECIAL = {
     "gptq": {"group_size": 8},
     "hqq": {"group_size": 8},

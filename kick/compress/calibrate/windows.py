@@ -49,6 +49,10 @@ class Tokenised:
             self._ids[name] = corpus.tokenised(name, self.tokenizer, self.data_root)
         return self._ids[name]
 
+    def cut(self, name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The ids of a corpus by another tokenizer; raises as `ids` does."""
+        return corpus.tokenised(name, tokenizer, self.data_root)
+
     def text(self, window: Tensor) -> str:
         """The text of a window (1, length)."""
         return self.tokenizer.decode(window.flatten())
