@@ -231,7 +231,7 @@ def _ids_of(config: Any) -> Iterator[tuple[str, list[int]]]:
 
 
 def _named(model: Any, rows: int) -> set[int]:
-    """The ids that configs name, of those that the embedding has; lists of suppressed ones are no reason."""
+    """The ids of the embedding that configs name; lists of suppressed ones aside."""
     found = {
         one for config in _configs(model) for name, ids in _ids_of(config) if name not in _IDS for one in ids
     }
