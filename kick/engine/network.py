@@ -111,6 +111,7 @@ class Network:
         self.body = model.base_model
         self.plain_head = self._checks_out()
         self.linear_head = self.plain_head or self._ends_linear()
+        owned.let_go(self.embedding.weight)  # all of it was read
         self.linears = PackedLinears(model)
 
     @property

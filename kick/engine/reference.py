@@ -26,6 +26,7 @@ from torch import Tensor
 
 from kick.engine.network import Head
 from kick.errors import KickError
+from kick.model import owned
 from kick.records import Request, key
 
 log = logging.getLogger("kick.engine")
@@ -130,6 +131,7 @@ class Reference:
         if head.bias is not None:
             tensors["bias"] = head.bias.detach().cpu().contiguous()
         self._save(tensors, "head.safetensors")
+        owned.let_go(head.weight)
         self.index["head"] = {"bias": head.bias is not None, "scale": head.scale, "cap": head.cap}
         self._head = head
 

@@ -38,7 +38,7 @@ READ_ONLY = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "perpl
 CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
 LIBRARIES = 600_000_000  # bytes that Python, torch, transformers, tokenizer and tasks take by themselves
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
-HEAP = 2**26  # bytes of freed heap among what is generated; then `kick.model.heap.Ebb` gives it back
+HEAP = 2**25  # bytes of freed heap among what is generated; then `kick.model.heap.Ebb` gives it back
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that are read at once
 

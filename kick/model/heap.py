@@ -23,7 +23,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names of what `mallopt` sets,
 PIECE = 2**17  # bytes from which on a piece lies apart; glibc's own threshold before it grows
 LARGEST = 2**25  # what glibc's own threshold grows to once large pieces have been freed
 STATM = Path("/proc/self/statm")
-SLACK = 2**26  # bytes that a process may grow by before its heap is given back
+SLACK = 2**25  # bytes that a process may grow by before its heap is given back
 TOP = 2**26  # bytes free at the heap's end that are kept: twice LARGEST, as glibc has it then
 
 

@@ -60,7 +60,7 @@ class PackedLinears:
             packed = self.packed or [None] * len(self.layers)
             gone = [_is_gone(m.weight) for m in self.layers]
             self.packed = [one if away else None for one, away in zip(packed, gone, strict=True)]
-            self.seen = [None if _is_gone(m.weight) else _sample(m.weight) for m in self.layers]
+            self.seen = [None if _is_gone(m.weight) else self._sample(m) for m in self.layers]
             self.version += 1
         changed = []
         try:
@@ -76,7 +76,14 @@ class PackedLinears:
 
     def _changed(self) -> bool:
         pairs = zip(self.layers, self.seen, strict=True)
-        return any(seen is not None and not torch.equal(_sample(layer.weight), seen) for layer, seen in pairs)
+        return any(seen is not None and not torch.equal(self._sample(layer), seen) for layer, seen in pairs)
+
+    def _sample(self, layer: nn.Linear) -> Tensor:
+        """Some of a layer's values. The system brings in 16 pages for each: nearly all of a mapped weight."""
+        found = _sample(layer.weight)
+        if self.alone and id(layer.weight) not in self.alone:  # of a settled model, the head's
+            owned.let_go(layer.weight)
+        return found
 
     def _linear(self, index: int, bias: Tensor | None, given: Tensor) -> Tensor:
         packed = self.packed[index]

@@ -20,6 +20,7 @@ from kick.engine.layered import LayeredEngine
 from kick.engine.reference import Reference
 from kick.matrix.running import asks
 from kick.model.heap import give_back
+from kick.model.mapped import let_libraries_go
 from kick.model.owned import own
 from kick.model.packed import settle
 from kick.paths import reference_folder, tokens_folder
@@ -99,6 +100,7 @@ class Worker:
         store = Store(self.root, self.matrix)
         plugins.load(self.plugins)
         give_back()  # what the job before has left
+        let_libraries_go()
         reset_peak()
         if self.backend == LAYERED and all(map(one_pass, job.variants)):
             self._group(job, store)
@@ -191,6 +193,7 @@ class Worker:
             del context  # with the masks
             settle(network)
             give_back()
+            let_libraries_go()  # of what compressed
         yield network, tokenizer, report
 
     def _ask(self, job: Job, loaded: Loaded) -> None:

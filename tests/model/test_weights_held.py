@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kick.model.owned import DETAILS, let_go, own
+from kick.model.owned import let_go, own
 from kick.model.packed import PackedLinears, settle
 from tests.support.architectures import ARCHITECTURES, tiny
 
 IDS = torch.arange(3, 20)[None]
+DETAILS = Path("/proc/self/smaps")
 
 
 def _resident(folder: Path) -> list[int]:
@@ -65,6 +66,22 @@ def test_an_embedding_lets_its_pages_go_but_none_that_was_written_to(made, tmp_p
     assert torch.equal(weight[8:], made.model.embed_tokens.weight[8:])
     let_go(made.model.embed_tokens.weight)  # in no file
     assert made.model.embed_tokens.weight.any()
+
+
+@pytest.mark.skipif(not DETAILS.exists(), reason="mappings are read off Linux's /proc")
+def test_rows_that_were_looked_up_leave_no_pages_behind(made, tmp_path):
+    loaded = _loaded(tmp_path)
+    table, spread = loaded.model.embed_tokens, torch.arange(0, 4096, 16)
+    let_go(table.weight)
+    with torch.inference_mode():
+        found = table(spread)
+    assert torch.equal(found, made.model.embed_tokens.weight[spread])
+    assert _resident(tmp_path)[0] * 1024 < table.weight.nbytes / 4
+    with torch.no_grad():
+        table.weight[spread] = 3.0  # a row that was written to is in this process's memory alone
+        assert (table(spread) == 3.0).all()
+        table.weight.data = 2 * table.weight.data  # a method may put another table in its place
+        assert (table(spread) == 6.0).all()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
