@@ -24,6 +24,9 @@ def frame():
                             "metric": metric,
                             "primary": metric == "exact_match" and not group,
                             "value": tokens / 4096,
+                            "low": tokens / 4096 - 0.1,
+                            "high": tokens / 4096 + 0.15,
+                            "n": 8,
                         }
                     )
     columns = {"replica": "", "pattern": "", "sparsity": 0.0, "bits": float("nan"), "seed": float("nan")}
@@ -36,7 +39,11 @@ def test_headlines_by_depth_are_shown_with_kind_and_length():
     assert set(zip(rows["kind"], rows["tokens"], strict=True)) == {("needle", 512), ("qa", 2048)}
     assert sorted(set(rows["depth"])) == [0, 100]
     assert len(rows) == 2 * 2 * 2
-    panels = depths.depth_by_length(rows).axes
+    drawn = depths.depth_by_length(rows)
+    assert drawn.get_supxlabel().endswith("8 items per cell; a 95 % interval is up to 25 points wide")
+    few = rows.assign(n=range(4, 4 + len(rows)))
+    assert "\n4 to 11 items per cell;" in depths.depth_by_length(few).get_supxlabel()
+    panels = drawn.axes
     assert len(panels) == 4
     assert [text.get_text() for text in panels[0].texts] == ["12", "12"]
     assert [text.get_text() for text in panels[1].texts] == ["50", "50"]

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kick.analysis.frame import read
 from kick.catalog import shipped
 from kick.errors import KickError
 from kick.records import Step
 from kick.report import published, select
-from kick.report.figures import draw, figure, known
+from kick.report.figures import draw, figure, known, style
 from kick.report.palette import method_look
 from tests.support.synthetic import CALIBRATION, DENSE, MODEL, FakeStore, fill, pruned, variant
 
@@ -133,3 +135,26 @@ def test_retention_leaves_out_what_dense_cannot_do_beyond_chance(frame):
     assert "kick_mini_mcq" not in set(known["retention"].rows(weak)["task"])
     row = rows[(rows["variant"] == "magnitude-0.5") & (rows["task"] == "kick_mini_mcq")].iloc[0]
     assert 1 + row["relative"] == pytest.approx(row["value"] / row["dense_value"])
+
+
+def test_a_long_legend_widens_and_heightens_a_small_figure_and_fits_it():
+    drawn, _ = style.panels(1)
+    before = drawn.get_figheight()
+    style.key(drawn, [Line2D([], [], label=f"a method {number}") for number in range(18)])
+    (legend,) = drawn.legends
+    assert drawn.get_figwidth() == style.WIDE
+    drawn.draw_without_rendering()
+    assert legend.get_window_extent().width <= drawn.bbox.width
+    lines = -(-18 // legend._ncols)
+    assert drawn.get_figheight() == pytest.approx(before + style.LINE * (lines - 2))
+    few, _ = style.panels(1)
+    style.key(few, [Line2D([], [], label="one")])
+    assert (few.get_figwidth(), few.get_figheight()) == (2.65, before)
+
+
+def test_where_perplexity_is_far_beyond_dense_it_hides_nothing_and_is_not_drawn(frame):
+    rows = known["perplexity_hides"].rows(frame)
+    far = rows["label"].eq(rows["label"].iloc[0])
+    axes = known["perplexity_hides"].draw(rows.assign(ratio=np.where(far, 1e7, 1.5))).axes[0]
+    assert axes.get_xlim()[1] < 3
+    assert axes.get_xlabel().endswith("; 1 beyond 20\u00d7 not drawn)")

@@ -43,6 +43,7 @@ def curve(axes: Axes, rows: pd.DataFrame, column: str, reach: float | None = Non
         _line(axes, part, start, name)
     style.log_if_wide(axes, rows["value"], rows["unit"].iloc[0])
     style.from_zero(axes, rows)
+    style.room_below(axes, rows)
 
 
 def shifts(count: int, reach: float) -> list[float]:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kick.printable import counted
 from kick.report import select, wording
 from kick.report.figures import style
 from kick.report.figures.entry import figure
@@ -51,10 +52,19 @@ def depth_by_length(rows: pd.DataFrame) -> Figure:
             if label != labels[-1]:
                 ax.tick_params(labelbottom=False)
         line[0].set_ylabel(str(label), rotation=0, ha="right", va="center", color=style.INK, fontsize=7.5)
-    said = "tokens of the prompt across, depth of the place down; the number is the score in %"
-    drawn.supxlabel(said, fontsize=8, color=style.QUIET)
+    drawn.supxlabel(_said(rows), fontsize=8, color=style.QUIET)
     drawn.supylabel(" ")
     return drawn
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """What the axes, numbers and shades are, of how many items, and how wide their intervals can be."""
+    said = "tokens of the prompt across, depth of the place down; number and shade: the score in %"
+    least, most = int(rows["n"].min()), int(rows["n"].max())
+    items = f"{least} to {most} items" if least < most else counted(least, "item")
+    wide = 100 * (rows["high"] - rows["low"]).max()
+    ends = f"; a 95 % interval is up to {wide:.0f} points wide" if np.isfinite(wide) else ""
+    return f"{said}\n{items} per cell{ends}"
 
 
 def _panel(axes: Axes, table: pd.DataFrame) -> None:

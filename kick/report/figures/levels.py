@@ -91,12 +91,13 @@ def leveled(chosen: pd.DataFrame, what: str) -> pd.DataFrame:
 def three_ways(rows: pd.DataFrame, lines: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     """A line of panels for each (title, rows): unstructured, N:M and bits, as far as there are any.
 
-    The panels of a line have one y axis. Published rows get a panel of their own, last.
+    The panels of a line have one y axis. Published rows get a panel of their own, last. If there is one kind
+    only, the lines are beside one another.
     """
     kinds = [kind for kind in PANELS if (rows["kind"] == kind).any()]
     printed = rows[rows["kind"] == "published"]
     columns = len(kinds) + bool(len(printed))
-    drawn, axes = style.panels(columns * len(lines), columns=columns)
+    drawn, axes = style.panels(columns * len(lines), columns=columns if columns > 1 else 3)
     for number, (title, part) in enumerate(lines):
         spaces = axes[number * columns : (number + 1) * columns]
         for ax, kind in zip(spaces, kinds, strict=False):

@@ -142,7 +142,12 @@ def perplexity_hides(rows: pd.DataFrame) -> Figure:
     return drawn
 
 
+RISE = 20.0  # times dense's perplexity, beyond which it hides nothing
+
+
 def _against(axes: Axes, rows: pd.DataFrame) -> None:
+    beyond = rows["ratio"] > RISE
+    rows = rows[~beyond] if not beyond.all() else rows
     right = max(1.3, float(rows["ratio"].max()) * 1.1)
     sign = np.where(rows["higher_is_better"], 100.0, -100.0)
     shown = rows.assign(at=rows["relative"] * sign)
@@ -180,7 +185,8 @@ def _against(axes: Axes, rows: pd.DataFrame) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if right > 3 else (1.0, 1.1, 1.2, 1.5, 2.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}\u00d7"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"perplexity, of dense ({wording.count(rows['of'].max())})")
+    left_out = f"; {beyond.sum()} beyond {RISE:g}\u00d7 not drawn" if 0 < beyond.sum() < len(beyond) else ""
+    axes.set_xlabel(f"perplexity, of dense ({wording.count(rows['of'].max())}{left_out})")
     style.head(axes, wording.task_label(rows.iloc[0]), "change (% of dense)")
 
 
@@ -249,9 +255,10 @@ def closed_open(rows: pd.DataFrame) -> Figure:
     left.set_yticks(range(len(labels)), labels)
     left.set_ylim(len(labels) - 0.4, -0.6)
     right.set_xlim(-1, 101)
+    n = wording.count(rows[rows["metric"].isin(pairs.QUADRANTS)]["n"].max())
     for ax, title, text in (
-        (left, "outcome of each question", "% of items"),
-        (right, "lost of what dense had", "%"),
+        (left, "outcome of each question", f"% of items, {n}"),
+        (right, "lost of what dense had", "%; line: 95 % interval"),
     ):
         ax.set_title(title)
         ax.set_xlabel(text)

@@ -64,6 +64,8 @@ def retention(rows: pd.DataFrame) -> Figure:
             value, low, high = (100 + 100 * row[key] for key in ("relative", "relative_low", "relative_high"))
             ax.hlines(at, low, min(high, MOST), color=look.hex, linewidth=0.9)
             ax.plot(min(value, MOST), at, look.marker, color=look.hex, markersize=4)
+            if high > MOST:
+                style.unclipped(ax, MOST, at, ">", color=look.hex, markersize=2.5)
         ax.axvline(100, color=style.QUIET, linewidth=0.8)
         ax.set_xlim(-2, min(MOST, max(130.0, ax.get_xlim()[1])))
         ax.set_title(name)
@@ -72,13 +74,21 @@ def retention(rows: pd.DataFrame) -> Figure:
         ax.grid(visible=True, axis="x")
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    titles = {row["task"]: wording.task_label(row) for row in select.records(rows)}
+    most = rows.groupby("task")["of"].max()
+    titles = {
+        row["task"]: f"{wording.task_label(row)}, {wording.count(most[row['task']])}"
+        for row in select.records(rows)
+    }
+    whisker = Line2D(
+        [], [], color=style.QUIET, marker=">", markersize=2.5, label="95 % interval, \u25b6 goes on"
+    )
     looks = [palette.numbered(place) for place in range(len(tasks))]
     style.key(
         drawn,
         [
             Line2D([], [], color=look.hex, marker=look.marker, label=titles[task])
             for task, look in zip(tasks, looks, strict=True)
-        ],
+        ]
+        + [whisker],
     )
     return drawn

@@ -25,6 +25,11 @@ INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 NOISE = "#bdbdbd"
 TITLE = 28  # characters of a panel's title that fit beside the next panel's
 ORANGE, SKY, GREEN, BLUE, RED = (palette.COLORS[name] for name in ("orange", "sky", "green", "blue", "red"))
+MANY, WIDE, LINE = (
+    8,
+    5.0,
+    0.17,
+)  # entries of a long legend, the width it needs, and a line's height, in inches
 HALO = [patheffects.withStroke(linewidth=1.6, foreground="white")]  # of text that lines may cross
 
 
@@ -92,17 +97,29 @@ def legend(figure: Figure, methods: Sequence[str], extra: Sequence[Line2D | Patc
 
 
 def key(figure: Figure, handles: Sequence[Any]) -> None:
-    """The legend of these handles above all panels, in as many lines as the figure's width asks for."""
-    inches = sum(0.62 + 0.062 * len(handle.get_label()) for handle in handles)
-    lines = max(1, -(-inches // figure.get_figwidth()))
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=int(-(-len(handles) // lines)),
-            handlelength=2.0,
-            columnspacing=1.3,
-        )
+    """The legend of these handles above all panels, in as many lines as the figure's width asks for.
+
+    A figure that is too small for its legend grows: panels keep their size.
+    """
+    if not handles:
+        return
+    widths = [0.62 + 0.062 * len(handle.get_label()) for handle in handles]
+    if len(handles) > MANY:
+        figure.set_figwidth(max(figure.get_figwidth(), WIDE))
+    columns, lines = _columns(widths, figure.get_figwidth())
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, lines - 2))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, handlelength=2.0, columnspacing=1.3
+    )
+
+
+def _columns(widths: Sequence[float], room: float) -> tuple[int, int]:
+    """Columns and lines of a legend, filled column by column: as few lines as the room allows."""
+    for lines in range(1, len(widths) + 1):
+        columns = [max(widths[at : at + lines]) for at in range(0, len(widths), lines)]
+        if sum(columns) <= room:
+            return len(columns), lines
+    return 1, len(widths)
 
 
 def scaled(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -128,7 +145,8 @@ def dense_line(axes: Axes, rows: pd.DataFrame, *, label: bool = True) -> None:
         axes.axhspan(band[0] * factor, band[1] * factor, color=NOISE, alpha=0.35, linewidth=0, zorder=0)
     if label:
         text = f"dense {wording.number(float(dense['value'].iloc[0]), dense['unit'].iloc[0])}"
-        above = bool(dense["higher_is_better"].iloc[0])  # the side that worse scores leave free
+        # the side that worse scores leave free; below 0 are the axis's numbers
+        above = bool(dense["higher_is_better"].iloc[0]) or value == 0
         axes.annotate(
             text, (1, value), xycoords=("axes fraction", "data"), xytext=(-1, 2 if above else -2),
             textcoords="offset points", ha="right", va="bottom" if above else "top", fontsize=7, color=INK,
@@ -208,6 +226,13 @@ def from_zero(axes: Axes, rows: pd.DataFrame) -> None:
             np.append(scaled(rows, "high").to_numpy(float), scaled(rows, "value").to_numpy(float))
         )
         axes.set_ylim(0, high * 1.06 if np.isfinite(high) and high > 0 else None)
+
+
+def room_below(axes: Axes, rows: pd.DataFrame) -> None:
+    """Room for the name of dense's line under it, where a logarithmic axis would end at the line."""
+    if axes.get_yscale() == "log" and not rows["higher_is_better"].any():
+        low, high = axes.get_ylim()
+        axes.set_ylim(low / (high / low) ** 0.1, high)
 
 
 def same_y(axes: Sequence[Axes]) -> None:
