@@ -26,6 +26,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 PACKAGES = ("kick.compress.methods", "kick.recover.forms")  # where methods are, one file each
 FOLDERS = tuple(Path(__file__).parents[1].joinpath(*name.split(".")) for name in PACKAGES)
 LAST = 99  # the place of a method that names none: after those that do
+OTHER_TOKENS = "its tokenizer cuts text into other tokens, and this task counts dense's"
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _step_label(step: Step, known: Facts) -> str:
         parts.append(f"{100 * asked:g} %")
     if bits:
         parts.append(f"{bits:g}-bit")
-    for name, text in (("layers", "{} layers"), ("rank", "rank {}")):
+    for name, text in (("layers", "{} layers"), ("mlps", "{} MLPs"), ("rank", "rank {}")):
         if number(step.options.get(name)):
             parts.append(text.format(step.options[name]))
     if step.options.get("select", RANDOM) != RANDOM:  # the text that a step trains on
@@ -139,6 +139,8 @@ def _step_label(step: Step, known: Facts) -> str:
         parts.append(f"{step.options['keep']} {step.options['select']}" if ranked else step.options["select"])
     if step.options.get("blocks") == "l3":  # of last-n, which then has no number of layers
         parts.append(f"l3 {step.options['keep']}")
+    if step.options.get("corpora"):  # whose tokens are kept
+        parts.append(str(step.options["corpora"]))
     return " ".join(parts)
 
 

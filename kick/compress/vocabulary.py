@@ -132,9 +132,6 @@ class BytePairs:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             self.tokenizer.save_pretrained(folder)
-            for name in ("vocab.json", "merges.txt", "added_tokens.json"):
-                (folder / name).unlink(missing_ok=True)
-            _renumber(folder / "tokenizer_config.json", self.tokenizer.get_vocab(), backend.get_vocab())
             backend.save(str(folder / "tokenizer.json"))
             made = tokenizer_in(folder)
         made.name_or_path = self.tokenizer.name_or_path
@@ -158,17 +155,6 @@ def chain(token: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
         symbols[best : best + 2] = [symbols[best] + symbols[best + 1]]
         found.append(symbols[best])
     return found
-
-
-def _renumber(file: Path, old: Mapping[str, int], new: Mapping[str, int]) -> None:
-    """Number the added tokens anew that a tokenizer's config lists by id."""
-    config = json.loads(file.read_text("utf-8"))
-    listed = config.get("added_tokens_decoder")
-    if not listed:
-        return
-    places = {str(old[token]): str(new[token]) for token in new if token in old}
-    config["added_tokens_decoder"] = {places[place]: one for place, one in listed.items() if place in places}
-    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _parts(node: Any, inner: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from kick.catalog import retokenises
+from kick.catalog import OTHER_TOKENS, retokenises
 from kick.engine.backend import DEFAULT, LAYERED
 from kick.matrix.costs import Estimate
 from kick.matrix.engines import unlayered
@@ -34,7 +34,7 @@ def not_asked(variant: Variant, task: Task) -> str:
     if variant.reordered and not (task.reads_text or task.needs_reference):
         return "another order of the calibration shows on perplexity and fidelity alone"
     if any(map(retokenises, variant.recipe)) and (task.needs_reference or task.size is None):
-        return "its tokenizer cuts text into other tokens, and this task counts dense's"
+        return OTHER_TOKENS
     if variant.runtime is None:
         return ""
     if task.reads_states:

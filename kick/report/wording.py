@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kick import catalog
 from kick.analysis import verdicts
 from kick.analysis.verdicts import WITHIN_NOISE, WITHIN_ORDERS
 from kick.analysis.verdicts import Row as Row
@@ -323,8 +324,14 @@ def _nothing(column: pd.Series) -> bool:
     return bool((column.isna() | column.astype(object).eq("")).all())
 
 
+OF_DENSE_TOKENS = {"perplexity", "fdt", "sdt", "agreement", "kl_mean", "dppl"}  # metrics of dense's windows
+
+
 def not_applicable(row: Row, others: Mapping[str, Row]) -> str | None:
-    """Why a run-time method is not asked a task, of which `others` are the rows; None if its cell only is
-    not there."""
+    """Why a variant is not asked a task, of which `others` are the rows; None if only its cell is missing."""
+    known, metrics = catalog.known(), {one["metric"] for one in others.values()}
+    names = [name for name in row["method"].split(" + ") if name in known]
+    if any(known[name].retokenises for name in names) and not metrics.isdisjoint(OF_DENSE_TOKENS):
+        return catalog.OTHER_TOKENS
     asks = next((one["asks"] for one in others.values() if one["asks"]), "")
     return inapplicable(row["runtime"], asks) or None

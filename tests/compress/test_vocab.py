@@ -1,5 +1,6 @@
 """Vocabulary pruning: kept text is cut alike and gives equal logits; the rest is cut into what is left."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,12 +9,14 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
+import kick
+from kick import tasks
+from kick.analysis import traits
 from kick.compress import canonical, check, compress
 from kick.compress.calibrate import corpus
 from kick.compress.calibrate.windows import Tokenised
 from kick.compress.checkpoint import save
 from kick.compress.context import Calibration
-from kick.compress.method import methods
 from kick.compress.methods.vocab import narrow
 from kick.compress.vocabulary import BytePairs, chain
 from kick.engine import Engine
@@ -22,6 +25,8 @@ from kick.matrix import running
 from kick.model import load, resolve
 from kick.model.source import tokenizer_in
 from kick.records import ModelSpec, Request, Variant
+from kick.report import wording
+from kick.store import Store
 from tests.support.architectures import tiny
 
 KEPT = "the house of the river. What is the capital of this country?\n\nThere are many small towns there."
@@ -253,4 +258,41 @@ def test_a_matrix_asks_such_a_variant_what_counts_no_tokens_of_dense():
         assert "not applicable to any task" in said.message
     (said,) = running._retokenised(SimpleNamespace(variant=variant, path=()), {"t": task}, "vllm")
     assert "needs the engine packed; got vllm" in said.message
-    assert methods["vocab"].retokenises
+    row, others = (
+        {"method": "vocab + wanda", "runtime": ""},
+        {"dense": {"asks": "text", "metric": "perplexity"}},
+    )
+    assert "dense's" in wording.not_applicable(row, others)
+    assert wording.not_applicable(row | {"method": "wanda"}, others) is None
+    assert wording.not_applicable(row, {"dense": others["dense"] | {"metric": "word_perplexity"}}) is None
+    assert traits.label(variant) == "vocab wikitext2"
+
+
+def test_a_matrix_measures_what_a_checkpoint_would_answer(tmp_path):
+    """Dense's drafts and states are of other ids: the variant must not see them."""
+    text = """
+name: vocab
+model: smoke
+replicas: []
+limit: 2
+tasks: [kick_mini_closed, kick_mini_mcq, kick_mini_perplexity]
+variants: [{method: vocab, corpora: wikitext2}]
+"""
+    ran = kick.run(text, out=tmp_path, options=kick.RunOptions(executor="inline", view="json"))
+    assert (ran.status, ran.done, ran.failed) == (0, 5, 0)
+    store = Store(str(tmp_path), "vocab")
+    made = {one.cell.task.name: one for one in store.runs() if not one.cell.variant.dense}
+    assert set(made) == {"kick_mini_closed", "kick_mini_mcq"}
+    assert made["kick_mini_closed"].provenance["engine"]["drafted"] == 0
+    assert re.fullmatch("[0-9a-f]{64}", made["kick_mini_mcq"].cell.variant.recipe[0].options["digest"])
+    model, tokenizer = load(resolve("smoke"))
+    _, calibration = pruned(model, tokenizer)
+    cell = made["kick_mini_closed"].cell
+    items = tasks.load(("kick_mini_closed",), None)["kick_mini_closed"].items(
+        cell.task, calibration.tokenizer
+    )
+    answers = Engine(model, calibration.tokenizer).answer([item.requests[0] for item in items])
+    stored = {
+        sample.item: sample.responses[0].tokens for sample in store.samples(made["kick_mini_closed"].key)
+    }
+    assert stored == {item.id: answer.tokens for item, answer in zip(items, answers, strict=True)}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = 64  # tokens of the corpora whose logits are compared
-TOLERANCE = 1e-4  # of the largest logit: a product with fewer rows may be summed in another order
+TOLERANCE = 1e-4  # of the largest logit, or 4 units of its type: fewer rows may be summed in another order
 _IDS = ("suppress_tokens", "begin_suppress_tokens")  # lists of ids beside those that end in _token_id
 _TEXTS = ("bad_words_ids", "force_words_ids", "sequence_bias", "forced_decoder_ids")
 
@@ -192,17 +192,18 @@ def _renumbered(calibration: Calibration, places: Mapping[int, int]) -> list[Ten
 
 
 def _logits(model: Any, ids: Sequence[int]) -> Tensor:
-    """(tokens, vocabulary) in float32."""
-    logits = model(torch.tensor([list(ids)], device=device_of(model)), use_cache=False).logits[0]
-    return logits.float()
+    """(tokens, vocabulary), in the model's type."""
+    logits: Tensor = model(torch.tensor([list(ids)], device=device_of(model)), use_cache=False).logits[0]
+    return logits
 
 
 def _checked(before: Tensor, after: Tensor, places: Mapping[int, int]) -> float:
     """The largest difference of kept tokens' logits. Raises CellFailed if it is more than rounding."""
     kept = [old for old in sorted(places, key=places.__getitem__) if old < before.shape[1]]
     expected = before[:, torch.tensor(kept, device=before.device)]
-    difference = float((after - expected).abs().max())
-    if not difference <= TOLERANCE * float(expected.abs().max()):
+    difference = float((after.float() - expected.float()).abs().max())
+    tolerance = max(TOLERANCE, 4 * torch.finfo(before.dtype).eps)
+    if not difference <= tolerance * float(expected.abs().max()):
         raise CellFailed(
             f"with fewer tokens the model gives logits that differ by {difference:g}: more of it than "
             "embedding and head depends on ids"
