@@ -252,6 +252,7 @@ class Request:
     seed: int = 0  # of this item, when sampling
     configured: bool = False  # under what the model's generation configuration says of logits
     reasoning_end: str = ""  # the mark at which thinking ends, for models that think first
+    guide: str = ""  # "python": of the likeliest tokens the first after which the text can become a program
     others: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()  # "mean-50": the mean of the states after half of the blocks
 
@@ -262,8 +263,8 @@ class Response:
 
     loglikelihood: logprob (nats), greedy; rolling, tokens: logprob, count (scored tokens);
     generate: text, tokens (generated ids, stop included), count, reasoning (what came before the mark that
-    ends it, None without one); fidelity: values, fdt, sdt, agreement, kl_mean, kl_median, kl_p99, kl_max,
-    dppl, margin, length; similarity: values, "mean-50 7" is other 7's.
+    ends it, None without one), if guided values, replaced, strayed; fidelity: values, fdt, sdt, agreement,
+    kl_mean, kl_median, kl_p99, kl_max, dppl, margin, length; similarity: values, "mean-50 7" is other 7's.
     `truncated` counts the context tokens that were cut, on the left (of similarity's texts, on the right).
     """
 

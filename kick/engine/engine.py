@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from kick.engine import fidelity, states
 from kick.engine.backend import backend
 from kick.engine.encode import Encoder, Scoring, max_length
+from kick.engine.guide import Guide
 from kick.engine.packed.reader import PackedReader
 from kick.engine.reader import Reader
 from kick.engine.reference import Reference, on_device
@@ -239,7 +241,7 @@ class Engine:
         owners: dict[tuple, list[int]] = {}
         for i, r in enumerate(requests):  # equal ones are generated once
             sampling = (r.temperature, r.top_p, r.seed) if r.temperature else ()
-            how = (r.until, r.max_tokens, r.configured, r.reasoning_end)
+            how = (r.until, r.max_tokens, r.configured, r.reasoning_end, r.guide and r.context)
             owners.setdefault((prompts[i].ids, *how, *sampling), []).append(i)
         groups = list(owners.values())
         rows, drafts = [], {}
@@ -247,22 +249,27 @@ class Engine:
             r = requests[i]
             sampling = (r.temperature, r.top_p, r.seed)
             thinking = Thinking(self.tokenizer, r.reasoning_end, r.context) if r.reasoning_end else None
+            stop = stops[r.until]
+            guide = Guide(r.context, stop.told) if r.guide else None
             rows.append(
-                Decoding(prompts[i].ids, r.max_tokens, stops[r.until], *sampling, r.configured, thinking)
+                Decoding(prompts[i].ids, r.max_tokens, stop, *sampling, r.configured, thinking, guide)
             )
             if r.configured:
                 decoding.obeyed(self.config)  # says which settings cannot be
-            if draft := self._draft(r, prompts[i].ids):
+            if guide is None and (draft := self._draft(r, prompts[i].ids)):
                 drafts[place] = draft
 
         def told(place: int) -> None:
             row = rows[place]
             (text, thought), tokens = row.text(), tuple(row.tokens)
+            plain = row.temperature == 0.0 and row.guide is None
+            values = None if row.guide is None else row.guide.values
             for i in groups[place]:
-                if self.reference is not None and self.reference.write and row.temperature == 0.0:
+                if self.reference is not None and self.reference.write and plain:
                     self.reference.add_draft(requests[i], tokens)
                 count, cut = len(tokens), prompts[i].truncated
-                finish(i, Response(text=text, reasoning=thought, tokens=tokens, count=count, truncated=cut))
+                answer = Response(text=text, tokens=tokens, count=count, truncated=cut)
+                finish(i, replace(answer, reasoning=thought, values=values))
 
         return rows, drafts, told
 

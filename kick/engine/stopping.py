@@ -15,6 +15,8 @@ from kick.errors import CellFailed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from kick.engine.guide import Guide
+
 
 @dataclass(frozen=True)
 class Stops:
@@ -48,6 +50,10 @@ class Stops:
             for text, look in zip(self.strings, self.looks, strict=True)
         )
 
+    def told(self, tokens: Sequence[int]) -> tuple[str, bool]:
+        """The answer so far, and whether the last token ends it."""
+        return self.text(tokens), self.reached(tokens)
+
     def text(self, tokens: Sequence[int]) -> str:
         """The answer: decoded without special tokens, cut before the first stop string."""
         return self.cut(self.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -65,7 +71,7 @@ class Decoding:
     """An answer in progress: its prompt's token ids, its tokens so far, and how it is sampled and stopped.
 
     configured: under the model's generation configuration, which only its own `generate` obeys. thinking: for
-    models that think first.
+    models that think first. guide: chooses the tokens of a guided answer.
     """
 
     prompt: tuple[int, ...]
@@ -76,6 +82,7 @@ class Decoding:
     seed: int = 0
     configured: bool = False
     thinking: Thinking | None = None
+    guide: Guide | None = None
     tokens: list[int] = field(default_factory=list)
     done: bool = False
     random: torch.Generator | None = None
@@ -88,6 +95,8 @@ class Decoding:
         self.tokens, self.done, self.random = [], self.limit <= 0, None
         if self.thinking is not None:
             self.thinking.reset()
+        if self.guide is not None:
+            self.guide.reset()
 
     def accept(self, token: int) -> None:
         """Append a token; the answer is done at a stop or at its limit."""
@@ -120,10 +129,13 @@ def check_numbers(best: Tensor) -> None:
 
 
 def pick(logits: Tensor, row: Decoding) -> int:
-    """The row's next token from its logits (V,): the largest, or a sample from the row's own generator.
+    """The row's next token from its logits (V,): the largest, its guide's choice, or a sample from its own
+    generator.
 
     The draw depends on the item's seed and position alone, never on the batch it is computed in.
     """
+    if row.guide is not None:
+        return row.guide.choose(row.tokens, logits)
     if row.temperature == 0.0:
         return int(logits.argmax())
     if row.random is None:

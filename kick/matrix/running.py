@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from kick.catalog import OTHER_TOKENS, retokenises
-from kick.engine.backend import DEFAULT, LAYERED
+from kick.engine.backend import DEFAULT, LAYERED, VLLM
 from kick.matrix.costs import Estimate
 from kick.matrix.engines import unlayered
 from kick.matrix.schema import Matrix
@@ -88,6 +88,8 @@ def problems(
         yield from _whole(variants)
     if states := next((task.name for task in tasks.values() if task.reads_states), ""):
         yield from _of_states(states, variants, engine)
+    if guided := next((task.name for task in tasks.values() if task.guided), ""):
+        yield from _of_guides(guided, variants, engine)
     chosen = {one.variant.calibration.select for one in variants if one.variant.calibration} - {""}
     if engine == LAYERED and chosen:
         message = f"ranking text needs the whole model in memory; the engine here is {LAYERED}"
@@ -138,6 +140,18 @@ def _of_states(task: str, variants: Sequence[Expanded], engine: str) -> Iterator
         if one.variant.endpoint:
             yield Problem(
                 one.path, f"{one.variant.name}: its server gives no hidden states, which {task} reads"
+            )
+
+
+def _of_guides(task: str, variants: Sequence[Expanded], engine: str) -> Iterator[Problem]:
+    """Problems of a task with guided decoding with engines and servers that choose tokens themselves."""
+    if engine == VLLM:
+        message = f"{task} guides decoding, which needs the engine {DEFAULT}; got {engine}"
+        yield Problem(("engine", "name"), message)
+    for one in variants:
+        if one.variant.endpoint:
+            yield Problem(
+                one.path, f"{one.variant.name}: its server cannot guide decoding, which {task} needs"
             )
 
 

@@ -200,6 +200,8 @@ class ServedBackend:
     # ------------------------------------------------------------------------------------ generation
 
     def _generated(self, endpoint: Endpoint, request: Request, prompt: Prompt) -> Response:
+        if request.guide:
+            raise KickError(f"{self.served.host} cannot guide decoding; leave the task out")
         options = {
             "temperature": request.temperature,
             "top_p": request.top_p,

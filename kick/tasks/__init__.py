@@ -10,6 +10,7 @@ data        where a data set comes from: the embedded suite, a local mirror, the
 order       a fixed shuffled order, balanced over groups
 llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against memory
 code        HumanEval, whose programs `sandbox` runs; repair: its functions with one wrong operator
+guided      code whose decoding is guided; prefix: whether a text can still become a program
 similarity  texts compared by hidden states
 prompts     the same items under several prompts, and words in front of them
 refusal     harmful requests and harmless look-alikes

@@ -76,6 +76,12 @@ def problems() -> bytes:
         raise KickError(f"the package {PACKAGE} has no readable {DATA}: {error}") from error
 
 
+def asked(doc: Mapping[str, Any]) -> str:
+    """The prompt, without the newline at its end: tokenizers join that with the indentation of the line that
+    follows, and models of today seldom go on with a body after a newline of its own."""
+    return str(doc["prompt"]).rstrip()
+
+
 def solved(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     """pass_at_1, and pass_at_k of several samples; parses, runs, overtime, empty: means over the samples.
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 256  # lm-eval's
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first given counts
-_KNOWN = {"until", *_LIMITS, "do_sample", "temperature", "top_p", "seed"}
+_KNOWN = {"until", *_LIMITS, "do_sample", "temperature", "top_p", "seed", "guide"}
 # What shapes a sample only: without sampling the likeliest token is taken whatever these say.
 _OF_SAMPLING = {"top_k", "min_p", "typical_p"}
 
@@ -42,6 +42,11 @@ def generate_request(context: str, options: Mapping[str, Any], seed: int = 0) ->
             f"unsupported generation options: {', '.join(sorted(unknown))}; "
             f"supported: {', '.join(sorted(_KNOWN))}"
         )
+    guide = options.get("guide") or ""
+    if guide and (guide != "python" or sample):
+        raise KickError(
+            f"guide: got {guide!r}{' with sampling' * sample}; expected: python, without sampling"
+        )
     until = options.get("until") or ()
     return Request(
         "generate",
@@ -51,6 +56,7 @@ def generate_request(context: str, options: Mapping[str, Any], seed: int = 0) ->
         temperature=float(1.0 if temperature is None else temperature) if sample else 0.0,
         top_p=float(options.get("top_p", 1.0)) if sample else 1.0,
         seed=int(options.get("seed", seed)) if sample else 0,
+        guide=guide,
     )
 
 

@@ -53,6 +53,7 @@ class HarnessTask:
         self.options = dict((config.get("metadata") or {}).get("kick") or {})
         self.generates = task.OUTPUT_TYPE == "generate_until"
         self.longest = longest(task.config.generation_kwargs or {}) if self.generates else 0
+        self.guided = bool((task.config.generation_kwargs or {}).get("guide"))
         self.reads_text = task.OUTPUT_TYPE == "loglikelihood_rolling"
         self.about: Mapping[str, str] = {
             key: str(self.options[key]) for key in ABOUT if self.options.get(key)

@@ -72,12 +72,12 @@ def mutated(doc: Mapping[str, Any], mutant: Mutant) -> str:
 
 
 def asked(doc: Mapping[str, Any]) -> str:
-    """The prompt: the broken function, then the right one as far as its body. All of it is Python."""
+    """The prompt: the broken function, then the right one without its body. All of it is Python."""
     return (
         "# One operator in this function is wrong.\n"
         f"{doc['prompt']}{doc['broken'].rstrip()}\n\n\n"
         "# The same function with the right operator.\n"
-        f"{doc['prompt']}"
+        f"{code.asked(doc)}"
     )
 
 

@@ -71,6 +71,7 @@ class Task(Protocol):
     longest: int  # tokens that a generated answer has at most, 0 if none is generated
     reads_text: bool  # its score is the likelihood of running text: perplexity
     reads_states: bool  # its requests are of hidden states inside the model
+    guided: bool  # its answers are decoded under a guide
     default_shots: int
     about: Mapping[str, str]  # ABOUT, as far as its file says it
     size: int | None  # items without a limit; None where only the tokenizer tells

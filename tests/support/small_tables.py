@@ -48,6 +48,7 @@ class Asked:
     longest: int = 0
     reads_text: bool = False
     reads_states: bool = False
+    guided: bool = False
     default_shots: int = 0
     size: int | None = 100
     about: Mapping[str, str] = field(default_factory=dict, hash=False)

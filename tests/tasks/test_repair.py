@@ -81,9 +81,9 @@ def test_the_prompt_shows_the_broken_function_and_asks_for_the_right_one(problem
     assert task.size == 142
     for item in task.items(TaskSpec(task.name), None):
         prompt = item.requests[0].context
-        assert prompt.count(item.doc["prompt"]) == 2
+        assert prompt.count(item.doc["prompt"].rstrip()) == 2
         assert item.doc["broken"].rstrip() in prompt
-        ast.parse(prompt + item.doc["canonical_solution"])
+        ast.parse(f"{prompt}\n{item.doc['canonical_solution']}")
 
 
 def test_what_an_answer_did_is_told_apart(permitted):  # noqa: F811

@@ -224,7 +224,7 @@ def choose(
         best, at = logits.max(-1)
         check_numbers(best)
         tokens += [
-            token if row.temperature == 0.0 else pick(logits[i], row)
+            token if row.temperature == 0.0 and row.guide is None else pick(logits[i], row)
             for i, (row, token) in enumerate(zip(owners[part], at.tolist(), strict=True))
         ]
         if checked[part].any():

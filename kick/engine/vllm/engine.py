@@ -155,6 +155,8 @@ class VllmEngine(Engine):
         if any(request.configured for request in requests) and decoding.obeyed(self.config):
             names = ", ".join(sorted(decoding.obeyed(self.config)))
             raise KickError(f"the engine 'vllm' does not obey {names}; leave `generation_config` out")
+        if any(request.guide for request in requests):
+            raise KickError("the engine 'vllm' does not guide decoding; choose the engine 'packed'")
         super()._generate(requests, finish)
 
     def _scored(self, asked: Sequence[Asked]) -> Iterator[tuple[int, list[tuple[float, bool]]]]:
