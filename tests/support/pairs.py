@@ -53,6 +53,7 @@ def _model(name: str):
 
 
 @cache
+@cache  # the page's lists and what methods say of themselves ask for the same pairs
 def refusal(method: str, name: str) -> str:
     """Why a method does not serve an architecture, as it is told before calibration data is loaded; or ""."""
     try:
