@@ -16,6 +16,7 @@ tasks: [kick_mini]
 limit: {kick_mini_factoid: 8, kick_mini_mcq: 8, kick_mini_closed: 2, kick_mini_open: 2, kick_mini_conflict: 2,
         kick_mini_summary: 1, kick_mini_perplexity: 1, kick_mini_fidelity: 2}
 calibration: {corpus: kick_mini_calibration, sequences: 2, length: 128}
+replicas: []  # those of a tiny model are on the page of test_one_file.py
 variants:
   - method: magnitude
     sparsity: 0.7

@@ -72,28 +72,25 @@ def test_the_task_scores_an_answer_as_models_give_it(my_tasks):
     assert [sample.scores["exact_match"] for sample in found] == [1.0, 0.0]
 
 
-def test_the_task_runs_in_a_matrix(tmp_path, my_tasks):
+def test_the_task_runs_in_a_matrix(tmp_path, my_tasks, monkeypatch, capsys):
+    from kick import cli
+
     text = "name: m\nmodel: smoke\ntasks: [opposites]\nvariants: [dense]\nreplicas: []\n"
     (tmp_path / "m.yaml").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "kick.cli",
-        "run",
-        "m.yaml",
-        "--tasks",
-        "my_tasks",
-        "--executor",
-        "inline",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "m.yaml", "--tasks", "my_tasks", "--executor", "inline"])
+    assert not ended.value.code, capsys.readouterr().err
     (run,) = (tmp_path / "results" / "m").glob("*/run.json")
     scores = {score["metric"]: score["n"] for score in json.loads(run.read_text())["scores"]}
     assert scores == {"exact_match": 2, "answer_tokens": 2, "unfinished": 2}
 
 
 def test_the_lines_of_python_run(tmp_path, monkeypatch, capsys):
+    from kick.sweep.executors.inline import Inline
+
+    # in this process: three workers would each import torch anew
+    monkeypatch.setattr("kick.sweep.run.make_executor", lambda *_, **__: Inline())
     monkeypatch.chdir(tmp_path)
     module = load(tmp_path, "from_python", block("python", "kick.compress_model("))
     told = capsys.readouterr().out

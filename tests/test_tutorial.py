@@ -1,32 +1,18 @@
 """docs/tutorial.md is done as it stands there: its files are written, its commands run, outputs compared."""
 
-import json
-import os
+import contextlib
+import io
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kick import cli, plugins, registry
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.M | re.S)
-PROGRAM = """
-import contextlib, io, json, sys
-from kick import cli
-told = []
-for words in json.loads(sys.stdin.read()):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        try:
-            cli.main(words)
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-    told.append([status, out.getvalue()])
-print(json.dumps(told))
-"""
 VARYING = [  # numbers with decimals, keys, times, what a verdict says of them, blanks and lines of a table
     (r"[+\u2212-]?\b\d[\d,]*\.\d+\b", "0"),
     (r"\b[0-9a-f]{16}\b", "KEY"),
@@ -55,19 +41,20 @@ def perform(text, folder):
             commands.append(shlex.split(block.split("\n", 1)[0].removeprefix("$ "))[1:])
     # the files are there before the first command, and a run is in the process that the test has
     words = [[*one, "--executor", "inline"] if one[0] == "run" else one for one in commands]
-    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=folder,
-        env=surroundings,
-        input=json.dumps(words),
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    return [(command, *one) for command, one in zip(commands, told, strict=True)]
+    with contextlib.chdir(folder):
+        return [(command, *told(one)) for command, one in zip(commands, words, strict=True)]
+
+
+def told(words):
+    """(status, output) of a command."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            cli.main(words)
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+    return status, out.getvalue()
 
 
 def same(shown, got):
@@ -87,7 +74,18 @@ def tutorial():
     return (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 
 
-def test_the_tutorial_works_as_it_stands(tutorial, tmp_path):
+@pytest.fixture
+def _plugins_for_once():
+    """What the tutorial registers is in no other test's tables."""
+    yield
+    for name in [one for one in sys.modules if one.startswith(plugins.PREFIX)]:
+        registry.forget(name)
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_plugins_for_once")
+def test_the_tutorial_works_as_it_stands(tutorial, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     shown = [text.split("\n", 1)[1] for language, text in blocks(tutorial) if language == "console"]
     for (command, status, got), expected in zip(perform(tutorial, tmp_path), shown, strict=True):
         assert status == 0, (command, got)

@@ -21,8 +21,7 @@ import json, sys, pathlib
 if sys.argv[2] == "-c":
     print("1.2.3")
     raise SystemExit("auto-round" in sys.argv[3])
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file  # numpy starts in a tenth of the time of torch
 job = json.loads(pathlib.Path(sys.argv[4]).read_text())
 pathlib.Path({kept!r}).write_text(json.dumps(job))
 if job["options"]["recipe"] == "fails":
@@ -30,7 +29,7 @@ if job["options"]["recipe"] == "fails":
     raise SystemExit("no such modifier")
 base, out = pathlib.Path(job["model"]), pathlib.Path(job["out"])
 out.mkdir()
-weights = load_file(base / "model.safetensors")
+weights = {{name: weight.copy() for name, weight in load_file(base / "model.safetensors").items()}}
 for name, weight in weights.items():
     if name.endswith("up_proj.weight") and job["options"]["recipe"] == "halve":
         weight[:, ::2] = 0

@@ -59,6 +59,12 @@ def compressed(method: str, name: str):
     return model, calibration, report
 
 
+@cache
+def without_weights(name: str):
+    """The model that `kick plan` has: a check changes nothing in it."""
+    return skeleton(tiny(name).config)
+
+
 def served_by(method: str) -> str:
     """An architecture that the method serves: Llama's if it does."""
     return next(name for name in ARCHITECTURES if name not in REFUSED.get(method, ()))
@@ -90,7 +96,7 @@ def test_refused_before_anything_is_run(method, name):
 @pytest.mark.parametrize(("method", "name"), PAIRS)
 def test_a_plan_can_check_without_weights(method, name):
     """`kick plan` has only the config: no weight may be read."""
-    bare = skeleton(tiny(name).config)
+    bare = without_weights(name)
     if name in REFUSED.get(method, ()):
         with pytest.raises(KickError, match="choose"):
             check(bare, recipe(method))

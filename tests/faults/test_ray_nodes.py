@@ -11,7 +11,7 @@ from kick.sweep.executors.ray import LOOPBACK
 from kick.sweep.loop import run_sweep
 from tests.support.fake_sweep import HERE, MATRIX, FakeWork, contents, coordinator, fake_jobs
 
-SWEEP = {"variants": 4, "tasks": 1, "items": 60, "every": 5}
+SWEEP = {"variants": 4, "tasks": 1, "items": 30, "every": 5}
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_our_mmlu_is_lm_evals(manager, files, tmp_path):
 
 @pytest.mark.real
 def test_our_mmlu_is_lm_evals_on_the_real_model(manager, files, tmp_path):
-    check_mmlu(load(resolve("smollm2-135m")), manager, files, tmp_path, 3)
+    check_mmlu(load(resolve("smollm2-135m")), manager, files, tmp_path, 2)
 
 
 def test_our_exact_match_is_lm_evals_on_nq_open_where_the_definitions_agree(foreign):
@@ -265,6 +265,7 @@ def test_our_perplexity_is_that_of_the_windows():
     check_windows(smoke(), 2)
 
 
+@pytest.mark.slow  # of 2048 tokens; test_kick_mini_parity.py has windows of 512 on the real model
 @pytest.mark.real
 def test_our_perplexity_is_that_of_the_windows_on_the_real_model():
     check_windows(load(resolve("smollm2-135m")), 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BLOCKS, HIDDEN = 24, 512
+BLOCKS, HIDDEN = 18, 512
 SCRIPT = """
 import json, sys
 import torch
