@@ -35,12 +35,13 @@ from kick.matrix.rates import Rates, place_of
 from kick.matrix.shapes import Shape
 from kick.matrix.training import Training
 from kick.paths import offload_folder
-from kick.records import ModelSpec, Variant
+from kick.records import ModelSpec, Step, Variant
 
 ITEMS = 32  # of a task whose size is not known before it is tokenised
 SOLVER = 1e-7  # seconds per parameter: statistics, factorisation, column sweep
 SIMPLE = 2e-8
 READ = 5e8  # bytes per second
+KEPT, LOSSES = 2, 8  # bytes per weight: masks before and after a shot; losses, once more to be compared
 SAMPLE = 1500  # bytes of a stored item
 _BLOCK = re.compile(r"\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -75,7 +76,7 @@ def shape(folder: Path) -> Shape:
         stored += sum(end - start for start, end in (one["data_offsets"] for one in found.values()))
     blocks: dict[str, int] = {}
     experts: dict[str, int] = {}  # parameters of a block that are in experts, each with a number of its own
-    widest, largest, edges = 1, 0, 0
+    widest, largest, edges, squares = 1, 0, 0, 0
     for name, size in sizes.items():
         number = _BLOCK.search(name)
         if number:
@@ -84,7 +85,9 @@ def shape(folder: Path) -> Shape:
                 experts[number[1]] = experts.get(number[1], 0) + math.prod(size)
             widest = max([widest, *(size[-1:] if len(size) >= 2 else ())])
             largest = max(largest, math.prod(size))
-            edges += sum(size[-2:]) * math.prod(size[:-2]) if len(size) >= 2 else 0
+            if len(size) >= 2:
+                edges += sum(size[-2:]) * math.prod(size[:-2])
+                squares += sum(one**2 for one in size[-2:]) * math.prod(size[:-2])
     whole = json.loads((folder / "config.json").read_text("utf-8"))
     config = whole.get("text_config", whole)
     hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or widest)
@@ -101,6 +104,7 @@ def shape(folder: Path) -> Shape:
         "quantization_config" in whole,
         edges,
         max(experts.values(), default=0),
+        squares,
     )
 
 
@@ -124,6 +128,13 @@ def _header(file: Path) -> dict[str, Any]:
     return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
+def _beside_curvature(step: Step) -> int:
+    """Bytes per weight that a step keeps beside the curvature of every matrix; 0 if it measures none."""
+    if "damping_outputs" not in step.options:
+        return 0
+    return KEPT if step.options.get("structure") == "row-column" else KEPT + LOSSES
+
+
 def work_of(
     variant: Variant,
     items: Mapping[str, int],
@@ -142,6 +153,7 @@ def work_of(
         length=spec.length if spec else 0,
         batch_tokens=batch_tokens,
         gradients=any("gradients" in one for one in needs),
+        curvature=max(map(_beside_curvature, variant.recipe), default=0),
         solves=any("damping" in step.options for step in variant.recipe),  # of a Hessian
         offload=offload_folder() is not None,
         blockwise=blockwise(variant),

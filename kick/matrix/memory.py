@@ -5,7 +5,8 @@ With P parameters, B of the largest block, L of the largest matrix, E = vocabula
 calibration data, values of b bytes in memory and s in the file, a peak is LIBRARIES plus, in bytes,
 
     in memory    the largest of  loading P b, and P s too if the type changes, else L b
-                                 compressing  P b + states + solving, or + training (`kick.matrix.training`)
+                                 compressing  P b + states + solving + gradients, or + training
+                                              (`kick.matrix.training`)
                                  answering    P b + 4 E + forwards + keys and values of what is generated,
                                               and what is freed before it goes back; E counts once if the
                                               file has the model's type: the embedding stays there
@@ -15,8 +16,9 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
 
 A block is there in float32, laid out for the processor, and as a mask; of large experts there is one matrix.
-States are a block's inputs and outputs on the calibration data. On a GPU there are no packed copies: the
-formula stays an upper bound.
+States are a block's inputs and outputs on the calibration data. Gradients are 4 P, or 4 times the squares of
+all matrices' inputs and outputs where curvature is measured, and what a backward pass keeps. On a GPU there
+are no packed copies: the formula stays an upper bound.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOKENS = {"multiple_choice": 100, "generate_until": 150}
 READ_ONLY = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "perplexity")  # kinds
 CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
-LIBRARIES = 600_000_000  # bytes that Python, torch, transformers, tokenizer and tasks take by themselves
+# bytes that Python, torch, transformers, tokenizer and tasks take by themselves once libraries have let their
+# pages go: between 0.48 GB with torch for the CPU and 0.66 with torch for CUDA
+LIBRARIES = 550_000_000
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HEAP = 2**25  # bytes of freed heap among what is generated; then `kick.model.heap.Ebb` gives it back
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
@@ -55,6 +59,7 @@ class JobWork:
     length: int = 0
     batch_tokens: int | None = None
     gradients: bool = False  # a step needs one of every weight
+    curvature: int = 0  # bytes per weight beside the curvature of all matrices; 0 if no step measures it
     solves: bool = False  # a step factorises a Hessian of its inputs
     offload: bool = False  # calibration states are kept on disk
     blockwise: bool = False  # there are steps, and all go block by block
@@ -93,8 +98,7 @@ def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
     weights = size.parameters * value
     loading = size.stored if size.stored and round(size.per_value) != value else size.largest * value
     compressing = _held(size, work) + _solving(size, work) + 4 * size.block if work.compresses else 0
-    if work.gradients:
-        compressing += 4 * size.parameters
+    compressing += _gradients(size, work)
     compressing = max([compressing, *(_held(size, work) + one.memory(size) for one in work.training)])
     mapped = size.stored and round(size.per_value) == value  # the embedding: its rows stay in the file
     head = 4 * size.head if dtype == "float32" and not mapped else 0  # laid out for the processor beside it
@@ -156,6 +160,18 @@ def _solving(size: Shape, work: JobWork) -> int:
     if not work.compresses:
         return 0
     return (3 * 4 * size.widest**2 if work.solves else 0) + 2 * 4 * size.largest
+
+
+def _gradients(size: Shape, work: JobWork) -> int:
+    """Gradients of all weights, or squares of the inputs and the gradients of outputs of all matrices, and
+    what the blocks and the logits of a sequence keep for its backward pass."""
+    if not (work.gradients or work.curvature):
+        return 0
+    backward = 4 * work.length * (size.blocks * (8 * size.hidden + 4 * size.widest) + 3 * size.vocabulary)
+    if not work.curvature:
+        return 4 * size.parameters + backward
+    inverses = 4 * 8 * size.widest**2  # of a matrix, in float64
+    return 4 * size.squares + work.curvature * size.blocks * size.block + backward + inverses
 
 
 def _forwards(size: Shape, work: JobWork) -> int:

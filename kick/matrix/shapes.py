@@ -15,7 +15,7 @@ class Shape:
     stored: bytes of all tensors in the file. largest: parameters of the largest matrix of a block. blocks:
     how many. cached: values per token and block that keys and values take. quantized: by someone else. edges:
     inputs and outputs of all matrices of the blocks, added up. experts: parameters of a block's experts, if
-    their matrices are stored one by one.
+    their matrices are stored one by one. squares: of inputs and of outputs of all matrices, added up.
     """
 
     parameters: int
@@ -30,6 +30,7 @@ class Shape:
     quantized: bool = False
     edges: int = 0
     experts: int = 0
+    squares: int = 0
 
     @property
     def at_once(self) -> int:

@@ -96,6 +96,24 @@ def test_numbers_are_those_of_the_engine_in_memory(name, stored, tokenizer, tmp_
     assert found[-1].values["kl_mean"] == pytest.approx(0, abs=1e-6)
 
 
+def test_numbers_are_the_same_with_experts_read_one_matrix_at_a_time(stored, tokenizer, monkeypatch):
+    folder, model = stored("mixtral")
+    monkeypatch.setattr("kick.model.layered.EXPERTS", 0)
+    layered, held = Layered(folder), []
+    load = Layered.load
+
+    def watched(self, index):
+        block = load(self, index)
+        held.append(bool(self.opened[index]) and not any(one.held.numel() for one in self.opened[index]))
+        return block
+
+    monkeypatch.setattr(Layered, "load", watched)
+    found = LayeredEngine(layered, tokenizer, batch_tokens=64).answer(requests())
+    same(found, Engine(model, tokenizer, batch_tokens=64).answer(requests()))
+    assert all(held), "experts were read as they were asked for"
+    assert len(held) >= 4
+
+
 def test_a_call_reads_each_block_once(stored, tokenizer, monkeypatch):
     """All kinds of requests together; two blocks are read before, to find out how the model may be run."""
     folder, _ = stored("llama")

@@ -67,6 +67,7 @@ def test_a_shape_is_read_off_headers(tmp_path):
     wanted = Shape(
         parameters=256 + 3 * 192, block=384, widest=24, hidden=8, vocabulary=32,
         stored=4 * (256 + 3 * 192), largest=192, blocks=2, cached=2 * 8, edges=3 * (24 + 8),
+        squares=3 * (24**2 + 8**2),
     )  # fmt: skip
     sizes = {"hidden_size": 8, "vocab_size": 32}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}

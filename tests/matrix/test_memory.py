@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kick import api
 from kick.matrix import memory
+from kick.matrix.costs import KEPT, LOSSES
 from kick.matrix.memory import JobWork
 from kick.matrix.shapes import Shape
 from kick.matrix.training import Training
@@ -153,16 +155,41 @@ def test_the_peak_of_kick_compress_is_predicted_within_a_fifth(variant, options,
     assert planned.estimates[variant].compress == pytest.approx(found["peak"], rel=0.2)
 
 
+SMOL = Shape(
+    134_515_008,
+    3_540_096,
+    1536,
+    576,
+    49152,
+    538_060_032,
+    884_736,
+    30,
+    384,
+    False,
+    305_280,
+    squares=304_128_000,
+)
+
+
 def test_workers_that_generate_are_predicted_within_a_fifth_of_what_was_measured():
-    """Peaks of docs/benchmarks.md: jobs of the preset demo, dense and gptq."""
-    shape = Shape(134_515_008, 3_540_096, 1536, 576, 49152, 538_060_032, 884_736, blocks=30, cached=384)
+    """Peaks of docs/benchmarks.md: jobs of the preset demo, with torch for the CPU and for CUDA."""
     kinds = {"mcq": "multiple_choice", "open": "reading", "facts": "generate_until"}
-    predicted = memory.in_memory(shape, "float32", JobWork(dict.fromkeys(kinds, 64), kinds))
-    for measured in (1.50e9, 1.60e9, 1.62e9, 1.71e9):
+    predicted = memory.in_memory(SMOL, "float32", JobWork(dict.fromkeys(kinds, 64), kinds))
+    for measured in (1.37e9, 1.54e9, 1.56e9):
         assert 0.8 < predicted / measured < 1.2
 
 
-SMOL = Shape(134_515_008, 3_540_096, 1536, 576, 49152, 538_060_032, 884_736, 30, 384, edges=305_280)
+def test_curvature_of_every_matrix_is_counted():
+    """LLM Surgeon held 3.24 to 3.30 GB, removing rows and columns of SmolLM2-135M by 16 x 256 tokens."""
+    lines = JobWork({}, {}, calibrated=1, sequences=16, length=256, gradients=True, curvature=KEPT)
+    assert memory.in_memory(SMOL, "float32", lines) == pytest.approx(3.27e9, rel=0.1)
+    weights = replace(lines, curvature=KEPT + LOSSES)
+    more = memory.in_memory(SMOL, "float32", weights) - memory.in_memory(SMOL, "float32", lines)
+    assert more == 8 * 30 * 3_540_096, "a loss of each weight, twice"
+    gradients = replace(lines, curvature=0)
+    less = memory.in_memory(SMOL, "float32", gradients)
+    backward = 4 * 256 * (30 * (8 * 576 + 4 * 1536) + 3 * 49152)
+    assert less - memory.in_memory(SMOL, "float32", replace(gradients, gradients=False)) > backward
 
 
 def training(**options):
@@ -173,7 +200,8 @@ def training(**options):
 def test_training_takes_what_it_took_when_it_was_measured():
     for options, measured in (({"parts": "norms", "rank": 8}, 1.6e9), ({"rank": 8}, 2.2e9)):
         work = JobWork({}, {}, simple=1, training=(training(**options),))
-        assert memory.in_memory(SMOL, "float32", work) == pytest.approx(measured, rel=0.1)
+        pages = 0.11e9  # of libraries, which a worker held when it was measured
+        assert memory.in_memory(SMOL, "float32", work) == pytest.approx(measured - pages, rel=0.1)
 
 
 def test_training_costs_gradients_moments_activations_and_text_that_is_chosen():

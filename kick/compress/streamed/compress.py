@@ -35,6 +35,7 @@ from kick.compress.streamed.target import Target, claimed
 from kick.errors import CellFailed, KickError
 from kick.model import resolve
 from kick.model.layered import Layered, Whole
+from kick.model.mapped import let_libraries_go
 from kick.model.shipped import stored_dtype
 from kick.model.source import locate, tokenizer_of
 from kick.model.stored import TensorFile
@@ -123,6 +124,7 @@ class _Compression:
             progress=single.told(single.PAUSE),
         )
         identity = self._identity(found, sequences)
+        let_libraries_go()
         supply = BlockSupply(self.layered, target, identity, context, self.dtype)
         context.supply = supply
         if self.layered.experts:

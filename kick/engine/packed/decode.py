@@ -81,6 +81,7 @@ class Decode:
                 more = batch is not None
                 yield from self._sorted(batch or (), ready)
                 del batch  # a forward's keys and values go once its rows have entered
+                self.network.ebb()  # what it computed with, before they do
                 self._admit(slots, ready)
             self._admit(slots, ready)
             if not slots.rows:
