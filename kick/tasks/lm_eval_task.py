@@ -139,7 +139,7 @@ class HarnessTask:
         return max(0, len(sampler.fewshot_indices or sampler.df) - beside)
 
     def _build(self, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> None:
-        chat = (id(tokenizer), spec.template) if spec.chat_template else None
+        chat = (tokenizer, spec.template) if spec.chat_template else None  # held: an id would come again
         wanted = (spec.shots, spec.limit, chat)
         if self._spec == wanted:
             return
