@@ -1,14 +1,11 @@
 """The preset of what needs a mirror or the hub: what it comes to, and that it is refused without them."""
 
-import pytest
 from typer.testing import CliRunner
 
 from kick import tasks
 from kick.cli import app
 from kick.errors import KickError
 from kick.matrix.load import load
-from kick.matrix.plan import plan
-from kick.matrix.rates import Rates
 
 
 def test_it_asks_every_language_and_gsm8k_of_few_items():
@@ -30,8 +27,3 @@ def test_without_mirror_and_hub_it_is_refused_in_a_line_per_data_set(monkeypatch
     assert len(lines) == 2
     for line, name in zip(lines, ("google/xquad", "openai/gsm8k"), strict=True):
         assert f"needs the data set {name}; searched: no local mirror" in line
-
-
-def test_a_mirror_without_the_sets_is_named(tmp_path):
-    with pytest.raises(KickError, match=r"kick_xquad_en_closed .*google/xquad .* the mirror .*\n.*gsm8k"):
-        plan(load("beyond-data"), data_root=str(tmp_path), rates=Rates())
