@@ -20,7 +20,8 @@ DOCUMENTS = {
     "ARCHITECTURE.md": "architecture.md",
     "CHANGELOG.md": "changelog.md",
 }
-SHOWN = ("leaderboards/*/index.html",)  # linked from the documents, copied as they are
+# linked from the documents
+SHOWN = ("leaderboards/*/index.html", "leaderboards/*/report.md")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)#\s:]+)\)")
 

@@ -68,6 +68,24 @@ def align(first: Items, second: Items) -> tuple[Items, Items]:
     return first.at(np.array(rows, dtype=np.intp)), second.at(np.array(others, dtype=np.intp))
 
 
+def known(own: Items, metric: Metric) -> int:
+    """How many of the items have the metric."""
+    return int(_has(own, metric).sum())
+
+
+def shared(first: Items, second: Items, metric: Metric) -> tuple[Items, Items]:
+    """Both with the items that have the metric on both sides."""
+    before, after = align(first, second)
+    rows = np.flatnonzero(_has(before, metric) & _has(after, metric))
+    return before.at(rows), after.at(rows)
+
+
+def _has(own: Items, metric: Metric) -> NDArray[np.bool_]:
+    values, weights = own.values(metric)
+    found = np.isfinite(values)
+    return found if weights is None else found & np.isfinite(weights)
+
+
 def difference(
     first: Items, second: Items, metric: Metric, *, dense: bool = True, how: How = USUAL
 ) -> paired.Difference | None:

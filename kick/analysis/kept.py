@@ -188,7 +188,7 @@ def _gap(cell: StoredCell, metric: metrics.Metric, dense: Items, theirs: Items) 
             if mine
             else stopped.other(metric, dense, theirs, how)
         )
-    columns = rows.gap(items.difference(dense, theirs, metric, how=how))
+    columns = rows.beside(dense, theirs, metric, how)
     if stop and mine and columns and metric.compared and stopped.decided(stop):
         columns["verdict"] = stopped.SHOWN.get(stop.verdict, stop.verdict)
     return columns

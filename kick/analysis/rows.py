@@ -46,6 +46,19 @@ def gap(found: Difference | None) -> dict[str, Any]:
     }
 
 
+def beside(dense: Items, theirs: Items, metric: Metric, how: How) -> dict[str, Any]:
+    """`gap` of the paired difference; where one side lacks items that the other has, the gap itself is of the
+    items that both have, as its interval is."""
+    columns = gap(items.difference(dense, theirs, metric, how=how))
+    if not columns:
+        return {}
+    before, after = items.shared(dense, theirs, metric)
+    if len(before.ids) < max(items.known(one, metric) for one in (dense, theirs)):
+        value, base = items.aggregate(after, metric), items.aggregate(before, metric)
+        columns |= {"gap": value - base, "relative": (value - base) / abs(base) if base else math.nan}
+    return columns
+
+
 RESAMPLES = 2000  # for groups and derived rows, of which there are many
 
 
@@ -69,5 +82,5 @@ def compared(
     """`measured`, with the paired difference if the variant is not the dense one itself."""
     row = measured(metric, theirs, dense)
     if dense is not None and not is_dense:
-        row |= gap(items.difference(dense, theirs, metric, how=How(margin, RESAMPLES)))
+        row |= beside(dense, theirs, metric, How(margin, RESAMPLES))
     return row

@@ -133,6 +133,9 @@ def test_retention_leaves_out_what_dense_cannot_do_beyond_chance(frame):
     weak.loc[weak["dense"] & (weak["task"] == "kick_mini_mcq"), "low"] = 0.24  # four choices: 0.25 by chance
     assert "kick_mini_mcq" in set(rows["task"])
     assert "kick_mini_mcq" not in set(known["retention"].rows(weak)["task"])
+    vague = frame.copy()  # beyond chance, and too vague to divide by
+    vague.loc[vague["dense"] & (vague["task"] == "kick_mini_mcq"), ["value", "low"]] = [0.75, 0.3]
+    assert "kick_mini_mcq" not in set(known["retention"].rows(vague)["task"])
     row = rows[(rows["variant"] == "magnitude-0.5") & (rows["task"] == "kick_mini_mcq")].iloc[0]
     assert 1 + row["relative"] == pytest.approx(row["value"] / row["dense_value"])
 

@@ -28,16 +28,19 @@ CAPABILITIES = {  # families of tasks -> what they ask of a model, in the order 
 }
 # of four choices; nDCG@10 of one right text among 88; an answer that is written is right by chance in no case
 CHANCE = {"mcr_qa": 0.25, "embeddings": 0.052}
+KNOWN = 0.5  # of dense's score above chance its lower bound must be: one right answer of 64 divides nothing
 MOST = 250.0  # per cent, at which the axis ends
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Headline rows of tasks of a known capability whose dense score is shown to be above chance."""
+    """Headline rows of tasks of a known capability whose dense score is shown to be above chance, and is
+    known well enough to divide by."""
     rows = select.headlines(frame)
     rows = rows[rows["family"].isin(list(CAPABILITIES))]
     dense = rows[rows["dense"]]
     chance = dense["family"].map(CHANCE).fillna(0.0)
-    able = dense[dense["low"] > np.maximum(chance, 1e-9)]
+    known = (dense["low"] - chance) >= KNOWN * (dense["value"] - chance)
+    able = dense[(dense["low"] > np.maximum(chance, 1e-9)) & known]
     places = [*select.SECTION, "task", "setting"]
     rows = rows[~rows["dense"]].merge(able[places].drop_duplicates(), on=places)
     rows = rows[rows["relative_low"].notna() & rows["relative"].notna()]
@@ -48,7 +51,8 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 def retention(rows: pd.DataFrame) -> Figure:
     """Each variant's score over dense's, in per cent with its 95 % interval, a panel per capability.
 
-    Tasks that dense cannot do beyond chance are not drawn: what is left of nothing says nothing.
+    Tasks that dense cannot do beyond chance, or of which its interval is wider than what it does, are not
+    drawn: what is left of nothing says nothing.
     """
     rows = rows.assign(capability=rows["family"].map(CAPABILITIES))
     panels = [name for name in dict.fromkeys(CAPABILITIES.values()) if name in set(rows["capability"])]
