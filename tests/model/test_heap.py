@@ -48,12 +48,12 @@ def test_what_lies_apart_goes_back_although_the_heap_goes_on():
     before, kept = _resident(), []
     with apart():
         large = []
-        for _ in range(64):
+        for _ in range(192):  # the first of them may lie in what is free of the heap
             large.append(torch.ones(MB // 4))
             kept.append(torch.ones(64))  # in a heap it would keep the pieces below it from going back
-    assert _resident() - before >= 60 * MB
+    assert _resident() - before >= 128 * MB
     del large
-    assert _resident() - before < 16 * MB
+    assert _resident() - before < 64 * MB
     assert all(one.sum() == 64 for one in kept)
 
 
