@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -83,10 +84,11 @@ def task_info(name: str) -> TaskInfo:
     return TaskInfo(**{"name": name, "title": name.replace("_", " "), "family": family} | said)
 
 
-def place(run: Result) -> tuple[int, str]:
-    """Place of a result's task among others, to sort by."""
-    family = info(run).family
-    return ORDER.index(family if family in ORDER else ""), run.cell.task.name
+def place(run: Result) -> tuple[int, list[str | int]]:
+    """Place of a result's task among others, to sort by: 512 before 1,024 tokens."""
+    family, parts = info(run).family, re.split(r"(\d+)", run.cell.task.name)
+    natural = [int(part) if n % 2 else part for n, part in enumerate(parts)]
+    return ORDER.index(family if family in ORDER else ""), natural
 
 
 def headline(run: Result) -> str:
