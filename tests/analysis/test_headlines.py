@@ -11,5 +11,5 @@ def of(name):
 
 def test_lengths_are_in_the_order_of_their_numbers():
     names = [f"kick_long_{kind}_{length}" for kind in ("needle", "qa") for length in (512, 1024, 2048, 8000)]
-    assert sorted(reversed(names), key=lambda name: place(of(name))) == names
+    assert sorted(names, key=lambda name: place(of(name))) == names
     assert place(of("kick_mini_mcq")) < place(of("somebodys_task_2")) < place(of("kick_mini_perplexity"))
