@@ -81,11 +81,12 @@ def prepare(results: str, repository: str, *, unshown: bool = False) -> Push:
     done = [run for run in store.runs() if store.done(run.key)]
     if not done:
         raise KickError(f"{results} has no finished cell; `kick run` makes some")
-    runs = [run for run in done if unshown or not info(run).unshown]
+    kept_back = {run.key: why for run in done if not unshown and (why := info(run).unshown)}
+    runs = [run for run in done if run.key not in kept_back]
     left = [
-        f"{run.cell.variant.name}, {run.cell.task.name}: {info(run).unshown}"
+        f"{run.cell.variant.name}, {run.cell.task.name}: {kept_back[run.key]}"
         for run in done
-        if run not in runs
+        if run.key in kept_back
     ]
     if not runs:
         raise KickError(f"{results} has only {'; '.join(left)}: --unshown sends them")
