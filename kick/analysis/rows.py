@@ -49,11 +49,10 @@ def gap(found: Difference | None) -> dict[str, Any]:
 def beside(dense: Items, theirs: Items, metric: Metric, how: How) -> dict[str, Any]:
     """`gap` of the paired difference; where one side lacks items that the other has, the gap itself is of the
     items that both have, as its interval is."""
-    columns = gap(items.difference(dense, theirs, metric, how=how))
-    if not columns:
-        return {}
-    before, after = items.shared(dense, theirs, metric)
-    if len(before.ids) < max(items.known(one, metric) for one in (dense, theirs)):
+    found = items.difference(dense, theirs, metric, how=how)
+    columns = gap(found)
+    if found is not None and columns and found.n < max(items.known(one, metric) for one in (dense, theirs)):
+        before, after = items.shared(dense, theirs, metric)
         value, base = items.aggregate(after, metric), items.aggregate(before, metric)
         columns |= {"gap": value - base, "relative": (value - base) / abs(base) if base else math.nan}
     return columns
