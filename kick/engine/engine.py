@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,9 +266,15 @@ class Engine:
             for i in groups[place]:
                 if self.reference is not None and self.reference.write and plain:
                     self.reference.add_draft(requests[i], tokens)
-                count, cut = len(tokens), prompts[i].truncated
-                answer = Response(text=text, tokens=tokens, count=count, truncated=cut)
-                finish(i, replace(answer, reasoning=thought, values=values))
+                answer = Response(
+                    text=text,
+                    reasoning=thought,
+                    tokens=tokens,
+                    count=len(tokens),
+                    truncated=prompts[i].truncated,
+                    values=values,
+                )
+                finish(i, answer)
 
         return rows, drafts, told
 
