@@ -136,11 +136,7 @@ def _of_states(task: str, variants: Sequence[Expanded], engine: str) -> Iterator
     if engine not in ENGINES:
         message = f"{task} reads hidden states, which need the engine {DEFAULT}; got {engine}"
         yield Problem(("engine", "name"), message)
-    for one in variants:
-        if one.variant.endpoint:
-            yield Problem(
-                one.path, f"{one.variant.name}: its server gives no hidden states, which {task} reads"
-            )
+    yield from _of_servers(variants, f"its server gives no hidden states, which {task} reads")
 
 
 def _of_guides(task: str, variants: Sequence[Expanded], engine: str) -> Iterator[Problem]:
@@ -148,11 +144,14 @@ def _of_guides(task: str, variants: Sequence[Expanded], engine: str) -> Iterator
     if engine == VLLM:
         message = f"{task} guides decoding, which needs the engine {DEFAULT}; got {engine}"
         yield Problem(("engine", "name"), message)
+    yield from _of_servers(variants, f"its server cannot guide decoding, which {task} needs")
+
+
+def _of_servers(variants: Sequence[Expanded], why: str) -> Iterator[Problem]:
+    """Problems of the variants that a server answers for."""
     for one in variants:
         if one.variant.endpoint:
-            yield Problem(
-                one.path, f"{one.variant.name}: its server cannot guide decoding, which {task} needs"
-            )
+            yield Problem(one.path, f"{one.variant.name}: {why}")
 
 
 def _place(path: Path) -> Path:
