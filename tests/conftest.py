@@ -1,6 +1,7 @@
 """What the whole suite shares: one finished run of the preset `smoke`, and quiet surroundings."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share the machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,17 @@ def smoke_results(tmp_path_factory):
     _, summary = run.run("smoke", options, ["kick", "run", "smoke"], lambda text: None)
     assert summary.status == 0
     return out
+
+
+@pytest.fixture
+def forgotten():
+    """Afterwards no plugin of the test is in other tests' tables."""
+    from kick import plugins, registry
+
+    yield
+    for name in [name for name in sys.modules if name.startswith(plugins.PREFIX)]:
+        registry.forget(name)
+        del sys.modules[name]
 
 
 def pytest_terminal_summary(terminalreporter):

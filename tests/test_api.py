@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import kick
-from kick import api, cli, plugins, registry
+from kick import api, cli
 from kick.matrix.load import PRESETS, load
 from kick.sweep.run import RunOptions
 
@@ -154,15 +154,6 @@ def test_a_run_tells_what_failed_and_goes_on(tmp_path):
     assert set(ran.results()["task"]) == {"kick_mini_mcq"}
     with pytest.raises(kick.KickError, match="expected a list of paths"):
         kick.run(matrix, tasks=str(folder))
-
-
-@pytest.fixture
-def forgotten():
-    """Afterwards no plugin of the test is known."""
-    yield
-    for name in [name for name in sys.modules if name.startswith(plugins.PREFIX)]:
-        registry.forget(name)
-        del sys.modules[name]
 
 
 @pytest.mark.usefixtures("forgotten")

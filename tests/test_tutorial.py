@@ -4,12 +4,11 @@ import contextlib
 import io
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
-from kick import cli, plugins, registry
+from kick import cli
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.M | re.S)
@@ -74,16 +73,7 @@ def tutorial():
     return (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 
 
-@pytest.fixture
-def _plugins_for_once():
-    """What the tutorial registers is in no other test's tables."""
-    yield
-    for name in [one for one in sys.modules if one.startswith(plugins.PREFIX)]:
-        registry.forget(name)
-        del sys.modules[name]
-
-
-@pytest.mark.usefixtures("_plugins_for_once")
+@pytest.mark.usefixtures("forgotten")
 def test_the_tutorial_works_as_it_stands(tutorial, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     shown = [text.split("\n", 1)[1] for language, text in blocks(tutorial) if language == "console"]
