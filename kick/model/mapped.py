@@ -1,8 +1,8 @@
 """Pages of mapped files, which count as this process's memory for as long as it has them: they are let go
 where nobody needs them now, and come back from the system's cache of the file as they are read again.
 
-Only what was never written to may go: a page of a private mapping that was written to is no longer the
-file's. Linux says which those are; where it does not, nothing is let go.
+Pages that were written to differ from the file's, so that only the others may go. Linux says which those are;
+where it does not, nothing is let go.
 """
 
 from __future__ import annotations

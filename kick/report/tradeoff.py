@@ -15,7 +15,7 @@ from kick.analysis.ranking import Rank
 from kick.report import palette, select, svg, wording
 
 WIDTH, HEIGHT = 760.0, 300.0
-LEAST = 3  # variants, below which there is no chart
+LEAST = 3  # variants that a chart needs
 
 
 @dataclass(frozen=True)

@@ -320,7 +320,7 @@ def csv(frame: pd.DataFrame, *, short: bool = False) -> str:
 
 
 def _nothing(column: pd.Series) -> bool:
-    """Whether there is no number and no text in any row."""
+    """Whether all rows lack both a number and a text."""
     return bool((column.isna() | column.astype(object).eq("")).all())
 
 

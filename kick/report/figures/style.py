@@ -25,11 +25,8 @@ INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 NOISE = "#bdbdbd"
 TITLE = 28  # characters of a panel's title that fit beside the next panel's
 ORANGE, SKY, GREEN, BLUE, RED = (palette.COLORS[name] for name in ("orange", "sky", "green", "blue", "red"))
-MANY, WIDE, LINE = (
-    8,
-    5.0,
-    0.17,
-)  # entries of a long legend, the width it needs, and a line's height, in inches
+MANY, WIDE = 8, 5.0  # entries of a long legend, and the width that it needs, in inches
+LINE = 0.17  # the height of a legend's line, in inches
 HALO = [patheffects.withStroke(linewidth=1.6, foreground="white")]  # of text that lines may cross
 
 
