@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kick.store import opened  # noqa: E402
+from kick.store import opened
 
 KINDS = ("needle", "needles", "variables", "qa")
 DEPTHS, DRAWS = 5, 10_000
