@@ -145,11 +145,17 @@ def _several_dense(cells: Iterable[StoredCell]) -> list[str]:
 def labelled(cells: Sequence[StoredCell]) -> list[StoredCell]:
     """The cells with labels of which no two in a section read the same.
 
-    Variants whose own labels are equal are told apart by their calibration seed, else by their names.
+    Variants whose own labels are equal are told apart by the seed of their training if it differs, then by
+    that of their calibration, else by their names.
     """
     traits: dict[tuple[str, str, str], dict[str, Any]] = {}
     for cell in cells:
         traits.setdefault((*cell.section, cell.variant.name), dict(cell.traits))
+    trained = [one for one in _alike(traits) if not math.isnan(one["training_seed"])]
+    seeds = Counter(name for name, _ in {(one["label"], one["training_seed"]) for one in trained})
+    for one in trained:
+        if seeds[one["label"]] > 1:
+            one["label"] += f", training seed {one['training_seed']:g}"
     for one in _alike(traits):
         if not math.isnan(one["seed"]):
             one["label"] += f", seed {one['seed']:g}"

@@ -7,7 +7,7 @@ Columns (NaN or "" if there is nothing):
 
     matrix, base, variant, label, key, dense    the place of a row; `base` is the base model's name
     method, place, sparsity, pattern, bits, group_size, structured, trains, task_data, replica, runtime,
-    checkpoint, recipe, corpus, sequences, length, seed, propagate, selection, layer,
+    checkpoint, recipe, training_seed, corpus, sequences, length, seed, propagate, selection, layer,
     component                                   what was done (`kick.analysis.traits`)
     engine, imported, foreign    the engine that is part of the key; the program whose answers were imported;
                                  whether dense was answered by another engine: then there is no verdict
@@ -23,7 +23,7 @@ Columns (NaN or "" if there is nothing):
     noise, within_noise                         the largest gap of a dense replica; this gap is inside it
     order_low, order_high, orders, within_orders    the range of the score over orders of the calibration,
         how many (0 for none), and whether it holds the dense score (`kick.analysis.bands`)
-    seed_mean, seed_sd, seeds                   over calibration seeds of one recipe
+    seed_mean, seed_sd, seeds                   over seeds of one recipe, of calibration or of training
     leaked                                      documents of the task that share text with what the variant
                                                 was trained on (`kick.recover.leaks`)
     truncated, seconds, compress_seconds, peak_memory, bits_per_weight, achieved_sparsity, parameters,
@@ -92,7 +92,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
     if not paired:
         notes.append(f"The items of {len(cells)} cells were not read: gaps have no test or verdict.")
     kept = StatisticsCache()
-    shares: Mapping[str, Mapping[str, Any]] = {}
+    shares: Mapping[tuple[str, str], Mapping[str, Any]] = {}
     while True:
         try:
             bits: dict[str, Bits] = {}

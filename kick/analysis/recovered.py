@@ -7,7 +7,7 @@ dense model is not recovery. The interval is of the items that all three were as
 percentiles); there is none of fewer than ten items, or if the draws do not agree on the sign of D - P:
 then pruning is not shown to take anything. Columns of the frame, NaN or "" of other rows and metrics:
 
-    recovered, recovered_low, recovered_high    the share; of headline metrics
+    recovered, recovered_low, recovered_high    the share; of headline metrics and of FORM
     pruned_value, trained_dense_value, recovered_of    P, D, and the label of the pruned variant
     trained_tokens, trained_steps, trained_share, trained_lr, trained_seed, trained_seconds, trained_memory,
     heldout_before, heldout_after, trained_text    what the training took, and its loss on held-out text
@@ -38,6 +38,12 @@ from kick.stats.metrics import Metric, units_of
 from kick.stats.resample import resampled_means
 
 TAIL = (1 - LEVEL) / 2
+FORM = (
+    "format_failure",
+    "empty",
+    "unfinished",
+    "loop",
+)  # answers that fail by form, not by content
 SHARE: dict[str, Any] = {
     **dict.fromkeys(
         ("recovered", "recovered_low", "recovered_high", "pruned_value", "trained_dense_value"), math.nan
@@ -58,17 +64,16 @@ TOOK = {
 
 
 def add(
-    frame: pd.DataFrame, cells: Sequence[StoredCell], shares: Mapping[str, Mapping[str, Any]]
+    frame: pd.DataFrame, cells: Sequence[StoredCell], shares: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> pd.DataFrame:
-    """The frame with these columns; `shares`: by a cell's key, see `shares`."""
+    """The frame with these columns; `shares`: by a cell's key and a metric, see `shares`."""
     took = {cell.run.key: _took(cell) for cell in cells}
-    metric = {cell.run.key: headline(cell.run) for cell in cells}
     keys = frame["key"].tolist()
-    ours = (frame["group"].eq("") & frame["metric"].eq(frame["key"].map(metric))).tolist()
     columns = {name: [took[key][name] for key in keys] for name in (*TOOK, "trained_text")}
+    whole = frame["group"].eq("")  # not those of a group of items
+    places = list(zip(keys, frame["metric"].where(whole, "").tolist(), strict=True))
     for name, nothing in SHARE.items():
-        known = zip(keys, ours, strict=True)
-        columns[name] = [shares[key][name] if own and key in shares else nothing for key, own in known]
+        columns[name] = [shares[place][name] if place in shares else nothing for place in places]
     return pd.concat([frame, pd.DataFrame(columns, index=frame.index, dtype=object).infer_objects()], axis=1)
 
 
@@ -81,8 +86,9 @@ def _took(cell: StoredCell) -> dict[str, Any]:
     return found | {"trained_text": text if isinstance(text, str) else ""}
 
 
-def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[str, dict[str, Any]]:
-    """The columns of each recovered cell that has both of its others, by its key."""
+def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[tuple[str, str], dict[str, Any]]:
+    """The columns of each recovered cell that has both of its others, by its key and a metric: its headline
+    and those of FORM that all three have."""
     found = {}
     for asked in by_asked(cells).values():
         whole = [cell for cell in asked if not early(cell) and cell.variant.replica is None]
@@ -92,14 +98,20 @@ def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[str, dict[str, An
                 continue
             pruned = _pruned(cell.variant, place, whole)
             trained = _trained_dense(cell.variant, place, whole)
-            if pruned and trained:
-                metric = metrics.describe(headline(cell.run))
-                three = (pruned, cell, trained)
-                make = functools.partial(_share_of, three, metric)
-                columns = kept.get(cell, ["recovered", metric.name, *three], make)
-                if columns:
-                    found[cell.run.key] = {**columns, "recovered_of": pruned.label}
+            if not pruned or not trained:
+                continue
+            three = (pruned, cell, trained)
+            for name in (headline(cell.run), *_form(three)):
+                make = functools.partial(_share_of, three, metrics.describe(name))
+                if columns := kept.get(cell, ["recovered", name, *three], make):
+                    found[cell.run.key, name] = {**columns, "recovered_of": pruned.label}
     return found
+
+
+def _form(three: Sequence[StoredCell]) -> list[str]:
+    """The metrics of FORM that all of these cells have."""
+    named = [{score.metric for score in cell.run.scores} for cell in three]
+    return [name for name in FORM if all(name in one for one in named)]
 
 
 def _pruned(variant: Variant, place: int, cells: Sequence[StoredCell]) -> StoredCell | None:

@@ -31,8 +31,9 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
     method: the steps' names joined by " + ", "dense" for none; sparsity: the share asked for, steps
     multiplied out; place: of the method in tables and legends; pattern: "unstructured", "2:4",
     "structured" or ""; trains, task_data: whether a step updates weights by gradient descent, or sees data of
-    the tasks; bits, group_size: NaN if nothing is quantized; recipe: a hash of all but the calibration seed,
-    which tells seeds of one recipe.
+    the tasks; bits, group_size: NaN if nothing is quantized; training_seed: of the step that trains after
+    pruning, NaN without one; recipe: a hash of all but the seeds of calibration and of that step, which tells
+    seeds of one recipe.
     """
     steps, known = variant.recipe, facts(variant, stored)
     bits = [known[step.method].width(step.options) for step in steps]
@@ -52,6 +53,7 @@ def traits(variant: Variant, stored: Sequence[Any] = ()) -> dict[str, Any]:
         "replica": variant.replica or "",
         "runtime": variant.runtime.method if variant.runtime else "",
         "checkpoint": variant.checkpoint,
+        "training_seed": _training_seed(steps),
         "recipe": _recipe(variant),
         **_matrix(steps),
         **_calibration(variant),
@@ -193,9 +195,18 @@ def _calibration(variant: Variant) -> dict[str, Any]:
     }
 
 
+def _training_seed(steps: Sequence[Step]) -> float:
+    place = catalog.recovery(steps)
+    seed = None if place is None else number(steps[place].options.get("seed"))
+    return math.nan if seed is None else seed
+
+
 def _recipe(variant: Variant) -> str:
-    """A hash of the variant without its name, and its calibration without seed, order and text."""
+    """A hash of the variant without its name, its calibration without seed, order and text, and the step that
+    trains without its seed."""
     values: dict[str, Any] = asdict(variant)
+    if (place := catalog.recovery(variant.recipe)) is not None:
+        values["recipe"][place]["options"].pop("seed", None)
     del values["name"], values["label"]
     if values["runtime"] is None:
         del values["runtime"]

@@ -61,6 +61,7 @@ class Section:
     costs: tables.Table | None
     run_time: tables.Table | None
     recovered: tables.Table | None
+    recovered_form: tables.Table | None
     training: tables.Table | None
     calibration_cost: tables.Table | None
     data: Mapping[str, Any]
@@ -165,6 +166,7 @@ def _section(
         costs=_table("costs", frame),
         run_time=_table("run_time", frame),
         recovered=_table("recovered", frame),
+        recovered_form=_table("recovered_form", frame),
         training=_table("training", frame),
         calibration_cost=_table("calibration_cost", frame),
         data={**_data(frame), "pair": pair},

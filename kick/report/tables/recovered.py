@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
+from kick.analysis.recovered import FORM
 from kick.report import select, wording
 from kick.report.tables.entry import Table, table
 
+HEADS = ("pruned", "recovered", "dense trained", "brought back (%)", "interval", "n")
 NOTE = (
     "Brought back: (recovered - pruned) / (dense with the same training - pruned), with a 95 % interval over "
     "the items that all three were asked; none of fewer than ten items, and none where pruning is not shown "
     "to take anything. Items, not seeds: the spread over seeds of one form is the noise floor."
+)
+FORM_NOTE = (
+    "Shares of answers that fail by form: not in the form that was asked for, empty, cut by the token limit, "
+    "or repeating themselves. Only those that pruning is shown to change; all are in the page's CSV."
 )
 TOOK = (
     "Tokens are those that were trained on, share is of the model's parameters. Held out: nats per token on "
@@ -26,24 +35,36 @@ def recovered(frame: pd.DataFrame) -> Table:
         rows[rows["recovered_of"] != ""], "recovered variant beside the pruned one and dense trained alike"
     )
     rows = select.variant_order(rows)
+    cells = tuple((str(row["label"]), wording.task_label(row), *_share(row)) for row in select.records(rows))
+    return Table("What training brought back", ("variant", "task", *HEADS), cells, rows, NOTE)
+
+
+@table("recovered_form", "What training brought back of form", place=8)
+def recovered_form(frame: pd.DataFrame) -> Table:
+    """The recovered share of answers that fail by form; the headline metrics are content."""
+    rows = frame[frame["metric"].isin(FORM) & frame["recovered_low"].notna()]
+    rows = select.wanted(rows, "recovered variant with a failure of form that pruning is shown to change")
+    rows = select.variant_order(rows)
     cells = tuple(
-        (
-            str(row["label"]),
-            wording.task_label(row),
-            *(wording.number(row[n], row["unit"]) for n in ("pruned_value", "value", "trained_dense_value")),
-            wording.number(row["recovered"], "share"),
-            wording.span(row["recovered_low"], row["recovered_high"], "share")
-            if wording.known(row["recovered_low"])
-            else wording.NOTHING,
-            str(row["n"]),
-        )
+        (str(row["label"]), str(row["title"]), wording.metric_label(row["metric"]), *_share(row))
         for row in select.records(rows)
     )
-    heads = ("variant", "task", "pruned", "recovered", "dense trained", "brought back (%)", "interval", "n")
-    return Table("What training brought back", heads, cells, rows, NOTE)
+    heads = ("variant", "task", "metric", *HEADS)
+    return Table("What training brought back of form", heads, cells, rows, FORM_NOTE)
 
 
-@table("training", "What the training took", place=8)
+def _share(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells below HEADS."""
+    low, high = row["recovered_low"], row["recovered_high"]
+    return (
+        *(wording.number(row[n], row["unit"]) for n in ("pruned_value", "value", "trained_dense_value")),
+        wording.number(row["recovered"], "share"),
+        wording.span(low, high, "share") if wording.known(low) else wording.NOTHING,
+        str(row["n"]),
+    )
+
+
+@table("training", "What the training took", place=9)
 def training(frame: pd.DataFrame) -> Table:
     """Tokens, steps, share of parameters, held-out loss, time, memory and seed of each trained variant."""
     rows = frame[frame["trained_tokens"].notna()]
