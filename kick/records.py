@@ -238,7 +238,8 @@ class Request:
     generate        text after context, until a stop string or max_tokens          lm-eval's own, text in
     tokens          log p of tokens[1:] given the ones before, one window          token ids in
     fidelity        teacher-forced over `tokens`, the dense model's continuation of `context`
-    similarity      cosines of `context` with each of `others`, as `pooled` says       texts in
+    similarity      cosines of `context` with each of `others`, as `pooled` says       texts in;
+                    with `top` only of so many that are nearest
     """
 
     kind: Literal["loglikelihood", "rolling", "generate", "tokens", "fidelity", "similarity"]
@@ -255,6 +256,7 @@ class Request:
     guide: str = ""  # "python": of the likeliest tokens the first after which the text can become a program
     others: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()  # "mean-50": the mean of the states after half of the blocks
+    top: int = 0  # of `others` so many are answered that are nearest; 0: all
 
 
 @dataclass(frozen=True)

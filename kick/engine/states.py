@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,14 +40,31 @@ def similarities(
     pooled = list(dict.fromkeys(name for one in requests for name in one.pooled))
     vectors = embedded(network, [one[: encoder.max_length] for one in ids], pooled, batch_tokens)
     place = {text: number for number, text in enumerate(texts)}
+    shared: tuple[str, ...] | None = None
+    others: list[int] = []
     for index, request in enumerate(requests):
-        own, others = place[request.context], [place[text] for text in request.others]
+        own = place[request.context]
+        if request.others is not shared:
+            shared, others = request.others, [place[text] for text in request.others]
         values: dict[str, float] = {}
         for name in request.pooled:
             depth = pooled.index(name)
-            cosines = (vectors[others, depth] @ vectors[own, depth]).tolist()
-            values |= {f"{name} {number}": round(value, DIGITS) for number, value in enumerate(cosines)}
+            cosines = [round(one, DIGITS) for one in (vectors[others, depth] @ vectors[own, depth]).tolist()]
+            chosen = nearest(cosines, request.top) if request.top else range(len(cosines))
+            values |= {f"{name} {number}": cosines[number] for number in chosen}
         yield index, Response(values=values, truncated=sum(cut[number] for number in (own, *others)))
+
+
+def nearest(cosines: Sequence[float], top: int) -> list[int]:
+    """The places of the `top` highest cosines, of equal ones the last first, as trec_eval ranks ids in their
+    order; none if one of all is not a number."""
+    values = np.array(cosines)
+    if np.isnan(values).any():
+        return []
+    least = np.partition(values, -top)[-top] if top < len(values) else -math.inf
+    able = np.flatnonzero(values >= least)
+    found: list[int] = able[np.lexsort((able, values[able]))][::-1][:top].tolist()
+    return found
 
 
 def embedded(

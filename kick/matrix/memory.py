@@ -8,8 +8,9 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
                                  compressing  P b + states + solving + gradients, or + training
                                               (`kick.matrix.training`)
                                  answering    P b + 4 E + forwards + keys and values of what is generated,
-                                              and what is freed before it goes back; E counts once if the
-                                              file has the model's type: the embedding stays there
+                                              and what is freed before it goes back, vectors of texts that
+                                              are compared; E counts once if the file has the model's type:
+                                              the embedding stays there
     layered      the larger of   a block: B (2 x 4 + 1) + L s, states, solving, evaluation states
                                  the head: 4 E and a slice of it, what is read of the last block
                                  and with either keys and values of what dense generates
@@ -43,6 +44,10 @@ CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
 LIBRARIES = 550_000_000
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HEAP = 2**25  # bytes of freed heap among what is generated; then `kick.model.heap.Ebb` gives it back
+COMPARED, POOLINGS = (
+    "similarity",
+    8,
+)  # the kind whose items are texts' vectors, and how many of each there are
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that are read at once
 
@@ -102,7 +107,8 @@ def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
     compressing = max([compressing, *(_held(size, work) + one.memory(size) for one in work.training)])
     mapped = size.stored and round(size.per_value) == value  # the embedding: its rows stay in the file
     head = 4 * size.head if dtype == "float32" and not mapped else 0  # laid out for the processor beside it
-    return LIBRARIES + weights + max(loading, compressing, head + _forwards(size, work) + _cache(size, work))
+    answering = head + _forwards(size, work) + _cache(size, work) + _vectors(size, work)
+    return LIBRARIES + weights + max(loading, compressing, answering)
 
 
 def layered(size: Shape, dtype: str, work: JobWork, budget: int | None = None, variants: int = 1) -> int:
@@ -185,6 +191,13 @@ def _cache(size: Shape, work: JobWork) -> int:
     most, allowed = _generated(size, work), limits.cache(4 * size.parameters)
     read = (work.batch_tokens or limits.TOKENS) * size.blocks * size.cached * 4
     return min(allowed, most) + read + HEAP if most else 0
+
+
+def _vectors(size: Shape, work: JobWork) -> int:
+    """Vectors of the texts that are compared at once, as they are made and together."""
+    kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
+    texts = max((count for kind, count in kinds if kind == COMPARED), default=0)
+    return HELD * texts * POOLINGS * size.hidden * 4
 
 
 def _generated(size: Shape, work: JobWork) -> int:

@@ -344,8 +344,9 @@ class _Planner:
         layers: Layers | None = None,
     ) -> dict[str, Estimate]:
         """Cost of each variant's job; `early`: with the items that are expected under the matrix's rule."""
-        kinds = self.sources.kinds()
+        kinds = {**self.sources.kinds(), **{name: task.kind for name, task in tasks.items() if task.kind}}
         items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
+        items = {name: count + tasks[name].beside for name, count in items.items()}
         found = {}
         for one in variants:
             asked = running.asked_of(one.variant, tasks, items)

@@ -19,7 +19,7 @@ def rule(matrix: Matrix, task: Task) -> Rule | None:
     """The rule of the matrix for a task; None if all items are asked."""
     from kick.stats.sequential import Rule
 
-    if matrix.stop is None:
+    if matrix.stop is None or task.at_once:
         return None
     return Rule(
         margin=matrix.margin,

@@ -343,8 +343,14 @@ for _metric in (
         for name, label, text, support in (
             ("ndcg_10", "nDCG@10", "discounted gain of the first ten texts over the best possible", SHARE),
             ("recall_1", "recall@1", "the right text is the nearest", BINARY),
-            ("recall_10", "recall@10", "the right text is among the nearest ten", BINARY),
+            ("recall_10", "recall@10", "the share of right texts that are among the nearest ten", BINARY),
+            ("recall_100", "recall@100", "the share of right texts among the nearest hundred", SHARE),
+            ("map_1000", "MAP", "mean over right texts of the precision at their ranks", SHARE),
         )
+    ),
+    Metric(
+        *("spearman_pairs", "mean", "spearman_pairs", True, "share", "Spearman"),
+        "rank correlation of cosines and grades over all pairs, with jackknife intervals",
     ),
     Metric(
         "dppl",

@@ -89,16 +89,18 @@ def keeper(store: Store, cell: Cell, again: bool) -> evaluate.Keep | None:
     return keep
 
 
-def learn(one: OpenCell, result: Result) -> None:
+def learn(one: OpenCell, result: Result, beside: int = 0) -> None:
     """How long the items took that were asked now, for the next plan's estimate.
 
-    A run-time method's say nothing of other variants.
+    beside: items' worth of tokens that the task reads beside them. A run-time method's say nothing of other
+    variants.
     """
     if one.cell.variant.runtime is not None:
         return
     size = result.compression.get("footprint", {}).get("parameters", 0)
     counts, seconds = result.counts, result.seconds.get("answer", 0.0)
     items = round(counts.get("items", 0) * one.asked / max(1, counts.get("requests", 0)))
+    items += beside if items else 0
     rates.save_rates(rates.learned(rates.load_rates(), one.cell.task.name, items, seconds, size))
 
 

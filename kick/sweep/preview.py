@@ -84,6 +84,7 @@ class Preview:
     engine: str = ""
     why: str = ""  # it was chosen, "" where the matrix names it
     generated: tuple[str, ...] = ()  # what generating answers block by block takes
+    notes: tuple[str, ...] = ()  # what tasks say of their data and of what they read
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -109,6 +110,7 @@ class Preview:
             f"a job, {disk / 1e6:.1f} MB of disk",
             *([self.why] if self.why else []),
             *self.generated,
+            *self.notes,
             *self._peaks(),
             *([str(early)] if early and early.items else []),
             *self.unmatched,
@@ -171,6 +173,7 @@ def preview(matrix: Given, options: RunOptions, *, timed: bool = False) -> Previ
         planned.engine.name,
         planned.engine.why,
         tuple(run.generated(planned, store)),
+        tuple(task.note for task in planned.tasks.values() if task.note),
     )
 
 

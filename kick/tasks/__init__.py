@@ -11,7 +11,7 @@ order       a fixed shuffled order, balanced over groups
 llm_kick    the documents of LLM-KICK's tasks; conflict: its passages against memory
 code        HumanEval, whose programs `sandbox` runs; repair: its functions with one wrong operator
 guided      code whose decoding is guided; prefix: whether a text can still become a program
-similarity  texts compared by hidden states
+similarity  texts compared by hidden states; mteb_task: any task of mteb, whose data `mteb_data` reads
 prompts     the same items under several prompts, and words in front of them
 refusal     harmful requests and harmless look-alikes
 samples     several answers to a question, which their own model judges

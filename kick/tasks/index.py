@@ -1,15 +1,15 @@
 """Finds task files, lists their names without lm-eval, and loads them as Tasks.
 
 Our own files are parsed first and strictly: lm-eval skips a broken YAML without a word. lm-eval's own tasks
-are indexed only when a name is not ours, since that takes it 15 seconds.
+are indexed only when a name is not ours, since that takes it 15 seconds. Names of mteb's tasks begin with
+`mteb_`; those are not listed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import yaml
 from kick import hub
 from kick.errors import KickError
 from kick.registry import near, unknown
-from kick.tasks import data, lm_eval_names
+from kick.tasks import data, lm_eval_names, mteb_data
 from kick.tasks import files as written
 from kick.tasks.protocol import facts_of, protocols
 from kick.tasks.task import FunctionName, Task
+from kick.tasks.telling import told
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +230,9 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
     """
     leaves = expand(wanted, extra)
     files = own(extra)
-    foreign = [name for name in leaves if name not in files]
+    foreign = [name for name in leaves if name not in files and not mteb_data.named(name)]
     root = data_root or os.environ.get(data.ROOT_VARIABLE)
-    check_names(foreign, extra)
+    check_names(leaves, extra)
     manager = _manager(tuple(map(str, extra)), bool(foreign), root)
     tasks: dict[str, Task] = {}
     for name in leaves:
@@ -239,37 +240,22 @@ def load(wanted: Iterable[str], data_root: str | None = None, extra: Sequence[Pa
             file, config = files[name]
             with told(name, file):
                 tasks[name] = _own_task(name, manager, config, root)
+        elif mteb_data.named(name):
+            with told(name, mteb_data.PACKAGE):
+                tasks[name] = _of_mteb(name, root)
         else:
             tasks |= _foreign(name, manager, root, files)
     return tasks
 
 
-@contextmanager
-def told(name: str, file: Path | str) -> Iterator[None]:
-    """Within it errors are reported as those of the task file or its data.
-
-    lm-eval, datasets and Jinja read what is in it, each with errors of its own.
-    """
-    from datasets.exceptions import DatasetsError
-    from jinja2 import TemplateError
-
-    plain = (ValueError, TypeError, LookupError, AttributeError, OSError, ImportError, RuntimeError)
-    try:
-        yield
-    except KickError as error:
-        raise (
-            error if str(error).startswith(f"task {name}") else KickError(f"task {name} ({file}): {error}")
-        ) from error
-    except (*plain, StopIteration, AssertionError, yaml.YAMLError, TemplateError, DatasetsError) as error:
-        said = [str(one) for one in (error, error.__cause__) if one is not None]
-        text = " ".join(": ".join(said).split()) or "no message"
-        raise KickError(f"task {name} ({file}): {type(error).__name__}: {text}") from error
-
-
 def check_names(wanted: Iterable[str], extra: Sequence[Path] = ()) -> None:
-    """Raises KickError for a name that neither kick nor lm-eval has, a group's member too. Reads no data."""
+    """Raises KickError for a name that neither kick nor lm-eval has, a group's member too, and for a task of
+    mteb without that package. Reads no data, and not mteb's names, which takes long."""
     files = own(extra)
     foreign = [name for name in expand(wanted, extra) if name not in files]
+    for name in filter(mteb_data.named, foreign):
+        mteb_data.check_installed(name)
+    foreign = [name for name in foreign if not mteb_data.named(name)]
     theirs = lm_eval_names.names() if foreign else frozenset()
     for name in foreign:
         if name not in theirs:
@@ -288,6 +274,12 @@ def _own_task(name: str, manager: Any, config: Mapping[str, Any], root: str | No
     protocol = ((config.get("metadata") or {}).get("kick") or {}).get("protocol")
     kind = protocols[protocol] if protocol else HarnessTask
     return kind(name, _built(manager, name, config, root, _from_files(config)), config)
+
+
+def _of_mteb(name: str, root: str | None) -> Task:
+    from kick.tasks import mteb_task
+
+    return mteb_task.load(name, root)
 
 
 def _from_files(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,9 @@ class HarnessTask:
 
     needs_reference = False
     reads_states = False
+    at_once = False
+    kind = note = ""
+    beside = 0
     no_examples = ""  # why no worked examples can be had, where that is so
 
     def __init__(self, name: str, task: ConfigurableTask, config: Mapping[str, Any]):

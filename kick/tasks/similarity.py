@@ -132,6 +132,13 @@ def recall(run: Mapping[str, float], judged: Mapping[str, int], cut: int) -> flo
     return len(relevant.intersection(_order(run)[:cut])) / len(relevant) if relevant else 0.0
 
 
+def average_precision(run: Mapping[str, float], judged: Mapping[str, int], cut: int) -> float:
+    """The mean over relevant ids of the precision at their ranks, 0 behind `cut`; 0 without any."""
+    relevant = {name for name, grade in judged.items() if grade > 0}
+    ranks = [rank for rank, name in enumerate(_order(run)[:cut], 1) if name in relevant]
+    return sum(number / rank for number, rank in enumerate(ranks, 1)) / len(relevant) if relevant else 0.0
+
+
 def spearman(found: Sequence[float], grades: Sequence[float]) -> float:
     """Spearman's correlation, equal values sharing their rank; NaN if one is not known or all are equal."""
     from scipy.stats import rankdata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kick.records import Request, Response, Sample, TaskSpec, canonical
@@ -48,9 +49,17 @@ class Item:
         )
 
 
-def _compared(request: Request) -> list[list[str]]:
-    """What a request of similarity has beside the others."""
-    return [list(request.others), list(request.pooled)] if request.kind == "similarity" else []
+def _compared(request: Request) -> list[list[Any]]:
+    """What a request of similarity has beside the others; a ranked corpus, which many share, by its hash."""
+    if request.kind != "similarity":
+        return []
+    others = [_whole(request.others), request.top] if request.top else list(request.others)
+    return [others, list(request.pooled)]
+
+
+@lru_cache(maxsize=1)
+def _whole(texts: tuple[str, ...]) -> str:
+    return digest(list(texts))
 
 
 class FunctionName(str):
@@ -72,6 +81,10 @@ class Task(Protocol):
     reads_text: bool  # its score is the likelihood of running text: perplexity
     reads_states: bool  # its requests are of hidden states inside the model
     guided: bool  # its answers are decoded under a guide
+    at_once: bool  # all its items are asked and scored together, whatever rule there is to end early
+    kind: str  # whose estimate of tokens its items have, if no task file says it; "" if one does
+    beside: int  # items' worth of tokens that it reads beside its items, whatever the limit
+    note: str  # what a plan says of it, "" for nothing
     default_shots: int
     about: Mapping[str, str]  # ABOUT, as far as its file says it
     size: int | None  # items without a limit; None where only the tokenizer tells

@@ -49,6 +49,10 @@ class Asked:
     reads_text: bool = False
     reads_states: bool = False
     guided: bool = False
+    at_once: bool = False
+    kind: str = ""
+    beside: int = 0
+    note: str = ""
     default_shots: int = 0
     size: int | None = 100
     about: Mapping[str, str] = field(default_factory=dict, hash=False)
