@@ -378,25 +378,13 @@ for _metric in (
             ("length_ratio_other", "length ratio, others", "the items that either answers wrongly"),
         )
     ),
-    Metric(
-        "word_perplexity",
-        "exp_mean",
-        "rolling_nll",
-        False,
-        "ratio",
-        "word perplexity",
-        "lm-eval's rolling perplexity per word",
-        weight="words",
-    ),
-    Metric(
-        "byte_perplexity",
-        "exp_mean",
-        "rolling_nll",
-        False,
-        "ratio",
-        "byte perplexity",
-        "lm-eval's rolling perplexity per byte",
-        weight="bytes",
+    *(
+        Metric(
+            *(f"{unit}_perplexity", "exp_mean", "rolling_nll", False, "ratio", f"{unit} perplexity"),
+            f"lm-eval's rolling perplexity per {unit}",
+            weight=f"{unit}s",
+        )
+        for unit in ("word", "byte")
     ),
 ):
     known.add(_metric.name, _metric)
