@@ -68,6 +68,9 @@ Tokens = Annotated[
 ]
 Form = Annotated[str, typer.Option(help="the form of recovery: masklora, lora, perp, ...")]
 Rate = Annotated[float | None, typer.Option(help="the highest learning rate; by default the form's")]
+Search = Annotated[
+    int | None, typer.Option(help="how many learning rates around it held-out text chooses from", min=2)
+]
 OneRank = Annotated[int | None, typer.Option(help="of the adapters; by default the form's")]
 TextOf = Annotated[str, typer.Option(help="the corpus that is trained on")]
 TokensOf = Annotated[int, typer.Option("--window", help="tokens per window of training")]
@@ -253,6 +256,7 @@ def recovery(
     form: Form = "masklora",
     budget: Tokens = None,
     lr: Rate = None,
+    search: Search = None,
     rank: OneRank = None,
     text: TextOf = "world_english_bible",
     window: TokensOf = 256,
@@ -279,7 +283,7 @@ def recovery(
     from kick.study import recovery_pages
     from kick.sweep.run import RunOptions
 
-    how = {"lr": lr, "rank": rank, "corpus": text, "length": window}.items()
+    how = {"lr": lr, "search": search, "rank": rank, "corpus": text, "length": window}.items()
     options = study.RecoveryOptions(
         model, tuple(compress.steps(context.args)), form, tuple(budget or study.BUDGETS),
         compress.calibration_of(corpus, sequences, length, calibration_seed), tuple(task or study.TASKS),

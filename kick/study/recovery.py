@@ -55,7 +55,8 @@ class RecoveryOptions:
 class BudgetPoint:
     """A task's score after a budget of tokens, with its interval, beside those that its share is made of.
 
-    share: (value - pruned) / (trained dense - pruned), with its interval, NaN without one.
+    share: (value - pruned) / (trained dense - pruned), with its interval, NaN without one. lr: the learning
+    rate, the chosen one after a search. heldout: nats per token of held-out text after the training.
     """
 
     task: str
@@ -72,6 +73,8 @@ class BudgetPoint:
     share_low: float
     share_high: float
     n: int
+    lr: float
+    heldout: float
 
 
 def matrix(options: RecoveryOptions) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def read(store: Store) -> tuple[list[BudgetPoint], dict[tuple[str, str], float]]
     Raises KickError if there are no points.
     """
     rows = frame.read([store]).frame
+    rows = rows[rows["primary"]]  # what fails by form is brought back too, on the page of a leaderboard
     found = [_point(row) for row in rows[rows["recovered_of"] != ""].to_dict("records")]
     if not found:
         raise KickError(f"{store} has no recovered variant beside its pruned one and dense trained alike")
@@ -145,5 +149,5 @@ def _point(row: Any) -> BudgetPoint:
         int(row["trained_tokens"]), int(row["trained_seed"]),
         float(row["value"]), float(row["low"]), float(row["high"]), float(row["pruned_value"]),
         float(row["trained_dense_value"]), float(row["recovered"]), float(row["recovered_low"]),
-        float(row["recovered_high"]), int(row["n"]),
+        float(row["recovered_high"]), int(row["n"]), float(row["trained_lr"]), float(row["heldout_after"]),
     )  # fmt: skip

@@ -48,6 +48,8 @@ def table(found: Sequence[BudgetPoint]) -> StudyTable:
         "brought back (%)",
         "interval",
         "n",
+        "learning rate",
+        "held out",
     )
     rows = [
         [
@@ -60,6 +62,8 @@ def table(found: Sequence[BudgetPoint]) -> StudyTable:
             if math.isnan(one.share_low)
             else wording.span(one.share_low, one.share_high, "share"),
             str(one.n),
+            f"{one.lr:g}",
+            f"{one.heldout:.3f}",
         ]
         for one in found
     ]
@@ -74,7 +78,9 @@ def _page(options: RecoveryOptions, found: Sequence[BudgetPoint], made: StudyTab
         "training of its own. Brought back: (recovered - pruned) / (dense with the same training - pruned), "
         "with a 95 % interval over the items that all three were asked; none of fewer than ten items, and "
         "none where pruning is not shown to take anything. Without training the share is 0 by definition. "
-        "The interval is of items: only several seeds show the noise of training."
+        "The interval is of items: only several seeds show the noise of training. Held out: nats per token, "
+        "after the recovered model's training, of text that was not trained on; with `--search` it chose the "
+        "learning rate."
     )
     yield "![scores and the share brought back by tokens of training](recovery.png)"
     yield made.markdown()

@@ -50,7 +50,7 @@ def row(point):
     names = {
         "title": "metric", "tokens": "trained_tokens", "seed": "trained_seed", "pruned": "pruned_value",
         "trained_dense": "trained_dense_value", "share": "recovered", "share_low": "recovered_low",
-        "share_high": "recovered_high",
+        "share_high": "recovered_high", "lr": "trained_lr", "heldout": "heldout_after",
     }  # fmt: skip
     facts = {names.get(name, name): value for name, value in asdict(point).items()}
     return {**DENSE, "variant": "masklora", "recovered_of": "wanda 50 %", **facts}
@@ -58,7 +58,7 @@ def row(point):
 
 DENSE = {
     "variant": "dense", "group": "", "task": "kick_mini_mcq", "metric": "acc", "value": 0.72,
-    "recovered_of": "",
+    "recovered_of": "", "primary": True,
 }  # fmt: skip
 
 
@@ -70,18 +70,21 @@ def test_a_store_without_recovered_cells_is_refused(monkeypatch):
 
 def test_the_page_has_a_row_per_budget_and_a_logarithmic_axis(tmp_path, monkeypatch):
     points = [
-        BudgetPoint("kick_mini_mcq", "acc", "share", tokens, 0, 0.5, 0.3, 0.6, 0.4, 0.7, *share, 48)
+        BudgetPoint(
+            "kick_mini_mcq", "acc", "share", tokens, 0, 0.5, 0.3, 0.6, 0.4, 0.7, *share, 48, 0.005, 3.9
+        )
         for tokens, share in ((512, (0.08, math.nan, math.nan)), (2048, (0.34, 0.1, 0.5)))
     ]
     rows = [DENSE, {**DENSE, "group": "history", "value": 0.1}, *map(row, reversed(points))]
+    rows.append({**row(points[0]), "metric": "acc_norm", "primary": False})  # another metric with a share
     monkeypatch.setattr(frame, "read", lambda _stores: SimpleNamespace(frame=pd.DataFrame(rows)))
     found, dense = recovery.read(None)
     assert list(map(repr, found)) == list(map(repr, points))  # NaN is not equal to itself
     assert dense == {("kick_mini_mcq", "acc"): 0.72}
     table, files = recovery_pages.write(options(), None, tmp_path)
     assert [row[1] for row in table.rows] == ["512", "2,048"]
-    assert table.rows[1][-3:-1] == ["34.0", "10.0 to 50.0"]
-    assert table.rows[0][-2] == "–"
+    assert table.rows[1][6:] == ["34.0", "10.0 to 50.0", "48", "0.005", "3.900"]
+    assert table.rows[0][7] == "–"
     figure = recovery_pages.draw(points, {})
     scores, shares = figure.axes[:2]
     assert scores.get_xscale() == shares.get_xscale() == "log"
