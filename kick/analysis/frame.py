@@ -37,6 +37,8 @@ Columns (NaN or "" if there is nothing):
                                                 this task (`kick.runtime.tally`)
     recovered, recovered_low, recovered_high, pruned_value, trained_dense_value, recovered_of, trained_...,
     heldout_before, heldout_after               what training brought back and took: `kick.analysis.recovered`
+    plain_value, guided_value, gain_p, strayed, replaced    of what guided decoding gains, see
+                                                `kick.analysis.guided`
     shipped_bytes, shipped_as, bytes            of the files that one would ship, what they are (or why there
                                                 are none), and the size in an ideal packed format
 """
@@ -51,7 +53,18 @@ from typing import Any
 
 import pandas as pd
 
-from kick.analysis import bands, calibration, cost, lengths, pairs, recovered, stopped, stopping, wordings
+from kick.analysis import (
+    bands,
+    calibration,
+    cost,
+    guided,
+    lengths,
+    pairs,
+    recovered,
+    stopped,
+    stopping,
+    wordings,
+)
 from kick.analysis.bits import Bits
 from kick.analysis.cells import Stored, StoredCell, Unreadable, by_asked, describe, gather
 from kick.analysis.doubts import doubts
@@ -100,7 +113,7 @@ def read(stores: Sequence[Stored], *, paired: bool = True) -> Results:
             rows = [row for part in asked for row in _rows(part, kept if paired else None, bits)]
             if paired:
                 shown = bands.rows(cells)
-                for derived in (pairs, lengths, calibration, wordings):
+                for derived in (pairs, guided, lengths, calibration, wordings):
                     rows += derived.rows(shown, kept)
                 shares = recovered.shares(cells, kept)
             break
@@ -189,7 +202,8 @@ def _unread(cell: StoredCell, stop: Stop, dense: Mapping[str, float | None]) -> 
 def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Holm, the noise band, the spread over seeds, dense verdicts."""
     texts = [name for name, kind in frame.dtypes.items() if isinstance(kind, pd.StringDtype)]
-    frame = frame.astype(dict.fromkeys(texts, object))  # read cell by cell far more often than column-wise
+    # text is read cell by cell far more often than column-wise; the copy brings columns of a type together
+    frame = frame.astype(dict.fromkeys(texts, object)).copy()
     for name in texts:  # names from elsewhere act nowhere from here on
         values = frame[name].tolist()
         shown = {text: plain(text) for text in set(values) if isinstance(text, str)}

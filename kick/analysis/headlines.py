@@ -54,8 +54,8 @@ FOREIGN = {"mcr_qa": "mmlu", "perplexity": "wikitext"}  # of lm-eval's tasks, by
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task for readers. `primary`: its headline metric; `pair`: the other book's task; `unshown`: why no
-    page shows its answers; "" if none."""
+    """A task for readers. `primary`: its headline metric; `pair`: the task that asks the same items otherwise
+    (the other book, unguided); `unshown`: why no page shows its answers; "" if none."""
 
     name: str
     title: str

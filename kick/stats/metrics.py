@@ -172,6 +172,13 @@ _enter(
 )
 _enter(
     "share",
+    "higher",
+    False,
+    Support(-1.0, 1.0),
+    ("gain", "gain of guiding", "right when decoding was guided, less right when it was not"),
+)
+_enter(
+    "share",
     "lower",
     False,
     BINARY,
