@@ -78,15 +78,14 @@ class EmbeddingTask:
             ]
         )
         self.scoring = digest([meaning.digest(one) for one in (ranked, correlated)])
+        self.beside, self.note = self._beside(), self._note()
 
-    @property
-    def beside(self) -> int:
+    def _beside(self) -> int:
         """What is read beside the queries, in items' worth of tokens."""
         characters = sum(map(len, self._others))
         return math.ceil(characters / CHARACTERS / protocols.facts()[KIND].tokens)
 
-    @property
-    def note(self) -> str:
+    def _note(self) -> str:
         """What a plan says of it: the corpus, where the data are from, their licence."""
         content, identity = self._set, self._set.identity
         licence = content.licence or "not stated by mteb"
@@ -127,7 +126,7 @@ class EmbeddingTask:
             others, top = (doc["other"],), 0
         elif "candidates" in doc:
             others, top = tuple(self._set.corpus[name] for name in doc["candidates"]), MAP_CUT + 1
-        return Request(KIND, doc["text"], others=others, pooled=POOLED, top=top)
+        return Request("similarity", doc["text"], others=others, pooled=POOLED, top=top)
 
     def _target(self, doc: Mapping[str, Any]) -> str:
         if "other" in doc:
@@ -232,13 +231,14 @@ def correlated(cosines: Floats, grades: Floats) -> Floats:
 
 def _jackknife(one: Floats, other: Floats) -> Floats:
     n = len(one)
+    if not n:
+        return np.empty(0)
     ranks = [rankdata(values) for values in (one, other)]
     whole = _correlations(*(values[None] - (n + 1) / 2 for values in ranks))
-    without = np.concatenate(
-        [_without(one, other, ranks, np.arange(at, min(at + ROWS, n))) for at in range(0, n, ROWS)] or [[]]
-    )
+    parts = np.split(np.arange(n), range(ROWS, n, ROWS))
+    without = np.concatenate([_without(one, other, ranks, left) for left in parts])
     values: Floats = n * whole - (n - 1) * without
-    return values - values.mean() + whole if n else values
+    return values - values.mean() + whole
 
 
 def _without(one: Floats, other: Floats, ranks: Sequence[Floats], left: NDArray[np.intp]) -> Floats:
