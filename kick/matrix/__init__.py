@@ -11,6 +11,7 @@ plan         Matrix -> cells, jobs, estimates
 stopping     rules by which cells end early
 costs        seconds, memory and disk of a job
 memory       peak memory from sizes: in memory, layered, `kick compress`
+backward     what gradients of the calibration loss take
 blockwise    which recipes go block by block
 engines      the engine of a matrix that names none
 rates        how fast this machine is

@@ -29,19 +29,19 @@ import psutil
 from kick.catalog import trains_on_text
 from kick.errors import KickError
 from kick.matrix import memory
+from kick.matrix.backward import Backward
 from kick.matrix.blockwise import blockwise
 from kick.matrix.memory import BYTES, JobWork, gigabytes, tokens_of
 from kick.matrix.rates import Rates, place_of
 from kick.matrix.shapes import Shape
 from kick.matrix.training import Training
 from kick.paths import offload_folder
-from kick.records import ModelSpec, Step, Variant
+from kick.records import ModelSpec, Variant
 
 ITEMS = 32  # of a task whose size is not known before it is tokenised
 SOLVER = 1e-7  # seconds per parameter: statistics, factorisation, column sweep
 SIMPLE = 2e-8
 READ = 5e8  # bytes per second
-KEPT, LOSSES = 2, 8  # bytes per weight: masks before and after a shot; losses, once more to be compared
 SAMPLE = 1500  # bytes of a stored item
 _BLOCK = re.compile(r"\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -128,13 +128,6 @@ def _header(file: Path) -> dict[str, Any]:
     return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
-def _beside_curvature(step: Step) -> int:
-    """Bytes per weight that a step keeps beside the curvature of every matrix; 0 if it measures none."""
-    if "damping_outputs" not in step.options:
-        return 0
-    return KEPT if step.options.get("structure") == "row-column" else KEPT + LOSSES
-
-
 def work_of(
     variant: Variant,
     items: Mapping[str, int],
@@ -152,11 +145,10 @@ def work_of(
         sequences=spec.sequences if spec else 0,
         length=spec.length if spec else 0,
         batch_tokens=batch_tokens,
-        gradients=any("gradients" in one for one in needs),
-        curvature=max(map(_beside_curvature, variant.recipe), default=0),
         solves=any("damping" in step.options for step in variant.recipe),  # of a Hessian
         offload=offload_folder() is not None,
         blockwise=blockwise(variant),
+        gradients=tuple(filter(None, map(Backward.of, variant.recipe, needs))),
         training=tuple(Training.of(step) for step in variant.recipe if trains_on_text(step)),
     )
 

@@ -5,7 +5,8 @@ With P parameters, B of the largest block, L of the largest matrix, E = vocabula
 calibration data, values of b bytes in memory and s in the file, a peak is LIBRARIES plus, in bytes,
 
     in memory    the largest of  loading P b, and P s too if the type changes, else L b
-                                 compressing  P b + states + solving + gradients, or + training
+                                 compressing  P b + states + solving, or + gradients
+                                              (`kick.matrix.backward`), or + training
                                               (`kick.matrix.training`)
                                  answering    P b + 4 E + forwards + keys and values of what is generated,
                                               and what is freed before it goes back, vectors of texts that
@@ -17,9 +18,8 @@ calibration data, values of b bytes in memory and s in the file, a peak is LIBRA
     compress     CHECKING and a block: B (2 x 4 + 1 + s), states, solving, the slice of the head that is read
 
 A block is there in float32, laid out for the processor, and as a mask; of large experts there is one matrix.
-States are a block's inputs and outputs on the calibration data. Gradients are 4 P, or 4 times the squares of
-all matrices' inputs and outputs where curvature is measured, and what a backward pass keeps. On a GPU there
-are no packed copies: the formula stays an upper bound.
+States are a block's inputs and outputs on the calibration data. On a GPU there are no packed copies: the
+formula stays an upper bound.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from kick.engine import limits
 from kick.engine.layers import COPIES
+from kick.matrix.backward import Backward
 from kick.matrix.shapes import Shape
 from kick.matrix.training import Training
 from kick.tasks.protocol import TOKENS as OTHER_TOKENS
@@ -63,11 +64,10 @@ class JobWork:
     sequences: int = 0
     length: int = 0
     batch_tokens: int | None = None
-    gradients: bool = False  # a step needs one of every weight
-    curvature: int = 0  # bytes per weight beside the curvature of all matrices; 0 if no step measures it
     solves: bool = False  # a step factorises a Hessian of its inputs
     offload: bool = False  # calibration states are kept on disk
     blockwise: bool = False  # there are steps, and all go block by block
+    gradients: tuple[Backward, ...] = ()  # of steps that take some of the calibration loss
     training: tuple[Training, ...] = ()  # of steps that train on text
 
     @property
@@ -102,9 +102,10 @@ def in_memory(size: Shape, dtype: str, work: JobWork) -> int:
     value = BYTES[dtype]
     weights = size.parameters * value
     loading = size.stored if size.stored and round(size.per_value) != value else size.largest * value
-    compressing = _held(size, work) + _solving(size, work) + 4 * size.block if work.compresses else 0
-    compressing += _gradients(size, work)
-    compressing = max([compressing, *(_held(size, work) + one.memory(size) for one in work.training)])
+    walking = _held(size, work) + _solving(size, work) + 4 * size.block if work.compresses else 0
+    steps = [one.memory(size, work.length, walking, work.offload) for one in work.gradients]
+    steps += [_held(size, work) + one.memory(size) for one in work.training]
+    compressing = max([walking, *steps])
     mapped = size.stored and round(size.per_value) == value  # the embedding: its rows stay in the file
     head = 4 * size.head if dtype == "float32" and not mapped else 0  # laid out for the processor beside it
     answering = head + _forwards(size, work) + _cache(size, work) + _vectors(size, work)
@@ -166,18 +167,6 @@ def _solving(size: Shape, work: JobWork) -> int:
     if not work.compresses:
         return 0
     return (3 * 4 * size.widest**2 if work.solves else 0) + 2 * 4 * size.largest
-
-
-def _gradients(size: Shape, work: JobWork) -> int:
-    """Gradients of all weights, or squares of the inputs and the gradients of outputs of all matrices, and
-    what the blocks and the logits of a sequence keep for its backward pass."""
-    if not (work.gradients or work.curvature):
-        return 0
-    backward = 4 * work.length * (size.blocks * (8 * size.hidden + 4 * size.widest) + 3 * size.vocabulary)
-    if not work.curvature:
-        return 4 * size.parameters + backward
-    inverses = 4 * 8 * size.widest**2  # of a matrix, in float64
-    return 4 * size.squares + work.curvature * size.blocks * size.block + backward + inverses
 
 
 def _forwards(size: Shape, work: JobWork) -> int:

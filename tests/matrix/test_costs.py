@@ -11,6 +11,7 @@ from kick import paths
 from kick.errors import KickError
 from kick.matrix import costs
 from kick.matrix import rates as matrix_rates
+from kick.matrix.backward import Backward
 from kick.matrix.costs import JobWork, Shape
 from kick.matrix.plan import plan
 from kick.matrix.rates import Rates
@@ -85,13 +86,14 @@ def test_a_shape_is_read_off_headers(tmp_path):
         costs.shape(tmp_path)
 
 
-def test_gradients_take_memory_for_every_weight():
-    size, model = Shape(10**9, 10**7, 4096, 1024, 32000), ModelSpec("m")
+def test_gradients_take_memory_for_every_weight_of_the_blocks():
+    size, model = Shape(10**9, 10**7, 4096, 1024, 32000, blocks=80), ModelSpec("m")
     work = JobWork({"facts": 1}, {}, calibrated=1, sequences=8, length=256)
     without, with_gradients = (
-        costs.estimate(model, size, one, Rates()).memory for one in (work, replace(work, gradients=True))
+        costs.estimate(model, size, one, Rates()).memory
+        for one in (work, replace(work, gradients=(Backward(),)))
     )
-    assert with_gradients - without > 3 * size.parameters
+    assert with_gradients - without > 4 * 80 * 10**7
 
 
 def test_on_a_gpu_a_job_must_fit_the_smallest(monkeypatch):
