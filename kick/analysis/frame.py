@@ -226,7 +226,8 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame["within_orders"] = frame["within_orders"].eq(True) & ~frame["foreign"]  # no row of a group has it
     over = [*COMPARED, "recipe"]
     whole = frame["stopped"] == ""  # estimates of few items spread by more than the seed
-    seeded = frame[frame["seed"].notna() & whole].groupby(over, sort=False)["value"]
+    drawn = frame["seed"].notna() | frame["training_seed"].notna()  # training needs no calibration text
+    seeded = frame[drawn & whole].groupby(over, sort=False)["value"]
     spread = seeded.agg(seed_mean="mean", seed_sd="std", seeds="count").reset_index()
     found = frame[over].merge(spread, on=over, how="left").set_axis(frame.index)
     return pd.concat([frame, found[["seed_mean", "seed_sd", "seeds"]]], axis=1)

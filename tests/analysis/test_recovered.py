@@ -7,13 +7,28 @@ from kick.analysis.frame import read
 from kick.records import Step
 from kick.report import tables
 from kick.report.figures import draw
+from kick.report.figures import known as figures
 from tests.support.synthetic import DENSE, FakeStore, pruned, result, samples, variant
 
 WANDA = Step("wanda", {"sparsity": 0.5})
 N = 200
 # of each variant's answers: the shares that are right, and that are empty
-RIGHT = {"dense": 0.9, "wanda-0.5": 0.1, "wanda-perp": 0.5, "wanda-perp-seed=1": 0.6, "perp": 0.9}
-EMPTY = {"dense": 0.0, "wanda-0.5": 0.8, "wanda-perp": 0.2, "wanda-perp-seed=1": 0.1, "perp": 0.0}
+RIGHT = {
+    "dense": 0.9,
+    "wanda-0.5": 0.1,
+    "wanda-perp": 0.5,
+    "wanda-perp-seed=1": 0.6,
+    "perp": 0.9,
+    "perp-seed=1": 0.9,
+}
+EMPTY = {
+    "dense": 0.0,
+    "wanda-0.5": 0.8,
+    "wanda-perp": 0.2,
+    "wanda-perp-seed=1": 0.1,
+    "perp": 0.0,
+    "perp-seed=1": 0.0,
+}
 
 
 def perp(seed):
@@ -28,6 +43,7 @@ def frame():
         variant("wanda-perp", WANDA, perp(0)),
         variant("wanda-perp-seed=1", WANDA, perp(1)),
         variant("perp", perp(0)),
+        variant("perp-seed=1", perp(1)),
     ]
     store = FakeStore()
     for one in found:
@@ -56,9 +72,24 @@ def test_seeds_of_training_are_told_apart_and_their_spread_is_shown(frame):
     assert [text.rpartition(", ")[2] for text in rows["label"]] == ["training seed 0", "training seed 1"]
     assert set(rows["seeds"]) == {2}
     assert rows["seed_sd"].iloc[0] == pytest.approx(np.std(rows["value"], ddof=1))
-    (line,) = tables.make_all(frame, ["seeds"])["seeds"].cells
-    assert "seed" not in line[0]
-    assert line[1].endswith("(2)")
+    lines = tables.make_all(frame, ["seeds"])["seeds"].cells
+    assert len(lines) == 2  # the dense model's training too, which has no calibration text
+    for line in lines:
+        assert "seed" not in line[0]
+        assert line[1].endswith("(2)")
+
+
+def test_a_figure_of_calibration_seeds_has_a_column_per_training_seed():
+    store = FakeStore()
+    for trained in (0, 1):
+        for drawn in (0, 1):
+            one = variant(f"w-{trained}-{drawn}", WANDA, perp(trained), seed=drawn)
+            answers = samples("kick_mini_closed", one, N)
+            store.put(result("kick_mini_closed", one, answers), answers)
+    (axes,) = figures["seeds"].draw(figures["seeds"].rows(read([store]).frame)).axes
+    names = [text.get_text().partition(", ")[2] for text in axes.get_xticklabels()]
+    assert names == ["training seed 0", "training seed 1"]
+    assert [len(line.get_xdata()) for line in axes.lines] == [2, 2]
 
 
 def test_a_figure_has_a_line_per_recovered_variant(frame, tmp_path):

@@ -105,7 +105,9 @@ def shots(rows: pd.DataFrame) -> Figure:
     "seeds",
     "Spread over calibration seeds",
     _several(
-        "seed", ["matrix", "base", "task", "setting", "recipe"], "recipe with several calibration seeds"
+        "seed",
+        ["matrix", "base", "task", "setting", "recipe", "training_seed"],
+        "recipe with several calibration seeds",
     ),
 )
 def seeds(rows: pd.DataFrame) -> Figure:
@@ -114,6 +116,7 @@ def seeds(rows: pd.DataFrame) -> Figure:
     drawn, axes = style.panels(len(tasks))
     for ax, task in zip(axes, tasks, strict=True):
         part = select.of_task(rows, task)
+        part = part.assign(recipe=part["recipe"] + part["training_seed"].astype(str))  # a column per training
         recipes = list(dict.fromkeys(part["recipe"]))
         names = part.drop_duplicates("recipe")["label"].str.replace(r", seed \d+$", "", regex=True)
         for number, name in enumerate(recipes):

@@ -27,8 +27,10 @@ def guided(frame: pd.DataFrame) -> Table:
             wording.number(row["plain_value"], "share"),
             wording.number(row["guided_value"], "share"),
             f"{100 * row['value']:+.1f}",
-            f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}",
-            f"{row['gain_p']:.2g}",
+            wording.NOTHING
+            if pd.isna(row["low"])
+            else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}",
+            wording.NOTHING if pd.isna(row["gain_p"]) else f"{row['gain_p']:.2g}",
             str(row["n"]),
             _given(row["replaced"], 1, 1),
             _given(row["strayed"], 100, 1),
@@ -36,8 +38,9 @@ def guided(frame: pd.DataFrame) -> Table:
         for row in select.records(rows)
     ]
     note = (
-        "Gains are of the same items, guided less plain, with McNemar's exact test. Tokens replaced: per "
-        "answer those that were not the likeliest. Strayed: answers whose rest was decoded plainly."
+        "Gains are of the same items, guided less plain, with McNemar's exact test, whose p is not adjusted "
+        "for the number of lines. Tokens replaced: per answer those that were not the likeliest. Strayed: "
+        "answers whose rest was decoded plainly."
     )
     return Table("What guided decoding gains", heads, tuple(lines), rows, note)
 
