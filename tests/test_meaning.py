@@ -196,7 +196,7 @@ def current():
     start += ["kick.compress.sequential", "kick.compress.pruning"]  # what methods from outside import
     start += ["kick.tasks.scoring", "kick.tasks.answers", "kick.tasks.conflict", "kick.tasks.llm_kick"]
     start += sorted({type(task).__module__ for task in mini.values()})
-    start += [f"kick.tasks.{name}" for name in ("reading", "turns", "perplexity", "fidelity")]
+    start += [f"kick.tasks.{name}" for name in ("reading", "turns", "perplexity", "fidelity", "mteb_task")]
     files = {}
     for module in start:
         files |= meaning.used_modules(module)

@@ -45,10 +45,7 @@ CHECKING = 50_000_000  # bytes of what `kick compress` has to check and to copy
 LIBRARIES = 550_000_000
 LOGITS = 3 * 2**24  # bytes of the logits held at once, and what is made of them
 HEAP = 2**25  # bytes of freed heap among what is generated; then `kick.model.heap.Ebb` gives it back
-COMPARED, POOLINGS = (
-    "similarity",
-    8,
-)  # the kind whose items are texts' vectors, and how many of each there are
+COMPARED, POOLINGS = "similarity", 8  # the kind that compares vectors of texts, and how many of each at most
 HELD = 2  # copies of a block's calibration inputs: they and its outputs
 SLICE = 4096  # rows of the head that are read at once
 
@@ -69,6 +66,7 @@ class JobWork:
     blockwise: bool = False  # there are steps, and all go block by block
     gradients: tuple[Backward, ...] = ()  # of steps that take some of the calibration loss
     training: tuple[Training, ...] = ()  # of steps that train on text
+    texts: int = 0  # whose vectors are compared at once
 
     @property
     def tokens(self) -> int:
@@ -184,9 +182,7 @@ def _cache(size: Shape, work: JobWork) -> int:
 
 def _vectors(size: Shape, work: JobWork) -> int:
     """Vectors of the texts that are compared at once, as they are made and together."""
-    kinds = [(work.kinds.get(task, ""), count) for task, count in work.items.items()]
-    texts = max((count for kind, count in kinds if kind == COMPARED), default=0)
-    return HELD * texts * POOLINGS * size.hidden * 4
+    return HELD * work.texts * POOLINGS * size.hidden * 4
 
 
 def _generated(size: Shape, work: JobWork) -> int:

@@ -16,7 +16,7 @@ from kick.matrix import costs, running, served, stale, stopping
 from kick.matrix.asking import Asking
 from kick.matrix.costs import Estimate, Layers
 from kick.matrix.engines import ChosenEngine, choose
-from kick.matrix.memory import JobWork
+from kick.matrix.memory import COMPARED, JobWork
 from kick.matrix.rates import Rates, load_rates
 from kick.matrix.recovering import with_texts
 from kick.matrix.schema import ChatKeys, Matrix, OrderKeys
@@ -346,7 +346,9 @@ class _Planner:
         """Cost of each variant's job; `early`: with the items that are expected under the matrix's rule."""
         kinds = {**self.sources.kinds(), **{name: task.kind for name, task in tasks.items() if task.kind}}
         items = {name: specs[name].limit or task.size or costs.ITEMS for name, task in tasks.items()}
-        items = {name: count + tasks[name].beside for name, count in items.items()}
+        read = {name: task.beside(specs[name].limit) for name, task in tasks.items()}
+        texts = {name: 2 * items[name] + read[name].texts for name in tasks if kinds.get(name) == COMPARED}
+        items = {name: count + read[name].items for name, count in items.items()}
         found = {}
         for one in variants:
             asked = running.asked_of(one.variant, tasks, items)
@@ -356,6 +358,7 @@ class _Planner:
             if early and stopping.stops(one.variant):
                 asked = {name: stopping.expected(self.matrix, tasks[name], n) for name, n in asked.items()}
             work = self._work(one.variant, asked, kinds)
+            work = replace(work, texts=max((texts.get(name, 0) for name in asked), default=0))
             size = self._shape(one.variant.model)
             found[one.variant.name] = costs.estimate(one.variant.model, size, work, rates, layers)
         return found

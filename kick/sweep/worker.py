@@ -268,7 +268,7 @@ class Worker:
         stored = loaded.store.put(result, found.samples)
         give_back()
         self._note(stored, loaded.store)
-        learn(one, result, self._tasks[one.cell.task.name].beside)
+        learn(one, result, self._tasks[one.cell.task.name].beside(one.cell.task.limit).items)
 
     def _note(self, stored: Result, store: Store) -> None:
         """Keep the cell's statistics beside dense's, where dense has been measured.

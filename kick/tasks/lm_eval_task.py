@@ -25,7 +25,7 @@ from kick.tasks import confidence, forms
 from kick.tasks.files import texts
 from kick.tasks.generation import chat_renderer, generate_request, longest
 from kick.tasks.protocol import facts_of
-from kick.tasks.task import ABOUT, Aggregate, FunctionName, Item, digest
+from kick.tasks.task import ABOUT, Aggregate, AlsoRead, FunctionName, Item, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,6 @@ class HarnessTask:
     reads_states = False
     at_once = False
     kind = note = ""
-    beside = 0
     no_examples = ""  # why no worked examples can be had, where that is so
 
     def __init__(self, name: str, task: ConfigurableTask, config: Mapping[str, Any]):
@@ -118,6 +117,10 @@ class HarnessTask:
     def answered(self, spec: TaskSpec, samples: Sequence[Sample]) -> list[Item]:
         """The items; their prompts lack the chat template, which scoring does not look at."""
         return HarnessTask.items(self, replace(spec, chat_template=False), None)
+
+    def beside(self, limit: int | None) -> AlsoRead:
+        """Nothing."""
+        return AlsoRead()
 
     def check(self, spec: TaskSpec) -> None:
         """Raises KickError for more worked examples than there are."""

@@ -28,6 +28,7 @@ PACKAGE = "mteb"
 START = "mteb_"
 SERVED = ("Retrieval", "Reranking", "STS")  # types of mteb
 DEFAULT_SPLIT = "test"  # of several that mteb evaluates
+CORRELATION = "cosine_spearman"  # mteb's name of the score that tasks of type STS have
 SHOWN = 8  # subsets that a refusal names
 
 
@@ -36,7 +37,8 @@ class EmbeddingSet:
     """A task's data, as documents.
 
     docs: of STS {"text", "other", "grade"}; else {"id", "text", "relevant": grades by corpus id}, and of
-    reranking "candidates", corpus ids. corpus: texts by id, in the order of ids; empty for STS.
+    reranking "candidates", corpus ids, which some tasks of retrieval have too. corpus: texts by id, in the
+    order of ids; empty for STS.
     ignores_itself: whether a text of the corpus with the query's own id does not count. identity: what of it
     is in a key beside the texts. licence: as mteb has it, "" if it has none. place: where it was read.
     """
@@ -114,7 +116,9 @@ def _found(name: str) -> tuple[Any, str]:
     if hasattr(facts, "tasks"):
         members = ", ".join(START + one.metadata.name for one in facts.tasks)
         raise KickError(f"{name} is the mean of other tasks of mteb; name those: {members}")
-    if facts.dataset.get("trust_remote_code") or getattr(known[plain], "skip_first_result", False):
+    special = getattr(known[plain], "skip_first_result", False)
+    special |= facts.type == "STS" and facts.main_score != CORRELATION
+    if facts.dataset.get("trust_remote_code") or special:
         raise KickError(f"{name} is loaded or scored in a way that is not served")
     subsets = list(facts.hf_subsets)
     if not subset and len(subsets) == 1:
@@ -180,7 +184,7 @@ def _queries(task: Any, subset: str, split: str) -> tuple[list[dict[str, Any]], 
             continue
         grades = {str(other): int(grade) for other, grade in sorted(judged[name].items())}
         doc = {"id": name, "text": _query(task, row), "relevant": grades}
-        if task.metadata.type == "Reranking":
+        if ranked or task.metadata.type == "Reranking":
             candidates = sorted(set(map(str, (ranked or {}).get(name) or ())) & set(corpus))
             if not candidates:
                 continue  # nothing to rank: mteb's mean leaves it out as well

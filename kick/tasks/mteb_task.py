@@ -1,11 +1,11 @@
 """A task of the package mteb, asked by hidden states: retrieval, reranking, similarity of pairs.
 
 Retrieval ranks the whole corpus for each query (nDCG@10 and recall as trec_eval computes them; the first 101
-texts of a ranking are kept), reranking the candidates that mteb gives (average precision). An item is a
-query. Similarity is Spearman's correlation of cosines and grades over all pairs, which no single pair has. So
-a pair's score is its jackknife value: n times the correlation less n - 1 times that without the pair, moved
-so that their mean is the correlation of all pairs to the digit. Intervals and paired differences of that mean
-are then the jackknife's (Efron and Stein 1981).
+texts of a ranking are kept), or the candidates that the task has for it; reranking has candidates (average
+precision first). An item is a query. Similarity is Spearman's correlation of cosines and grades over all
+pairs, which no single pair has. So a pair's score is its jackknife value: n times the correlation less
+n - 1 times that without the pair, moved so that their mean is the correlation of all pairs to the digit.
+Intervals and paired differences of that mean are then the jackknife's (Efron and Stein 1981).
 
 Texts are compared as they are: without the prompts that mteb has for models that follow instructions.
 """
@@ -28,7 +28,7 @@ from kick.tasks.lm_eval_task import item_ids
 from kick.tasks.mteb_data import EmbeddingSet, read
 from kick.tasks.protocol import protocols
 from kick.tasks.similarity import CUT, average_precision, ndcg, recall
-from kick.tasks.task import Aggregate, Item, digest
+from kick.tasks.task import Aggregate, AlsoRead, Item, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ Floats = NDArray[np.float64]
 
 
 class EmbeddingTask:
-    """A task of mteb. `beside` and `note`: what it reads whatever the limit, for plans."""
+    """A task of mteb. `beside` and `note`: what it reads beside the queries, for plans."""
 
     needs_reference = generates = reads_text = guided = False
     reads_states = at_once = True
@@ -78,12 +78,17 @@ class EmbeddingTask:
             ]
         )
         self.scoring = digest([meaning.digest(one) for one in (ranked, correlated)])
-        self.beside, self.note = self._beside(), self._note()
+        self._picks = any("candidates" in doc for doc in self._docs)
+        self.note = self._note()
 
-    def _beside(self) -> int:
-        """What is read beside the queries, in items' worth of tokens."""
-        characters = sum(map(len, self._others))
-        return math.ceil(characters / CHARACTERS / protocols.facts()[KIND].tokens)
+    def beside(self, limit: int | None) -> AlsoRead:
+        """The corpus, whole whatever the limit, or the candidates of the first `limit` queries."""
+        read: Sequence[str] = self._others
+        if self._picks:
+            asked = {name for doc in self._docs[:limit] for name in doc["candidates"]}
+            read = [self._set.corpus[name] for name in asked]
+        tokens = sum(map(len, read)) / CHARACTERS
+        return AlsoRead(math.ceil(tokens / protocols.facts()[KIND].tokens), len(read))
 
     def _note(self) -> str:
         """What a plan says of it: the corpus, where the data are from, their licence."""
@@ -96,7 +101,7 @@ class EmbeddingTask:
             return f"{self.name}: {len(self._docs):,} pairs, all asked at once; {told}"
         size = f"{len(self._others):,} texts ({sum(map(len, self._others)) / 1e6:.1f} million characters)"
         what = f"each query is ranked against all {size}, which every variant reads whatever the limit"
-        if content.type == "Reranking":
+        if self._picks:
             what = f"each query's own candidates are ranked, of {size}"
         return f"{self.name}: {what}; {told}"
 

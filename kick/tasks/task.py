@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kick.records import Request, Response, Sample, TaskSpec, canonical
 
@@ -69,6 +69,14 @@ class FunctionName(str):
 Aggregate = Callable[[Sequence[float]], float]
 
 
+class AlsoRead(NamedTuple):
+    """What a task reads beside its items' own tokens: how many items' worth of them, and how many texts whose
+    vectors are held together."""
+
+    items: int = 0
+    texts: int = 0
+
+
 class Task(Protocol):
     """A task of a matrix. `digest` covers what is asked, `scoring` how it is scored."""
 
@@ -83,11 +91,13 @@ class Task(Protocol):
     guided: bool  # its answers are decoded under a guide
     at_once: bool  # all its items are asked and scored together, whatever rule there is to end early
     kind: str  # whose estimate of tokens its items have, if no task file says it; "" if one does
-    beside: int  # items' worth of tokens that it reads beside its items, whatever the limit
     note: str  # what a plan says of it, "" for nothing
     default_shots: int
     about: Mapping[str, str]  # ABOUT, as far as its file says it
     size: int | None  # items without a limit; None where only the tokenizer tells
+
+    def beside(self, limit: int | None) -> AlsoRead:
+        """What it reads beside its first `limit` items."""
 
     def check(self, spec: TaskSpec) -> None:
         """Raises KickError for a spec that this task cannot be asked by, such as too many shots."""

@@ -12,6 +12,7 @@ from kick.matrix.sources import Sources
 from kick.matrix.variants import MethodTable
 from kick.records import ModelSpec, Step
 from kick.registry import UnknownName, unknown
+from kick.tasks.task import AlsoRead
 
 HEAD = """\
 name: trial
@@ -51,11 +52,14 @@ class Asked:
     guided: bool = False
     at_once: bool = False
     kind: str = ""
-    beside: int = 0
     note: str = ""
     default_shots: int = 0
     size: int | None = 100
     about: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def beside(self, limit):
+        """Nothing."""
+        return AlsoRead()
 
     def check(self, spec):
         """Can be asked in any way."""

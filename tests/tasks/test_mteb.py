@@ -57,7 +57,8 @@ def write(file, rows):
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory):
-    """A mirror with copies of the repositories of three tasks, in the forms that they have on the hub."""
+    """A mirror with copies of the repositories of four tasks, in the forms that they have on the hub; of
+    retrieval one ranks candidates."""
     root = tmp_path_factory.mktemp("mirror")
     queries = [{"_id": name, "text": text} for name, text in [*QUERIES.items(), ("unjudged", "x")]]
     corpus = [{"_id": name, "title": title, "text": text} for name, (title, text) in CORPUS.items()]
@@ -66,17 +67,20 @@ def mirror(tmp_path_factory):
         for query, grades in JUDGED.items()
         for name, grade in grades.items()
     ]
-    for name, config in (("scifact", README), ("AskUbuntuDupQuestions", README + RANKED)):
+    top = {
+        query: [*(name for name in grades if name in CORPUS), "d1", "d2", "c3"]
+        for query, grades in JUDGED.items()
+    }
+    forms = {"scifact": README, "arguana": README + RANKED, "AskUbuntuDupQuestions": README + RANKED}
+    for name, config in forms.items():
         folder = root / "mteb" / name
         write(folder / "queries.jsonl", queries)
         write(folder / "corpus.jsonl", corpus)
         write(folder / "qrels" / "test.jsonl", judged)
         (folder / "README.md").write_text(f"---\nconfigs:\n{config}---\n")
-    top = {
-        query: [*(name for name in grades if name in CORPUS), "d1", "d2", "c3"]
-        for query, grades in JUDGED.items()
-    }
-    write(folder / "top.jsonl", [{"query-id": query, "corpus-ids": ids} for query, ids in top.items()])
+        if RANKED in config:
+            listed = [{"query-id": query, "corpus-ids": ids} for query, ids in top.items()]
+            write(folder / "top.jsonl", listed)
     texts = [text for _, text in CORPUS.values()]
     pairs = [
         {"sentence1": texts[n], "sentence2": texts[(3 * n + 1) % len(texts)], "score": (n * 7) % 5}
@@ -143,6 +147,7 @@ def theirs(name, mirror, ignores):
     [
         ("mteb_SciFact", False, {"ndcg_10": "ndcg_at_10", "recall_1": "recall_at_1"}),
         ("mteb_SciFact", True, {"ndcg_10": "ndcg_at_10", "recall_10": "recall_at_10"}),
+        ("mteb_ArguAna", False, {"ndcg_10": "ndcg_at_10", "recall_1": "recall_at_1"}),
         ("mteb_AskUbuntuDupQuestions", False, {"map_1000": "map_at_1000", "ndcg_10": "ndcg_at_10"}),
         ("mteb_BIOSSES", False, {"spearman_pairs": "cosine_spearman"}),
     ],
@@ -183,7 +188,7 @@ def test_a_limit_leaves_the_corpus_whole_and_the_plan_says_what_that_costs(load,
     assert "licence cc-by-nc-4.0" in task.note
     assert str(mirror / "mteb" / "scifact") in task.note
     characters = sum(len(f"{title} {text}".strip()) for title, text in CORPUS.values())
-    assert task.beside == math.ceil(characters / 4 / 160)
+    assert task.beside(2) == task.beside(None) == (math.ceil(characters / 4 / 160), len(CORPUS))
     assert "licence not stated by mteb" in load("mteb_BIOSSES").note
 
 
@@ -193,8 +198,34 @@ def test_the_corpus_counts_in_a_plans_estimate_whatever_the_limit(load):
     sources = replace(SOURCES, tasks=lambda names, root: {large.name: large})
     one, four = (planned(MATRIX.format(limit), sources).estimates["dense"] for limit in (1, 4))
     read = 100 * 3200 / 4 / 160  # items' worth
-    assert large.beside == read
+    assert large.beside(1) == large.beside(None) == (read, 100)
     assert one.seconds["answer"] / four.seconds["answer"] == pytest.approx((1 + read) / (4 + read))
+
+
+def test_of_candidates_only_those_of_the_queries_asked_are_read(load):
+    for name in ("mteb_ArguAna", "mteb_AskUbuntuDupQuestions"):
+        task = load(name)
+        assert "each query's own candidates are ranked" in task.note
+        asked = [
+            {
+                text
+                for item in task.items(TaskSpec(name, limit=limit), None)
+                for text in item.requests[0].others
+            }
+            for limit in (1, None)
+        ]
+        assert len(asked[0]) == 5 < len(asked[1]) < len(CORPUS)
+        for limit, texts in zip((1, None), asked, strict=True):
+            assert task.beside(limit) == (math.ceil(sum(map(len, texts)) / 4 / 160), len(texts))
+
+
+def test_vectors_of_all_texts_count_in_a_plans_memory_however_short_they_are(load):
+    task = load("mteb_SciFact")
+    short = EmbeddingTask(replace(task._set, corpus={f"t{n:06}": "a" for n in range(10**6)}))
+    sources = replace(SOURCES, tasks=lambda names, root: {short.name: short})
+    needs = planned(MATRIX.format(1), sources).estimates["dense"]
+    hidden = SOURCES.shape(ModelSpec("tiny")).hidden
+    assert needs.memory > 2 * len(POOLED) * 10**6 * hidden * 4
 
 
 def test_keys_have_the_revision_and_the_texts(load, mirror):
@@ -263,6 +294,7 @@ def test_without_a_cosine_there_is_no_score(load):
             "mteb_CQADupstackRetrieval",
             "is the mean of other tasks of mteb; name those: mteb_CQADupstackAndroid",
         ),
+        ("mteb_StakeholderGrounding", "is loaded or scored in a way that is not served"),
         ("mteb_STS22", "it has several subsets; expected: mteb_STS22:SUBSET, of en, de"),
         ("mteb_STS22:xx", "it has no subset 'xx'; expected"),
         ("mteb_Scifact", "has no task 'Scifact'; did you mean 'mteb_SciFact'"),
