@@ -5,7 +5,8 @@
 P is the score as pruned, R pruned and trained, D dense with the same training: what training does to the
 dense model is not recovery. The interval is of the items that all three were asked, drawn together (95 %,
 percentiles); there is none of fewer than ten items, or if the draws do not agree on the sign of D - P:
-then pruning is not shown to take anything. Columns of the frame, NaN or "" of other rows and metrics:
+then pruning is not shown to take anything. If D is not better than P there is no share either: training
+itself took what there was to bring back. Columns of the frame, NaN or "" of other rows and metrics:
 
     recovered, recovered_low, recovered_high    the share; of headline metrics and of FORM
     pruned_value, trained_dense_value, recovered_of    P, D, and the label of the pruned variant
@@ -170,11 +171,12 @@ def _share(three: Sequence[Items], metric: Metric) -> dict[str, float] | None:
     if not len(whole):
         return None
     p, r, d = _scores(whole.mean(axis=0), metric)
+    taken = d > p if metric.higher_is_better else d < p
     low = high = math.nan
-    if len(whole) >= LEAST:
+    if taken and len(whole) >= LEAST:
         low, high = _interval(_scores(resampled_means(whole).T, metric), d - p)
     return {
-        "recovered": (r - p) / (d - p) if d != p else math.nan,
+        "recovered": (r - p) / (d - p) if taken else math.nan,
         "recovered_low": low,
         "recovered_high": high,
         "pruned_value": p,
@@ -204,10 +206,13 @@ def _exp(value: Any) -> Any:
 
 
 def _interval(draws: Sequence[Any], lost: float) -> tuple[float, float]:
-    """95 % of the draws of the share; NaN if D - P has another sign in more than 2.5 % of them."""
+    """95 % of the draws of the share; NaN if D - P has another sign in more than 2.5 % of them.
+
+    lost: D - P, not 0.
+    """
     p, r, d = draws
     same = (d - p) * np.sign(lost) > 0
-    if lost == 0 or same.mean() < 1 - TAIL:
+    if same.mean() < 1 - TAIL:
         return math.nan, math.nan
     low, high = np.quantile((r - p)[same] / (d - p)[same], [TAIL, 1 - TAIL])
     return float(low), float(high)

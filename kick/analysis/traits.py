@@ -133,12 +133,15 @@ def _step_label(step: Step, known: Facts) -> str:
         parts.append(f"{100 * asked:g} %")
     if bits:
         parts.append(f"{bits:g}-bit")
+    trained = str(step.options.get("parts", ""))  # of a form of recovery; adapters may be none of them
+    parts += [trained] if trained else []
+    ranked = not trained or "masklora" in trained
     for name, text in (("layers", "{} layers"), ("mlps", "{} MLPs"), ("rank", "rank {}")):
-        if number(step.options.get(name)):
+        if number(step.options.get(name)) and (name != "rank" or ranked):
             parts.append(text.format(step.options[name]))
     if step.options.get("select", RANDOM) != RANDOM:  # the text that a step trains on
-        ranked = step.options["select"] in SCORES
-        parts.append(f"{step.options['keep']} {step.options['select']}" if ranked else step.options["select"])
+        scored = step.options["select"] in SCORES
+        parts.append(f"{step.options['keep']} {step.options['select']}" if scored else step.options["select"])
     if step.options.get("blocks") == "l3":  # of last-n, which then has no number of layers
         parts.append(f"l3 {step.options['keep']}")
     if step.options.get("corpora"):  # whose tokens are kept

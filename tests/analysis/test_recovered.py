@@ -32,7 +32,7 @@ EMPTY = {
 
 
 def perp(seed):
-    return Step("recover-perp", {"tokens": 640, "seed": seed})
+    return Step("recover-perp", {"tokens": 640, "seed": seed, "parts": "norms", "rank": 8})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_content_and_form_are_brought_back_apart(frame):
 def test_seeds_of_training_are_told_apart_and_their_spread_is_shown(frame):
     rows = frame[(frame["metric"] == "exact_match") & frame["variant"].str.startswith("wanda-perp")]
     rows = rows[rows["group"] == ""]
-    assert [text.rpartition(", ")[2] for text in rows["label"]] == ["training seed 0", "training seed 1"]
+    name = "wanda 50 % + recover-perp norms"  # no rank: norms have no adapters
+    assert list(rows["label"]) == [f"{name}, training seed {seed}" for seed in (0, 1)]
     assert set(rows["seeds"]) == {2}
     assert rows["seed_sd"].iloc[0] == pytest.approx(np.std(rows["value"], ddof=1))
     lines = tables.make_all(frame, ["seeds"])["seeds"].cells

@@ -135,6 +135,14 @@ def test_where_pruning_took_nothing_for_sure_there_is_no_interval():
     assert np.isnan(found["recovered_high"])
 
 
+def test_where_training_spoils_the_dense_model_nothing_is_brought_back():
+    best, spoilt = np.ones(60), np.zeros(60)  # pruned, and dense trained: the share would be 100 %
+    up = recovered._share(items(best, spoilt, spoilt), metrics.describe("acc"))
+    assert np.isnan([up["recovered"], up["recovered_low"]]).all()
+    down = [replace(one, columns={"empty": one.columns["acc"]}) for one in items(best, spoilt, spoilt)]
+    assert recovered._share(down, metrics.describe("empty"))["recovered"] == 1
+
+
 def test_calibration_by_rank_is_in_keys_and_names(tmp_path):
     file = tmp_path / "small.yaml"
     ranked = "calibration: {sequences: 4, length: 64, select: [random, perplexity], keep: [low, high]}\n"
