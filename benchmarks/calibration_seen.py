@@ -3,9 +3,9 @@
     python benchmarks/calibration_seen.py results/calibration-text
 
 RESULTS is of the matrix `calibration-text` (docs/recovery.md): variants under several choices of calibration
-text and several seeds. For each recipe and choice it prints the perplexity of each seed, their geometric mean,
-and how far that is from the one of random text, in per cent, with a 95 % interval of the difference of two
-means of seeds (Welch's t, of log perplexities). The seeds are what is drawn; the windows are the same.
+text and several seeds. For each method and choice it prints the perplexity of each seed, their geometric
+mean, and how far that is from the one of random text, in per cent, with a 95 % interval of the difference of
+two means of seeds (Welch's t, of log perplexities). The seeds are what is drawn; the windows are the same.
 """
 
 from __future__ import annotations
