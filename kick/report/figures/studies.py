@@ -116,7 +116,8 @@ def seeds(rows: pd.DataFrame) -> Figure:
     drawn, axes = style.panels(len(tasks))
     for ax, task in zip(axes, tasks, strict=True):
         part = select.of_task(rows, task)
-        part = part.assign(recipe=part["recipe"] + part["training_seed"].astype(str))  # a column per training
+        trainings = part["training_seed"].map("{:g}".format)  # "nan" without a training
+        part = part.assign(recipe=part["recipe"] + " " + trainings)  # a column per training
         recipes = list(dict.fromkeys(part["recipe"]))
         names = part.drop_duplicates("recipe")["label"].str.replace(r", seed \d+$", "", regex=True)
         for number, name in enumerate(recipes):
