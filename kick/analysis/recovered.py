@@ -102,7 +102,8 @@ def shares(cells: Sequence[StoredCell], kept: Keeping) -> dict[tuple[str, str], 
             if not pruned or not trained:
                 continue
             three = (pruned, cell, trained)
-            for name in (headline(cell.run), *_form(three)):
+            primary = headline(cell.run)  # a distance to dense is larger after any training: not brought back
+            for name in ([primary] if metrics.describe(primary).compared else []) + _form(three):
                 make = functools.partial(_share_of, three, metrics.describe(name))
                 if columns := kept.get(cell, ["recovered", name, *three], make):
                     found[cell.run.key, name] = {**columns, "recovered_of": pruned.label}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from kick.report.figures import style
 from kick.report.figures.entry import figure
 
 LEAST, MOST = -50.0, 150.0  # per cent, at which the axis ends
+WIDTH = 18  # characters of a title that fit above a panel
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +52,7 @@ def recovered(rows: pd.DataFrame) -> Figure:
         for at in (0, 100):
             ax.axvline(at, color=style.QUIET, linewidth=0.8)
         ax.set_xlim(LEAST - 5, MOST + 5)
-        ax.set_title(wording.task_label(part.iloc[0]))
+        ax.set_title(textwrap.fill(wording.task_label(part.iloc[0]), WIDTH))
         ax.set_xlabel("% brought back")
         ax.grid(visible=False, axis="y")
         ax.grid(visible=True, axis="x")
