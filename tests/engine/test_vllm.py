@@ -98,7 +98,7 @@ def test_answers_are_those_of_the_engine_on_transformers(serving, checkpoint, to
         if theirs.logprob is not None:
             assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4, nan_ok=True), request
         if theirs.values is not None:
-            assert mine.values == pytest.approx(theirs.values, abs=1e-4, nan_ok=True)
+            assert mine.values == pytest.approx(theirs.values, rel=1e-5, abs=1e-4, nan_ok=True)
     assert one.starts == 1
 
 
