@@ -83,7 +83,7 @@ def unfused():
         ("transact", {"shots": 2}),
         ("seap", {"first": 0, "last": 0}),
         ("adapt-pruner", {"steps": 2}),
-        ("bonsai", {"part": 0.2, "pairs": 8, "sequences": 4}),  # of fewer, rounding decides on some processors
+        ("bonsai", {"part": 0.2, "pairs": 8, "sequences": 4}),  # of fewer, rounding decides
         ("slicegpt", {}),
     ],
 )
