@@ -14,9 +14,9 @@ from kick.report.tables.entry import Table, table
 HEADS = ("pruned", "recovered", "dense trained", "brought back (%)", "interval", "n")
 NOTE = (
     "Brought back: (recovered - pruned) / (dense with the same training - pruned), with a 95 % interval over "
-    "the items that all three were asked; none of fewer than ten items, and none where pruning is not shown "
-    "to take anything. Nothing where the trained dense model is no better than the pruned one. Items, not "
-    "seeds: the spread over seeds of one form is the noise floor."
+    "the items that all three were asked; none of fewer than ten items, and none if pruning is not shown to "
+    "take anything. No share if the trained dense model is not better than the pruned one. Intervals are of "
+    "items, not seeds: the spread over seeds of one form is the noise floor."
 )
 FORM_NOTE = (
     "Shares of answers that fail by form: not in the form that was asked for, empty, cut by the token limit, "
