@@ -63,7 +63,12 @@ class Source:
 
 def read(file: Path) -> Source:
     """The parsed file, read again when it has changed."""
-    return _read(file.resolve(), file.stat().st_mtime_ns)
+    return _read(_resolved(file), file.stat().st_mtime_ns)
+
+
+@cache  # a look at every folder above the file, thousands of times for one plan
+def _resolved(file: Path) -> Path:
+    return file.resolve()
 
 
 @cache

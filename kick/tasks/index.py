@@ -45,7 +45,13 @@ _OWN = (
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")
 
 
-class _SafeLoader(yaml.SafeLoader):
+if yaml.__with_libyaml__:  # seven times as fast, and what lm-eval itself reads task files with
+    from yaml import CSafeLoader as SafeLoader
+else:
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+
+class _SafeLoader(SafeLoader):
     """PyYAML's safe loader, which makes no objects; `!function module.name` stays text, a FunctionName."""
 
 

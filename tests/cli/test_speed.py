@@ -16,6 +16,8 @@ try:
 finally:
     print(*sorted(set(sys.modules) & set({SLOW!r}.split())))
 """
+# what these commands may take their time for: libraries in C and in Python, of which the CLI is built
+REFERENCE = "import jinja2, numpy, pydantic, rich.console, typer, yaml"
 MATRIX = {"name": "m", "model": "smoke", "tasks": "[kick_mini_mcq]", "variants": "[dense]"}
 
 
@@ -23,33 +25,32 @@ def matrix(**changes):
     return "\n".join(f"{key}: {value}" for key, value in {**MATRIX, **changes}.items())
 
 
-def seconds(arguments, cache):
-    """(CPU seconds, what slow libraries were imported, standard error) of one command."""
+def seconds(code, arguments, cache):
+    """(CPU seconds, the ended process) of a fresh interpreter that runs `code`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "XDG_CACHE_HOME": str(cache), "HF_HOME": str(cache), "KICK_DATA_ROOT": ""},
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return used, done.stdout.splitlines()[-1], done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "most"),
+    ("text", "words", "most"),  # times the reference: measured, and 40 % of room
     [
-        (None, [], 0.5),
-        ("preset", ["unknown preset 'smok'", "'smoke'"], 1.5),
-        ("run llm-kick", ["needs the data sets", "cais/mmlu"], 1.5),
-        (matrix(taks="[x]"), ["unknown key 'taks'", "'tasks'"], 1.5),
+        (None, [], 1.8),
+        ("preset", ["unknown preset 'smok'", "'smoke'"], 4.0),
+        ("run llm-kick", ["needs the data sets", "cais/mmlu"], 5.0),
+        (matrix(taks="[x]"), ["unknown key 'taks'", "'tasks'"], 4.2),
         (
             matrix(variants="[{method: wnda, sparsity: 0.5}]"),
             ["unknown method 'wnda'", "'wanda'", "--plugins"],
-            1.5,
+            4.8,
         ),
-        (matrix(tasks="[hellaswg]"), ["unknown task 'hellaswg'", "'hellaswag'"], 1.5),
+        (matrix(tasks="[hellaswg]"), ["unknown task 'hellaswg'", "'hellaswag'"], 4.8),
     ],
 )
 def test_help_and_mistyped_names_take_no_seconds(tmp_path, text, words, most):
@@ -59,10 +60,17 @@ def test_help_and_mistyped_names_take_no_seconds(tmp_path, text, words, most):
     elif text and "\n" in text:
         (tmp_path / "m.yaml").write_text(text)
         arguments = ["plan", str(tmp_path / "m.yaml")]
-    for _ in range(3):  # the best of three: other tests run beside
-        used, imported, said = seconds(arguments, tmp_path)
-        assert imported == ""
-        assert all(word in said for word in words), said
-        if used < most:
+    # A ratio: seconds of CPU differ by a factor of three between machines, and by two on one that is busy,
+    # while the reference, measured by turns with the command, slows down with it.
+    taken, referred = [], []
+    for _ in range(3):  # the best of three of each: other tests run beside
+        reference, imported = seconds(REFERENCE, [], tmp_path)
+        assert imported.returncode == 0, imported.stderr
+        referred.append(reference)
+        used, done = seconds(RUN, arguments, tmp_path)
+        taken.append(used)
+        assert done.stdout.splitlines()[-1] == ""
+        assert all(word in done.stderr for word in words), done.stderr
+        if min(taken) < most * min(referred):
             return
-    pytest.fail(f"{used:.2f} CPU seconds, at most {most}")
+    pytest.fail(f"{min(taken):.2f} CPU seconds, {most} times {min(referred):.2f} at most")

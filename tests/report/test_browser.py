@@ -18,6 +18,18 @@ from tests.support.synthetic import DENSE, HOSTILE, FakeStore, fill, pruned, qua
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="NO BROWSER: chromium is not installed")
 TASKS = ["kick_mini_factoid", "kick_mini_mcq", "kick_mini_perplexity"]
 
+# A table of as many cells as the overview has, written, laid out and taken away again: what sorting may take.
+# Not a number of milliseconds, which differ by a factor of three between machines.
+PLAIN = """(() => {
+  const [table] = document.querySelectorAll(".overview tbody"), plain = document.createElement("table");
+  const cells = (row) => "<td>text</td>".repeat(row.cells.length);
+  plain.innerHTML = [...table.rows].map((row) => `<tr>${cells(row)}</tr>`).join("");
+  document.body.append(plain);
+  const height = plain.offsetHeight;
+  plain.remove();
+  return height;
+})()"""
+
 
 @pytest.fixture(scope="module")
 def store():
@@ -132,7 +144,7 @@ def test_dark_and_narrow_nothing_is_wider_than_the_window(tab, visit):
         assert (max(map(int, paper[4:-1].split(", "))) < 60) == dark
 
 
-def test_two_thousand_variants_are_sorted_in_200_ms_of_cpu(tab, store, tmp_path):
+def test_two_thousand_variants_are_sorted_as_fast_as_a_plain_table_is_written(tab, store, tmp_path):
     made, rows = view(read([store]), title=None, notes=(), examples=0), 2000
     (section,) = made.sections
     line = section.lines[1]
@@ -147,12 +159,15 @@ def test_two_thousand_variants_are_sorted_in_200_ms_of_cpu(tab, store, tmp_path)
     tab.look(1280, 900)
     tab.visit(file.as_uri())
     assert tab.run("document.querySelector('.overview tbody').rows.length") == rows + 5
-    times = []
-    for _ in range(3):
+    times, plain = [], []
+    for _ in range(3):  # by turns, the best of each: other tests run beside
         before = tab.cpu()
         tab.run("document.querySelectorAll('.overview thead button')[2].click(); document.body.offsetHeight")
         times.append(tab.cpu() - before)
-    assert min(times) < 0.2, times
+        before = tab.cpu()
+        tab.run(PLAIN)
+        plain.append(tab.cpu() - before)
+    assert min(times) < 1.2 * min(plain), (times, plain)
     scores = [float(text) for text in texts(tab, ".overview tbody tr td:nth-child(3) .value")[1:]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 249, "the first 250 rows, dense among them"

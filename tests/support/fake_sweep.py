@@ -84,6 +84,7 @@ class FakeWork:
     """Answers `items` requests a cell, `pause` seconds each, a chunk every `every`; notes each in `asked`.
 
     The line `asked` is written before the answer is given to the store; `kept` when all so far are on disk.
+    With `gate`, a cell other than dense's waits for that file in its second chunk, after its second item.
     """
 
     root: str
@@ -91,14 +92,16 @@ class FakeWork:
     pause: float = 0.0
     every: int = 4
     asked: str = ""
+    gate: str = ""
 
     def __call__(self, job: Job) -> None:
         store = Store(self.root, MATRIX)
         for cell in job.cells:
             misbehave(cell.variant.name)
-            store.put(*fake_result(cell, self.answers(store, cell.key)))
+            gate = self.gate if cell.variant.recipe else ""
+            store.put(*fake_result(cell, self.answers(store, cell.key, gate)))
 
-    def answers(self, store: Store, key: str) -> list[Response]:
+    def answers(self, store: Store, key: str, gate: str = "") -> list[Response]:
         """The answers of a cell: the kept ones, and the others asked now."""
         with store.partial(key, self.items, every=self.every) as partial:
             for index in range(self.items):
@@ -106,6 +109,8 @@ class FakeWork:
                     continue
                 self.note(f"asked {key} {index}")
                 time.sleep(self.pause)
+                while gate and index == self.every + 1 and not Path(gate).exists():
+                    time.sleep(0.02)
                 partial.add(index, fake_answer(key, index))
                 if not partial.waiting:
                     self.note(f"kept {key} {index}")
