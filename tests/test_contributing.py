@@ -39,6 +39,8 @@ variants:
   - {method: peak_input, sparsity: 0.5}
   - {method: wanda, sparsity: 0.5}
 """
+# compiled files are copied too, which saves seconds, but for one that another process is writing
+UNFINISHED = shutil.ignore_patterns("*.pyc.*")
 LOWER_CASE = "{protocol: lower_case, title"
 RUNNING = """
 name: running
@@ -80,9 +82,8 @@ def add_examples(folder):
 def copy(tmp_path_factory):
     """A copy of the package with the examples in it, a matrix run there, its page and figures made."""
     folder = tmp_path_factory.mktemp("copy")
-    skipped = shutil.ignore_patterns("__pycache__")
     for name in ("kick", "tasks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=skipped)
+        shutil.copytree(ROOT / name, folder / name, ignore=UNFINISHED)
     add_examples(folder)
     task = (folder / "tasks" / "colours" / "colour_mix.yaml").read_text()
     lower = task.replace("task: colour_mix", "task: colour_mix_lower").replace("{title", LOWER_CASE)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.test_contributing import RUNS, run_there
+from tests.test_contributing import RUNS, UNFINISHED, run_there
 from tests.test_readme import ROOT, block
 
 NAME = "column_magnitude"
@@ -46,7 +46,7 @@ def copy(tmp_path_factory):
     """A copy of the package, its tests and documents with the method's file in it."""
     folder = tmp_path_factory.mktemp("one")
     for name in ("kick", "tasks", "tests", "docs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=UNFINISHED)
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, folder)
     (folder / "kick" / "compress" / "methods" / f"{NAME}.py").write_text(

@@ -89,7 +89,7 @@ def test_times_out_before_and_inside_a_reply():
         start = time.monotonic()
         with serving(in_turn(answer)) as server, pytest.raises(Unanswered, match="timeout"):
             ask(server, timeout=0.2, attempts=2)
-        assert time.monotonic() - start < 2.5
+        assert time.monotonic() - start < 10
         assert len(server.asked) == 2
 
 

@@ -129,11 +129,11 @@ def test_whatever_a_judge_writes_gives_a_verdict_or_unparsed_and_quickly():
     ]
     replies = ["".join(draw.choices(pieces, k=draw.randint(1, 60))) for _ in range(3000)]
     hard = ["{" * 200_000, '{"a":' * 20_000, '{"a":[' * 20_000, '{"' * 50_000, "[" * 100_000 + obj(grade=1)]
-    start = time.monotonic()
+    start = time.process_time()
     for reply in [*replies, *hard]:
         with suppress(Unparsed):
             assert set(parse(reply, GRADE, CODE)) == {"grade"}
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 15  # a square of their lengths would take hours
 
 
 # ------------------------------------------------------------------------------------------ asking

@@ -323,4 +323,4 @@ def test_ten_thousand_cells_are_planned_in_seconds():
     start = time.process_time()
     found = planned(text, sources)
     assert len(found.keys) == 10_000
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 15  # a slow machine takes 3; a square of their number, minutes

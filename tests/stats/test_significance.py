@@ -219,7 +219,7 @@ def test_ten_thousand_resamples_of_fourteen_thousand_items_take_seconds():
     dense = rng.normal(size=14_000)
     start = time.process_time()
     paired(dense, dense + rng.normal(size=14_000))
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30  # a slow machine takes 4; with a loop over items, minutes
 
 
 def test_wilson_is_scipys_and_never_a_point():

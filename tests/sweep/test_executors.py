@@ -29,7 +29,7 @@ CAUSES = {
     "killed by hand, or by the system for want of memory",
     "segfault": "the worker process died of signal 11 (SIGSEGV)",
     "exit": "the worker process ended with status 7 in the middle of the job",
-    "hang": "ran past its time limit of 3 s and was ended",
+    "hang": "ran past its time limit of {limit:g} s and was ended",
     "known": "layer 3: the Hessian is not positive definite",
 }
 
@@ -59,12 +59,25 @@ def noted(folder, jobs, how):
     return [json.loads((folder / job.variant.name).read_text()) for job in jobs]
 
 
-def test_each_kind_of_trouble_costs_its_job_alone(tmp_path):
+@pytest.fixture(scope="module")
+def limit(tmp_path_factory):
+    """Seconds within which a worker starts, on a busy machine too: four times what one has taken just now."""
+    start = time.monotonic()
+    noted(tmp_path_factory.mktemp("noted"), fake_jobs(1, tasks=1), Local(1, gpus=()))
+    return max(3.0, 4 * (time.monotonic() - start))
+
+
+def causes(names, limit):
+    """What is said of each trouble."""
+    return {name: CAUSES[name].format(limit=limit) for name in names}
+
+
+def test_each_kind_of_trouble_costs_its_job_alone(tmp_path, limit):
     jobs, store = fake_jobs(3, tasks=1, trouble=TROUBLE), Store(tmp_path, MATRIX)
-    summary = run_sweep(FakeWork(str(tmp_path)), jobs, store, Local(2, time_limit=3.0, gpus=()))
+    summary = run_sweep(FakeWork(str(tmp_path)), jobs, store, Local(2, time_limit=limit, gpus=()))
     assert (summary.done, summary.failed, summary.status) == (3, len(TROUBLE), 1)
     failures = {failure.cell.variant.name: failure for failure in store.failures()}
-    assert {name: failure.cause for name, failure in failures.items()} == CAUSES
+    assert {name: failure.cause for name, failure in failures.items()} == causes(TROUBLE, limit)
     assert "about to die" in failures["kill"].log
     assert "Segmentation fault" in failures["segfault"].log
     assert "in misbehave" in failures["raise"].traceback
@@ -182,7 +195,7 @@ def test_the_first_ctrl_c_keeps_all_answers_the_second_ends_at_once(tmp_path):
         time.sleep(0.02)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Ctrl-C again stops at once" in rest
     assert "the same command continues from here" in rest
@@ -197,9 +210,9 @@ def test_the_first_ctrl_c_keeps_all_answers_the_second_ends_at_once(tmp_path):
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     time.sleep(0.2)
     assert not [
         pid
@@ -250,10 +263,10 @@ def no_token(monkeypatch):
     pytest.importorskip("ray", reason='LOUD: Ray is not installed (pip install "kick[ray]")')
 
 
-def test_ray_starts_on_loopback_alone_and_survives_trouble(tmp_path, no_token):
+def test_ray_starts_on_loopback_alone_and_survives_trouble(tmp_path, no_token, limit):
     trouble = ("raise", "kill", "hang")
     jobs, store = fake_jobs(3, tasks=1, trouble=trouble), Store(tmp_path, MATRIX)
-    how = make_executor("ray", workers=2, time_limit=3.0)
+    how = make_executor("ray", workers=2, time_limit=limit)
     import ray
 
     assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
@@ -261,9 +274,8 @@ def test_ray_starts_on_loopback_alone_and_survives_trouble(tmp_path, no_token):
     assert not open_to_all, "a Ray started here listens on 127.0.0.1 alone"
     summary = run_sweep(FakeWork(str(tmp_path)), jobs, store, how)
     assert (summary.done, summary.failed, summary.halted) == (3, 3, "")
-    assert {failure.cell.variant.name: failure.cause for failure in store.failures()} == {
-        name: CAUSES[name] for name in trouble
-    }
+    failures = {failure.cell.variant.name: failure.cause for failure in store.failures()}
+    assert failures == causes(trouble, limit)
     assert not ray.is_initialized(), "what was started here ends here"
 
 

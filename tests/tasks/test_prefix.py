@@ -119,7 +119,7 @@ def test_hostile_texts_take_no_recursion_and_little_time(text):
     started = time.process_time()
     Program().can_continue(text)
     Program().is_whole(text)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10  # a square of their lengths would take minutes
 
 
 def test_pythons_own_limits_of_nesting_hold():
