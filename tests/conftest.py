@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share the machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,6 +23,14 @@ def smoke_results(tmp_path_factory):
     _, summary = run.run("smoke", options, ["kick", "run", "smoke"], lambda text: None)
     assert summary.status == 0
     return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are written as empty files: drawing takes most of the time, and their tables do not need it."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda drawn, file, **_: Path(file).touch())
 
 
 @pytest.fixture

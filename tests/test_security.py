@@ -12,12 +12,10 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from matplotlib.figure import Figure
 
 from kick import cli, model
 from kick.errors import KickError
@@ -38,12 +36,6 @@ def kick(capsys):
         return ended.value.code or 0, told.out, told.err
 
     return run
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are written as empty files: drawing takes most of the time, no table needs it."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).touch())
 
 
 @pytest.fixture
