@@ -114,6 +114,9 @@ def densely_masked(module: Any, form: str) -> None:
 
 def kick_side(job: dict[str, Any]) -> dict[str, Any]:
     """The step of a recipe, on the same windows; of `reconstruct` each step is one of a single block."""
+    from kick.sweep import lean
+
+    lean.prepare()  # as in the worker processes that recipes run in
     from kick.compress import canonical
     from kick.compress.context import Calibration
     from kick.compress.dense import DenseWeights
@@ -122,7 +125,7 @@ def kick_side(job: dict[str, Any]) -> dict[str, Any]:
     from kick.model.owned import own
     from kick.recover.train import TrainingRun
 
-    model, _ = load(resolve(job["folder"]))
+    model = load(resolve(job["folder"]))[0]  # their side has no tokenizer either
     own(model)
     windows = [one[None] for one in load_file(job["windows"])["ids"]]
     name = f"recover-{job['form']}"

@@ -4,14 +4,16 @@ With T tokens of a step of the optimizer, P trained parameters, B blocks through
 hidden size, W the widest input of a matrix and V the vocabulary, training holds beside the weights, in bytes,
 
     16 P            values in float32, gradients and the two moments of AdamW
-    4 T B (8 H + 4 W)   what a block keeps for its backward pass; twice that if its matrices have gradients;
-                    with `recompute` one block's, and H of each other
-    12 T V          logits, and what the loss makes of them
+    4 T B (4 H + K + 2 W) (1 + FREED)   what a block keeps for its backward pass: the inputs of two norms,
+                    queries, keys, values and what attention gives; the gate and what it is multiplied by
+                    (`kick.recover.remade` makes the rest again); and freed pieces between. With `recompute`
+                    one block's, and H of each other
+    12 T V, LOGITS at most   logits, and what the loss makes of them, a slice at a time
     12 L            a matrix of L weights that an adapter makes, and its gradient
 
 and text that is chosen by the dense model takes that model beside the one at hand. A token is one forward,
 one more for gradients of states, in the blocks through which they flow, and one for those of matrices. The
-constants were fitted to two trainings of SmolLM2-135M: norms 1.6 GB, MaskLoRA of rank 8 2.2 GB.
+constants were fitted to trainings of SmolLM2-135M: norms 1.35 GB, LoRA of rank 8 1.33, MaskLoRA 1.55.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from kick.matrix.shapes import Shape
 from kick.records import POOL, RANDOM, SCORES, Step
 
 HELD_OUT = 2 * 16  # windows that the loss is taken on, before and after
+LOGITS = 3 * 2**24  # bytes of a slice of logits in `kick.recover.loss`, and what is made of them
+FREED = 2 / 3  # of what blocks keep, in freed pieces between: measured with SmolLM2-135M, see the test
 PASSES = dict.fromkeys(SCORES, 1) | {"length": 0, "paser": 2, RANDOM: 0}  # over each candidate
 
 
@@ -87,9 +91,10 @@ class Training:
         """Peak bytes beside the weights of the model."""
         tokens = self.length  # windows of a step go one after another
         through = size.blocks if self.norms or self.rank or self.blocks is None else self.blocks
-        each = (8 * size.hidden + 4 * size.widest) * (1 if self.norms else 2)
+        each = round((1 + FREED) * (4 * size.hidden + size.cached + 2 * size.widest))
         kept = each + size.hidden * (through - 1) if self.recompute else each * min(through, size.blocks)
         adapters = 12 * size.largest if self.rank and not self.norms else 0
-        training = 16 * self.trained(size) + 4 * tokens * kept + 12 * tokens * size.vocabulary + adapters
+        logits = min(12 * tokens * size.vocabulary, LOGITS)
+        training = 16 * self.trained(size) + 4 * tokens * kept + logits + adapters
         ranking = 4 * size.parameters + 24 * tokens * size.vocabulary if self.ranked else 0
         return max(training, ranking)

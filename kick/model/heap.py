@@ -66,8 +66,8 @@ def resident() -> int:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Within it pieces of PIECE bytes and more lie outside the heap, where the C library can do that.
+def apart(least: int = PIECE) -> Iterator[None]:
+    """Within it pieces of `least` bytes and more lie outside the heap, where the C library can do that.
 
     It is the process's setting, of all threads: what another one allocates meanwhile lies apart too, which
     costs it the pages and nothing else.
@@ -76,7 +76,7 @@ def apart() -> Iterator[None]:
     if option is None:
         yield
         return
-    option(MMAP_THRESHOLD, PIECE)
+    option(MMAP_THRESHOLD, least)
     try:
         yield
     finally:

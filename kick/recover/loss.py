@@ -17,6 +17,8 @@ from torch import Tensor
 VERSION = 1  # 1: by slices
 Extra = Callable[[], Tensor | None]
 SLICE = 2**22  # logits held at once
+VIEWS = ("SelectBackward0", "ViewBackward0", "UnsafeViewBackward0", "SliceBackward0")
+MATRICES = ("MmBackward0", "AddmmBackward0")
 
 
 def loss_of(model: Any, ids: Tensor) -> float:
@@ -74,7 +76,8 @@ def _whole(model: Any, ids: Tensor, share: float, extra: Extra | None) -> float:
 def _slice(logits: Tensor, targets: Tensor, weight: float) -> float:
     """`weight` times the summed loss of logits (n, V) at targets (n,), whose gradients go back at once."""
     with torch.no_grad():
-        logs = logits.detach().float().log_softmax(-1)
+        values = logits.detach().float()
+        logs = torch.log_softmax(values, -1, out=values) if _alone(logits, values) else values.log_softmax(-1)
         loss = -float(logs.gather(1, targets[:, None]).double().sum()) * weight
         if not logits.requires_grad:
             return loss
@@ -83,6 +86,19 @@ def _slice(logits: Tensor, targets: Tensor, weight: float) -> float:
         grad *= weight
     logits.backward(grad.to(logits.dtype))
     return loss
+
+
+def _alone(logits: Tensor, values: Tensor) -> bool:
+    """Whether values may be written over as they are read: on a CPU, and they are a copy, or what a matrix
+    gave, which autograd does not ask for again."""
+    if logits.device.type != "cpu":
+        return False
+    if values.data_ptr() != logits.data_ptr():
+        return True
+    node = logits.grad_fn
+    while node is not None and node.name() in VIEWS:
+        node = node.next_functions[0][0]
+    return node is not None and node.name() in MATRICES
 
 
 @contextmanager

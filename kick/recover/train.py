@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,11 @@ from torch.utils.checkpoint import checkpoint
 from kick.compress.cost import stopwatch
 from kick.errors import CellFailed
 from kick.model import blocks
+from kick.model.heap import apart, give_back
+from kick.model.mapped import let_libraries_go
 from kick.model.structure import device_of
-from kick.recover.loss import backward, loss_of
+from kick.recover.loss import SLICE, backward, loss_of
+from kick.recover.remade import remade
 
 WARM_UP = 0.1  # of the steps
 EVERY = 60.0  # seconds between checkpoints
@@ -115,12 +118,15 @@ def fit(
     loss: Loss | None = None,
 ) -> tuple[TrainingRun, int]:
     """The steps of `train`, and the step that they went on from: 0, or that of a checkpoint."""
+    give_back()  # what came before, and the imports, have left
+    let_libraries_go()
     run = TrainingRun(trained.parameters, schedule)
     if folder is not None:
         run.restore(folder / FILE)
     first = run.step
     saved = time.monotonic()
-    with torch.enable_grad(), recomputed(model) if recompute else nullcontext():
+    keeping = recomputed(model) if recompute else remade(model)
+    with torch.enable_grad(), keeping, apart(2 * SLICE):  # logits: their holes would be filled in part
         while run.step < schedule.steps:
             place = run.step * schedule.batch
             batch = windows[place : place + schedule.batch]

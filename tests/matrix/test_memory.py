@@ -235,19 +235,26 @@ def training(**options):
 
 
 def test_training_takes_what_it_took_when_it_was_measured():
-    for options, measured in (({"parts": "norms", "rank": 8}, 1.6e9), ({"rank": 8}, 2.2e9)):
+    for options, measured in (
+        ({"parts": "norms", "rank": 8}, 1.351e9),
+        ({"rank": 8}, 1.329e9),  # LoRA
+        ({"rank": 8}, 1.55e9),  # MaskLoRA, with masks of half of the weights
+        ({"rank": 8, "recompute": True}, 1.184e9),
+    ):
         work = JobWork({}, {}, simple=1, training=(training(**options),))
-        pages = 0.11e9  # of libraries, which a worker held when it was measured
-        assert memory.in_memory(SMOL, "float32", work) == pytest.approx(measured - pages, rel=0.1)
+        assert memory.in_memory(SMOL, "float32", work) == pytest.approx(measured, rel=0.2)
+
+
+KEPT = (4 * 576 + 2 * 192 + 2 * 1536) * 5 // 3  # values of a block, and freed ones between
 
 
 def test_training_costs_gradients_moments_activations_and_text_that_is_chosen():
     adapters, few, whole = training(rank=8), training(blocks=3), training()
     assert adapters.trained(SMOL) == 8 * 305_280
     assert few.trained(SMOL) == 3 * 3_540_096
-    assert whole.memory(SMOL) - few.memory(SMOL) == 27 * (16 * 3_540_096 + 8 * 256 * (8 * 576 + 4 * 1536))
+    assert whole.memory(SMOL) - few.memory(SMOL) == 27 * (16 * 3_540_096 + 4 * 256 * KEPT)
     again = training(rank=8, recompute=True)
-    assert adapters.memory(SMOL) - again.memory(SMOL) == 4 * 256 * 29 * (2 * (8 * 576 + 4 * 1536) - 576)
+    assert adapters.memory(SMOL) - again.memory(SMOL) == 4 * 256 * 29 * (KEPT - 576)
     assert training(parts="norms").forwards(SMOL) == 2 * 5120 + 32 * 256
     assert adapters.forwards(SMOL) == 3 * 5120 + 32 * 256
     assert few.forwards(SMOL) == pytest.approx(1.2 * 5120 + 32 * 256)
